@@ -1,0 +1,1 @@
+"""What the stages of the pipeline share: plain functions on files, tables and arrays."""

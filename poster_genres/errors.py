@@ -1,0 +1,35 @@
+"""How a stage ends: quietly, or with one clear line and exit code 1."""
+
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+
+class InputError(Exception):
+    """Something given from outside is wrong. The message names the file, key or row, and says what would be right."""
+
+
+def run(main: Callable[[], None]) -> NoReturn:
+    """Run a command's `main` and exit: 0, 1 with one line on standard error for bad input, 130 when interrupted.
+
+    Anything else is a fault of this program, and keeps its traceback.
+    """
+    # A plain kill ends like Ctrl-C, so that temporary files are cleared away.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted: nothing half-written was left behind", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`). Closing the stream keeps Python from complaining at exit.
+        sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.exit(f"error: {error.filename}: {error.strerror}")
+    sys.exit(0)

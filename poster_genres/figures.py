@@ -1,0 +1,69 @@
+"""Pictures of a run, as PNG files for people without DVC."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from poster_genres.files import whole_file
+
+MODEL, PRIOR, TRAIN = "#1f6f8b", "#b8b8b8", "#e07a3f"
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with whole_file(path) as temporary:
+        # No software version and no date inside: the same run gives the same bytes.
+        figure.savefig(temporary, dpi=110, format="png", metadata={"Software": None}, bbox_inches="tight")
+
+
+def _plain(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+
+
+def draw_curves(history: pd.DataFrame, prior_loss: float, path: Path) -> None:
+    """Loss, accuracy and macro average precision by epoch, training and validation, from metrics/history.csv."""
+    figure = Figure(figsize=(13, 3.6))
+    panels = figure.subplots(1, 3)
+    names = {"loss": "Binary cross-entropy", "accuracy": "Accuracy", "macro_average_precision": "Macro average precision"}
+    for axes, (column, name) in zip(panels, names.items(), strict=True):
+        axes.plot(history["epoch"], history[f"train_{column}"], color=TRAIN, label="training")
+        axes.plot(history["epoch"], history[f"validation_{column}"], color=MODEL, label="validation")
+        if column == "loss":
+            axes.axhline(prior_loss, color=PRIOR, linestyle="--", label="prior (validation)")
+        _plain(axes, name, "epoch", "")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def draw_genres(table: pd.DataFrame, path: Path) -> None:
+    """The average precision of each genre, the prior's over it, from `scores.score_genres`."""
+    table = table.dropna(subset=["average_precision"]).sort_values("average_precision")
+    figure = Figure(figsize=(7, 1.2 + 0.28 * len(table)))
+    axes = figure.subplots()
+    labels = [f"{row.genre} ({row.positives})" for row in table.itertuples()]
+    axes.barh(labels, table["average_precision"], color=MODEL, label="model")
+    axes.barh(labels, table["prior_average_precision"], color=PRIOR, height=0.4, label="prior")
+    _plain(axes, "Average precision by genre (test posters)", "average precision", "")
+    axes.set_xlim(0, 1)
+    axes.legend(frameon=False, loc="lower right")
+    _save(figure, path)
+
+
+def draw_precision_recall(model: pd.DataFrame, prior: pd.DataFrame, path: Path) -> None:
+    """Precision against recall over all poster-genre pairs; both tables have the columns `recall` and `precision`."""
+    figure = Figure(figsize=(5.2, 4.2))
+    axes = figure.subplots()
+    axes.plot(model["recall"], model["precision"], color=MODEL, label="model")
+    axes.plot(prior["recall"], prior["precision"], color=PRIOR, label="prior")
+    _plain(axes, "Precision and recall (test posters, all genres)", "recall", "precision")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.set_yticks(np.linspace(0, 1, 6))
+    axes.legend(frameon=False)
+    _save(figure, path)

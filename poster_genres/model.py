@@ -1,0 +1,126 @@
+"""A trained model: one file that holds all that is needed to use it, and the probabilities it gives."""
+
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from poster_genres.errors import InputError
+from poster_genres.files import whole_file
+from poster_genres.networks import build_network
+
+FORMAT = "poster-genres model, version 1"
+BATCH = 64
+
+
+@dataclass
+class Model:
+    """A network with what it needs.
+
+    Attributes
+    ----------
+    architecture : its name, for `build_network`
+    genres : the names of its outputs, in order
+    height, width : of its input, in pixels
+    mean, std : of the training posters' channels, 3 numbers each in [0, 255]; the input is normalised by them
+    network : float32 (N, 3, height, width), normalised, to logits (N, genres)
+    prior : the share of training posters that have each genre
+    threshold : one for all genres
+    thresholds : one for each genre
+    """
+
+    architecture: str
+    genres: list[str]
+    height: int
+    width: int
+    mean: list[float]
+    std: list[float]
+    network: nn.Module
+    prior: list[float]
+    threshold: float = 0.5
+    thresholds: list[float] | None = None
+
+    def normalise(self, posters: Tensor) -> Tensor:
+        """uint8 (N, height, width, 3) to float32 (N, 3, height, width), channels last in memory, on the same device."""
+        mean = torch.tensor(self.mean, device=posters.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, device=posters.device).view(1, 3, 1, 1)
+        return (posters.permute(0, 3, 1, 2).float() - mean) / std
+
+
+def choose_device() -> torch.device:
+    """CUDA where there is one, else Apple's MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 for convolutions and products where the machine computes in it, which is twice as fast; else plain float32."""
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+
+
+def predict_probabilities(model: Model, posters: np.ndarray, device: torch.device, rows: np.ndarray | None = None) -> np.ndarray:
+    """The probability of each genre for each poster.
+
+    Parameters
+    ----------
+    posters : uint8 (N, height, width, 3); may be mapped from a file, of which a batch at a time is read
+    rows : int (n,), which of them; all, where it is not given
+
+    Returns
+    -------
+    float32 (n, genres) in [0, 1]
+    """
+    rows = np.arange(len(posters)) if rows is None else rows
+    probabilities = np.empty((len(rows), len(model.genres)), np.float32)
+    model.network.eval()
+    with torch.inference_mode():
+        for start in range(0, len(rows), BATCH):
+            pixels = torch.from_numpy(posters[rows[start : start + BATCH]]).to(device)
+            with autocast(device):
+                logits = model.network(model.normalise(pixels))
+            probabilities[start : start + BATCH] = logits.float().sigmoid().cpu().numpy()
+    return probabilities
+
+
+def save_model(model: Model, path: Path) -> None:
+    """Write a model to one file, which appears only when it is whole. The same model gives the same bytes."""
+    content: dict[str, Any] = {key: value for key, value in vars(model).items() if key != "network"}
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.network.state_dict().items()}
+    # Through an open file: torch would write the temporary file's name into the archive.
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        torch.save({"format": FORMAT, **content, "weights": weights}, file)
+
+
+def load_model(path: Path, device: torch.device) -> Model:
+    """Read a model that `save_model` wrote. No code in the file is run.
+
+    Raises
+    ------
+    InputError
+        There is no such file, or it is not one of ours, or its weights do not fit its network.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such model file; `dvc repro` trains one")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile):
+        content = None
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        raise InputError(f"{path}: not a model that this pipeline wrote; it was refused and no code in it was run")
+    try:
+        weights = content.pop("weights")
+        network = build_network(content["architecture"], len(content["genres"]), content["height"], content["width"])
+        network.load_state_dict(weights)
+        return Model(network=network.to(device), **content)
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: damaged, or from another version of this project: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,116 @@
+"""The networks, by name: `build_network(name, genres=24, height=192, width=128)`.
+
+Every network maps float32 posters (N, 3, height, width), normalised, to logits (N, genres). There is no sigmoid at the end:
+the loss takes logits, which is numerically safer, and `predict_probabilities` of poster_genres.model applies the sigmoid.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+class Tutorial(nn.Sequential):
+    """The network of the tutorial that this project began from, as Keras builds it.
+
+    Four blocks of a 5 x 5 convolution without padding, ReLU, 2 x 2 max pooling, batch norm and dropout, then two hidden
+    dense layers. 702,425 parameters at 200 x 200 with 25 genres. Keras' defaults are kept where PyTorch's differ: Glorot
+    uniform weights and zero biases, batch norm with momentum 0.99 (PyTorch counts it from the other end) and epsilon 0.001.
+    """
+
+    def __init__(self, genres: int, height: int, width: int) -> None:
+        layers: list[nn.Module] = []
+        channels = 3
+        for block, filters in enumerate((16, 32, 64, 64)):
+            pool, norm = nn.MaxPool2d(2), nn.BatchNorm2d(filters, eps=1e-3, momentum=0.01)
+            layers += [nn.Conv2d(channels, filters, 5), nn.ReLU()]
+            layers += [norm, pool] if block == 0 else [pool, norm]
+            layers += [nn.Dropout(0.2)]
+            channels, height, width = filters, (height - 4) // 2, (width - 4) // 2
+        if height < 1 or width < 1:
+            raise ValueError("the tutorial's network needs posters of at least 76 x 76 pixels")
+        layers += [nn.Flatten(), nn.Linear(channels * height * width, 128), nn.ReLU(), nn.Dropout(0.5)]
+        layers += [nn.Linear(128, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, genres)]
+        super().__init__(*layers)
+        for layer in self:
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
+
+
+class Block(nn.Module):
+    """Two 3 x 3 convolutions with batch norm, added to their input (He et al. 2016, arXiv:1512.03385, figure 2)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        last = nn.BatchNorm2d(outputs)
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+            last,
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            # Averaging before the 1 x 1 convolution keeps what a stride would skip (ResNet-D, He et al. 2019, arXiv:1812.01187).
+            self.shortcut = nn.Sequential(
+                nn.AvgPool2d(stride, ceil_mode=True) if stride != 1 else nn.Identity(),
+                nn.Conv2d(inputs, outputs, 1, bias=False),
+                nn.BatchNorm2d(outputs),
+            )
+        # The block begins as the identity, so that a deep network trains like a shallow one at first.
+        nn.init.zeros_(last.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.body(x) + self.shortcut(x))
+
+
+class Residual(nn.Sequential):
+    """A small residual network to be trained from nothing on a few thousand posters: 8 blocks of 32 to 256 channels.
+
+    Input of any size; it is halved five times. 2.8 million parameters.
+    """
+
+    def __init__(self, genres: int, height: int, width: int) -> None:
+        layers: list[nn.Module] = [nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True)]
+        channels = 32
+        for outputs in (32, 64, 128, 256):
+            layers += [Block(channels, outputs, 2), Block(outputs, outputs, 1)]
+            channels = outputs
+        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(channels, genres)]
+        super().__init__(*layers)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How a network is made, from (genres, height, width), and what its input is normalised by: channels in [0, 255]."""
+
+    build: Callable[[int, int, int], nn.Module]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+NETWORKS = {
+    # The tutorial only divides by 255.
+    "tutorial": Architecture(Tutorial, (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
+    # The mean and deviation of ImageNet's photographs, as everybody uses; posters are a little darker.
+    "residual": Architecture(Residual, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+}
+
+
+def build_network(architecture: str, genres: int, height: int, width: int) -> nn.Module:
+    """Build a network with fresh weights, from torch's global random numbers.
+
+    Raises
+    ------
+    KeyError
+        There is no such architecture.
+    ValueError
+        The posters are too small for it.
+    """
+    network = NETWORKS[architecture].build(genres, height, width)
+    # Posters lie channels-last in memory; convolutions on the CPU are fastest when their weights do too.
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

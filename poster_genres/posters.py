@@ -1,0 +1,87 @@
+"""From a poster's bytes to pixels."""
+
+import io
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from poster_genres.dataset import read_bytes
+
+# Only what people keep posters in: some of Pillow's other formats start programs or write files.
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF")
+MAX_PIXELS = 50_000_000
+# Pillow warns of large images; here they are refused, with a reason.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+class Unreadable(Exception):
+    """A poster cannot be used; the message is a short reason, the same for all posters with this fault."""
+
+
+def decode(data: bytes, height: int, width: int) -> np.ndarray:
+    """Decode a poster of any colour mode and resize it.
+
+    The whole poster is kept and its shape changed: nearly all are 2:3. EXIF rotation is applied, an animation's first frame
+    is taken, transparent parts become white.
+
+    Parameters
+    ----------
+    data : the file's content, in one of `FORMATS`
+    height, width : of the result, in pixels
+
+    Returns
+    -------
+    uint8 (height, width, 3), RGB
+
+    Raises
+    ------
+    Unreadable
+        The data is empty, no image, truncated, damaged, or of more than `MAX_PIXELS` pixels.
+    """
+    if not data:
+        raise Unreadable("empty file")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Unreadable(f"more than {MAX_PIXELS // 1_000_000} million pixels")
+            # A large JPEG is decoded at a fraction of its size, still four times larger than what is kept of it.
+            image.draft("RGB", (4 * width, 4 * height))
+            upright = ImageOps.exif_transpose(image)
+            return np.asarray(_to_rgb(upright).resize((width, height), Image.Resampling.BILINEAR))
+    except UnidentifiedImageError:
+        raise Unreadable("not an image") from None
+    except Image.DecompressionBombError:
+        raise Unreadable(f"more than {MAX_PIXELS // 1_000_000} million pixels") from None
+    except OSError as error:
+        raise Unreadable("truncated" if "truncated" in str(error) else "damaged") from None
+    except (ValueError, SyntaxError, EOFError, IndexError, TypeError, OverflowError, KeyError, zlib.error):
+        # What Pillow's decoders let through on damaged files.
+        raise Unreadable("damaged") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        # 16 and 32 bits a pixel: Pillow's own conversion cuts off at 255 instead of scaling.
+        values = np.asarray(image, np.float64)
+        top = 65535.0 if image.mode.startswith("I;16") else max(float(np.nanmax(values)), 1.0)
+        top = 65535.0 if image.mode == "I" and top <= 65535 else top
+        return Image.fromarray((np.clip(np.nan_to_num(values) / top, 0, 1) * 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        transparent = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", transparent.size, "white"), transparent).convert("RGB")
+    return image.convert("RGB")
+
+
+def load_poster(dataset: Path, archive: str, path: str, height: int, width: int) -> np.ndarray:
+    """Read and decode one poster of a data set; see `decode`."""
+    try:
+        data = read_bytes(dataset, archive, path)
+    except FileNotFoundError:
+        raise Unreadable("missing file") from None
+    except (OSError, KeyError, zipfile.BadZipFile, EOFError, ValueError, zlib.error):
+        raise Unreadable("cannot be read") from None
+    return decode(data, height, width)
