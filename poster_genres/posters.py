@@ -7,15 +7,16 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from poster_genres.dataset import read_bytes
 
-# Only what people keep posters in: some of Pillow's other formats start programs or write files.
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF")
+# Only what people keep posters in: some of Pillow's other formats start programs. By import, as Pillow knows only the
+# first four by itself.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format)
 MAX_PIXELS = 50_000_000
-# Pillow warns of large images; here they are refused, with a reason.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Pillow warns of large and of odd images; here they are refused with a reason, or read.
+warnings.filterwarnings("ignore", module="PIL")
 
 
 class Unreadable(Exception):

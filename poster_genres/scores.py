@@ -43,8 +43,8 @@ def macro_average_precision(labels: np.ndarray, probabilities: np.ndarray) -> fl
 
 
 def micro_average_precision(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The average precision of all poster-genre pairs in one ranking."""
-    return float(average_precision_score(labels, probabilities, average="micro"))
+    """The average precision of all poster-genre pairs in one ranking; 0.0 where there is no positive one."""
+    return float(average_precision_score(labels, probabilities, average="micro")) if labels.any() else 0.0
 
 
 def best_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float:

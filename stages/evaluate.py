@@ -20,7 +20,7 @@ from poster_genres.model import choose_device, load_model, predict_probabilities
 from poster_genres.movies import genres_of, labels_of
 
 METRICS = Path("metrics")
-# Of the many scores, those that `dvc metrics show` and `dvc exp show` have room for.
+# Of the many scores, those that `dvc metrics show` and `dvc exp show` have room for. All are in metrics/scores.csv.
 HEADLINE = ("macro_average_precision", "micro_average_precision", "macro_f1", "micro_f1")
 CURVE_POINTS = 200
 
@@ -55,18 +55,19 @@ def main() -> None:
     prior_thresholds = scores.tune_thresholds(labels[splits == "validation"], priors["validation"])
 
     scored: list[dict[str, Any]] = []
-    headline = {}
+    headline: dict[str, dict[str, float]] = {}
     for split in ("validation", "test"):
         truth = labels[splits == split]
         of_model = scores.score(truth, probabilities[split], model.threshold, np.array(model.thresholds))
         of_prior = scores.score(truth, priors[split], *prior_thresholds)
         scored += [{"split": split, "score": name, "model": of_model[name], "prior": of_prior[name]} for name in of_model]
-        headline[split] = {name: {"model": round(of_model[name], 4), "prior": round(of_prior[name], 4)} for name in HEADLINE}
+        headline[split] = {name: round(of_model[name], 4) for name in HEADLINE}
+        headline[f"{split}_prior"] = {name: round(of_prior[name], 4) for name in HEADLINE}
         by_genre = scores.score_genres(genres, truth, probabilities[split], priors[split], np.array(model.thresholds))
         write_table(by_genre, METRICS / f"genres_{split}.csv")
     all_scores = pd.DataFrame(scored)
     write_table(all_scores, METRICS / "scores.csv")
-    write_json(METRICS / "evaluation.json", headline)
+    write_json(METRICS / "evaluation.json", {key: headline[key] for key in ("test", "test_prior", "validation")})
 
     test = labels[splits == "test"]
     curve = precision_recall(test, probabilities["test"])

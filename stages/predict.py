@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 
@@ -74,8 +75,8 @@ def load(poster: Poster, height: int, width: int) -> np.ndarray | str:
 def format_genres(genres: list[str], probabilities: np.ndarray, top: int) -> str:
     """The `top` likeliest genres, a line each, like `Comedy (0.728)`: three significant digits."""
     order = np.argsort(-probabilities, kind="stable")[:top]
-    numbers = [np.format_float_positional(probabilities[i], precision=3, unique=False, fractional=False, trim="k") for i in order]
-    return "\n".join(f"{genres[i]} ({number.rstrip('.')})" for i, number in zip(order, numbers, strict=True))
+    # By way of Decimal, as "#.3g" alone writes 0.0000123 as 1.23e-05.
+    return "\n".join(f"{genres[i]} ({Decimal(f'{probabilities[i]:#.3g}'):f})" for i in order)
 
 
 def predict(model_path: Path, posters: list[Poster]) -> Iterator[tuple[str, list[str], np.ndarray | str]]:

@@ -5,7 +5,7 @@ In: data/cache. Out: models/model.pt, metrics/history.csv, an epoch a row. Run: 
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from poster_genres import errors, scores
@@ -44,6 +44,17 @@ def build_optimizer(network: nn.Module, recipe: Recipe, steps: int) -> tuple[tor
     if recipe.schedule == "constant":
         return optimizer, None
     return optimizer, OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps, pct_start=0.25)
+
+
+def exponential_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """An exponential moving average for `AveragedModel`, with a shorter memory in the first steps, lest the random weights that
+    training began from weigh in it for epochs (as in TensorFlow's ExponentialMovingAverage, `num_updates`)."""
+
+    def average(averaged: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
+        keep = min(decay, (1 + int(steps)) / (10 + int(steps)))
+        return averaged.lerp(current.to(averaged.dtype), 1 - keep) if averaged.is_floating_point() else current
+
+    return average
 
 
 def shuffled_batches(rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
@@ -139,8 +150,8 @@ def train(
     average = None
     scored = model
     if recipe.weight_averaging:
-        # Exponential moving average, batch norm's statistics included. The averaged network is the one that is scored and kept.
-        average = AveragedModel(model.network, multi_avg_fn=get_ema_multi_avg_fn(recipe.weight_averaging), use_buffers=True)
+        # Batch norm's statistics are averaged too. The averaged network is the one that is scored and kept.
+        average = AveragedModel(model.network, avg_fn=exponential_average(recipe.weight_averaging), use_buffers=True)
         scored = copy.copy(model)
         scored.network = average.module
     learner = Learner(model, average, optimizer, scheduler)

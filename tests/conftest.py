@@ -1,0 +1,110 @@
+"""What several tests need: small data sets, a project folder to run real commands in, and the real posters where they are."""
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL_POSTERS = ROOT.parent / "shared" / "movie-posters"
+
+# Training takes seconds with these, whatever the data.
+QUICK = {"epochs": 1, "image_height": 80, "image_width": 80, "limit": 60, "batch_size": 16}
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def jpeg(color: tuple[int, int, int], seed: int = 0) -> bytes:
+    """A small noisy poster of mostly one colour."""
+    noise = np.random.default_rng(seed).normal(0, 20, (60, 40, 3))
+    buffer = io.BytesIO()
+    Image.fromarray(np.clip(np.array(color) + noise, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
+
+
+def make_dataset(folder: Path, movies: int = 80) -> Path:
+    """A data set that can be learned in an epoch or two: dark posters are Horror, bright ones Comedy, half of both Drama."""
+    folder.mkdir(parents=True)
+    rows = ["Id,Genre"]
+    for i in range(movies):
+        genre = ("Comedy", "Horror")[i % 2]
+        genres = f"{genre}, Drama" if i % 4 < 2 else genre
+        (folder / f"m{i:03}.jpg").write_bytes(jpeg((220, 210, 180) if genre == "Comedy" else (40, 20, 20), i))
+        rows.append(f'm{i:03},"{genres}"')
+    (folder / "movies.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder
+
+
+def set_parameters(folder: Path, **values: object) -> None:
+    """Change keys of a folder's params.yaml."""
+    path = folder / "params.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path.write_text(yaml.safe_dump(content | values, sort_keys=False), encoding="utf-8")
+
+
+def run(*command: str | Path, cwd: Path, fails: bool = False, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    """Run a command and see that it succeeds, or with `fails` that it does not."""
+    # Commands are found in the environment that the tests run in, as after its activation.
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        [str(word) for word in command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+    )
+    assert (done.returncode != 0) == fails, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def stage(name: str, *arguments: str | Path, cwd: Path, fails: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run `python -m stages.NAME`. A failure must be one clear line with exit code 1."""
+    done = run(sys.executable, "-m", f"stages.{name}", *arguments, cwd=cwd, fails=fails)
+    if fails:
+        assert done.returncode == 1, done.stderr
+        assert "Traceback" not in done.stderr, done.stderr
+        assert done.stderr.splitlines()[-1].startswith("error: "), done.stderr
+    return done
+
+
+def copy_project(folder: Path) -> Path:
+    """The project's tracked and new files, without what runs have made."""
+    names = run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).stdout.splitlines()
+    for name in names:
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the project with a small data set in data/posters, quick parameters, and no Git."""
+    folder = copy_project(tmp_path / "project")
+    make_dataset(folder / "data" / "posters")
+    set_parameters(folder, dataset="data/posters", **QUICK)
+    return folder
+
+
+def make_repository(folder: Path) -> Path:
+    """A copy of the project in a Git and DVC repository of its own, all committed."""
+    copy_project(folder)
+    set_parameters(folder, **QUICK)
+    run("git", "init", "-q", cwd=folder)
+    run("git", "config", "user.name", "A tester", cwd=folder)
+    run("git", "config", "user.email", "tester@example.com", cwd=folder)
+    run("git", "add", "-A", cwd=folder)
+    run("git", "commit", "-qm", "Start", cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_posters() -> Path:
+    """The folder of real posters beside the project."""
+    if not REAL_POSTERS.is_dir():
+        pytest.skip("the real posters (../shared/movie-posters) are not on this machine")
+    return REAL_POSTERS

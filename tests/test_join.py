@@ -1,0 +1,193 @@
+"""Metadata and posters are joined by ID; the split is stable, stratified, and never parts identical posters."""
+
+import json
+import random
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from poster_genres.movies import choose_validation, genres_of, labels_of, read_movies
+from tests.conftest import jpeg, make_dataset, set_parameters, stage
+
+
+def counts(project: Path) -> dict[str, object]:
+    return dict(json.loads((project / "metrics" / "join.json").read_text(encoding="utf-8")))
+
+
+def joined(project: Path) -> pd.DataFrame:
+    stage("join", cwd=project)
+    return read_movies(project / "data" / "movies.csv")
+
+
+def truth(movies: pd.DataFrame) -> dict[str, str]:
+    """Each movie's genres and its poster's file name."""
+    genres = np.array(genres_of(movies))
+    return {
+        row.id: f"{' '.join(genres[labels > 0])} {row.poster}"
+        for row, labels in zip(movies.itertuples(), labels_of(movies), strict=True)
+    }
+
+
+def test_joining_is_by_id_and_never_by_position(project: Path) -> None:
+    set_parameters(project, limit=1000)
+    before = truth(joined(project))
+    assert len(before) == 80
+    assert before["m003"] == "Horror m003.jpg"
+    table = project / "data" / "posters" / "movies.csv"
+    header, *rows = table.read_text(encoding="utf-8").splitlines()
+    random.Random(0).shuffle(rows)
+    table.write_text("\n".join([header, "without,Drama", *rows]) + "\n", encoding="utf-8")
+    (project / "data" / "posters" / "stranger.jpg").write_bytes(jpeg((1, 2, 3)))
+    shuffled = joined(project)
+    assert truth(shuffled) == before
+    assert shuffled["id"].tolist() == [row.split(",")[0] for row in rows]
+    assert counts(project)["rows_without_poster"] == 1
+    assert counts(project)["posters_without_metadata"] == 1
+
+
+def test_the_test_set_stays_the_same_whatever_the_limit(project: Path) -> None:
+    def test_set() -> list[str]:
+        movies = joined(project)
+        return movies.loc[movies["split"] == "test", "id"].tolist()
+
+    before = test_set()
+    for limit in (10, 30):
+        set_parameters(project, limit=limit)
+        assert test_set() == before
+        movies = read_movies(project / "data" / "movies.csv")
+        assert (movies["split"] != "test").sum() == limit
+        # The first ones, in the order of the metadata.
+        others = [f"m{i:03}" for i in range(80) if f"m{i:03}" not in before]
+        assert movies.loc[movies["split"] != "test", "id"].tolist() == others[:limit]
+
+
+def test_a_limit_beyond_the_data_is_said_once(project: Path) -> None:
+    set_parameters(project, limit=100_000)
+    assert stage("join", cwd=project).stdout.count("limit: 100000 is more than the") == 1
+
+
+def test_identical_posters_share_a_split(project: Path) -> None:
+    folder = project / "data" / "posters"
+    for i in range(0, 80, 2):
+        shutil.copy(folder / f"m{i:03}.jpg", folder / f"m{i + 1:03}.jpg")
+    set_parameters(project, limit=1000)
+    split = joined(project).set_index("id")["split"]
+    assert all(split[f"m{i:03}"] == split[f"m{i + 1:03}"] for i in range(0, 80, 2))
+    assert set(split) == {"train", "validation", "test"}
+    assert counts(project)["identical_posters"] == 40
+
+
+def test_zip_archives_are_read_in_place_with_the_same_result(project: Path) -> None:
+    in_folders = truth(joined(project))
+    folder = project / "data" / "posters"
+    shutil.make_archive(str(project / "posters"), "zip", folder)
+    for path in folder.glob("*.jpg"):
+        path.unlink()
+    shutil.move(project / "posters.zip", folder / "posters.zip")
+    with zipfile.ZipFile(folder / "posters.zip", "a") as archive:
+        archive.writestr("__MACOSX/._m001.jpg", b"resource fork")
+    (folder / "movies.csv").unlink()
+    movies = joined(project)
+    assert truth(movies) == in_folders
+    assert set(movies["archive"]) == {"posters.zip"}
+    stage("cache", cwd=project)
+
+
+def test_validation_has_the_exact_size_and_the_genres_shares() -> None:
+    labels = (np.random.default_rng(0).random((1000, 6)) < [0.5, 0.3, 0.1, 0.05, 0.03, 0.02]).astype(np.uint8)
+    mask = choose_validation(labels, np.arange(1000), 0.2, seed=3)
+    assert mask.sum() == 200
+    assert np.abs(labels[mask].sum(axis=0) - 0.2 * labels.sum(axis=0)).max() <= 2
+    assert (choose_validation(labels, np.arange(1000), 0.2, seed=3) == mask).all()
+    assert (choose_validation(labels, np.arange(1000), 0.2, seed=4) != mask).any()
+
+
+def test_unknown_genres_repeats_and_case_of_endings(project: Path) -> None:
+    folder = project / "data" / "posters"
+    table = folder / "movies.csv"
+    with table.open("a", encoding="utf-8") as file:
+        file.write('x1,N/A\nm000,Horror\nm001,"Drama, Horror"\n')
+    (folder / "x1.JPG").write_bytes(jpeg((9, 9, 9)))
+    (folder / "later").mkdir()
+    shutil.copy(folder / "m000.jpg", folder / "later" / "m000.jpeg")
+    movies = joined(project)
+    assert "x1" not in set(movies["id"])
+    assert "N/A" not in genres_of(movies)
+    found = counts(project)
+    assert (found["unknown_genres"], found["repeated_rows_dropped"], found["conflicting_rows_dropped"]) == (1, 1, 1)
+    assert found["repeated_posters_dropped"] == 1
+
+
+def remove_posters(folder: Path) -> None:
+    for path in folder.glob("*.jpg"):
+        path.unlink()
+
+
+def rename_ids(folder: Path) -> None:
+    table = folder / "movies.csv"
+    table.write_text(table.read_text(encoding="utf-8").replace("\nm", "\nx"), encoding="utf-8")
+
+
+def bad_zip(member: str):  # type: ignore[no-untyped-def]
+    def add(folder: Path) -> None:
+        with zipfile.ZipFile(folder / "bad.zip", "w") as archive:
+            archive.writestr(zipfile.ZipInfo(member), b"x")
+
+    return add
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (remove_posters, "data/posters: no posters found"),
+        (lambda folder: (folder / "movies.csv").unlink(), "data/posters: no metadata found"),
+        (rename_ids, "metadata has x000, x001, x002; posters are m000, m001, m002"),
+        (shutil.rmtree, "data/posters: no such folder"),
+        (lambda folder: (folder / "a.zip").write_bytes(b"PK no zip"), "data/posters/a.zip: not a readable zip archive"),
+        (bad_zip("../m001.jpg"), "'../m001.jpg' lies outside of the archive"),
+        (bad_zip("/m001.jpg"), "'/m001.jpg' lies outside of the archive"),
+        (bad_zip("a\\..\\..\\m001.jpg"), "lies outside of the archive"),
+        (
+            lambda folder: (folder / "movies.csv").write_text("Id,Genre\nm000,N/A\n"),
+            "all 1 movies with a poster have unknown genres",
+        ),
+        (lambda folder: (folder / "movies.csv").write_text("Id,Genre\nm000,id\nm001,b\n"), "genre 'id' has the name of a column"),
+        (lambda folder: (folder / "movies.csv").write_bytes(b"Id,Genre\nm000,\xe9\n"), "not readable as utf-8-sig text"),
+    ],
+)
+def test_bad_data_is_one_clear_line_and_nothing_is_lost(project: Path, spoil, message: str) -> None:  # type: ignore[no-untyped-def]
+    joined(project)
+    before = (project / "data" / "movies.csv").read_bytes(), (project / "metrics" / "join.json").read_bytes()
+    spoil(project / "data" / "posters")
+    assert message in stage("join", cwd=project, fails=True).stderr
+    assert before == ((project / "data" / "movies.csv").read_bytes(), (project / "metrics" / "join.json").read_bytes())
+
+
+@pytest.mark.parametrize(("limit", "message"), [(1, "limit: 1 movie(s) are too few"), (2, "limit: 2 movie(s) are too few")])
+def test_a_limit_too_small_to_split(project: Path, limit: int, message: str) -> None:
+    set_parameters(project, limit=limit)
+    assert message in stage("join", cwd=project, fails=True).stderr
+
+
+def test_no_movie_in_the_test_set(tmp_path: Path, project: Path) -> None:
+    shutil.rmtree(project / "data" / "posters")
+    make_dataset(project / "data" / "posters", movies=3)
+    set_parameters(project, test=0.001)
+    assert "none of the 3 movies falls into the test set" in stage("join", cwd=project, fails=True).stderr
+
+
+def test_the_real_posters_split_like_the_tutorial(project: Path, real_posters: Path) -> None:
+    set_parameters(project, dataset=str(real_posters), limit=3000)
+    movies = joined(project)
+    assert movies["split"].value_counts().to_dict() == {"train": 2400, "validation": 600, "test": 1080}
+    found = counts(project)
+    assert (found["rows"], found["repeated_rows_dropped"], found["matched"]) == (4325, 12, 4313)
+    assert (found["posters"], found["posters_without_metadata"], found["unknown_genres"]) == (4437, 124, 7)
+    assert "N/A" not in genres_of(movies)
+    assert (movies["title"] != "").mean() > 0.99
+    # By ID: the poster's file name is the movie's, though the two orders differ.
+    assert (movies["poster"].map(lambda path: Path(path).stem) == movies["id"]).all()

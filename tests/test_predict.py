@@ -1,0 +1,126 @@
+"""Reading a poster's genres: what is printed, and what is refused."""
+
+import json
+import pickle
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stages.predict import format_genres
+from tests.conftest import copy_project, make_dataset, run, set_parameters, stage
+
+LINE = re.compile(r"^\S+ \((?:0\.0*[1-9]\d\d|1\.00|0\.00)\)$")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = copy_project(tmp_path_factory.mktemp("predict"))
+    make_dataset(folder / "data" / "posters")
+    set_parameters(folder, dataset="data/posters", epochs=6, image_height=80, image_width=80, batch_size=16)
+    for name in ("join", "cache", "train"):
+        stage(name, cwd=folder)
+    return folder
+
+
+def test_three_significant_digits() -> None:
+    genres = ["Comedy", "Drama", "Horror", "War", "News"]
+    text = format_genres(genres, np.array([0.72849, 0.87, 0.0000123456, 0.9996, 0.0]), top=5)
+    assert text.splitlines() == ["War (1.00)", "Drama (0.870)", "Comedy (0.728)", "Horror (0.0000123)", "News (0.00)"]
+    assert format_genres(genres, np.array([0.1, 0.2, 0.3, 0.4, 0.5]), top=2).splitlines() == ["News (0.500)", "War (0.400)"]
+
+
+def test_one_poster_is_its_likeliest_genres_first(trained: Path) -> None:
+    lines = stage("predict", "data/posters/m001.jpg", cwd=trained).stdout.splitlines()
+    assert [line.split()[0] for line in lines[:1]] == ["Horror"]
+    assert len(lines) == 3
+    assert all(LINE.match(line) for line in lines), lines
+    numbers = [float(line.split("(")[1].rstrip(")")) for line in lines]
+    assert numbers == sorted(numbers, reverse=True)
+    assert stage("predict", "data/posters/m001.jpg", "--top", "1", cwd=trained).stdout.splitlines() == lines[:1]
+
+
+def test_folders_are_taken_whole_and_in_batches(trained: Path, tmp_path: Path) -> None:
+    many = tmp_path / "many"
+    for i in range(4):
+        shutil.copytree(trained / "data" / "posters", many / str(i))
+    done = stage("predict", many, "data/posters/m001.jpg", "--json", cwd=trained)
+    objects = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(objects) == 321
+    assert all(list(one) == ["poster", "genres"] and set(one["genres"]) == {"Comedy", "Drama", "Horror"} for one in objects)
+    same = [one["genres"] for one in objects if Path(one["poster"]).name == "m001.jpg"]
+    assert len(same) == 5
+    # In another batch the last digits may differ.
+    assert all(one == pytest.approx(same[0], abs=0.02) for one in same)
+
+
+def test_a_random_test_poster_comes_with_its_true_genres(trained: Path) -> None:
+    first, *lines = stage("predict", "--random", cwd=trained).stdout.splitlines()
+    movie, genres = first.split(": ")
+    table = (trained / "data" / "movies.csv").read_text(encoding="utf-8")
+    assert re.search(rf"^{movie},.*,test,", table, re.MULTILINE)
+    assert f'{movie},"{genres}"' in (trained / "data" / "posters" / "movies.csv").read_text(encoding="utf-8").replace(
+        f"{movie},{genres}", f'{movie},"{genres}"'
+    )
+    assert len(lines) == 3
+    assert len({stage("predict", "--random", cwd=trained).stdout for _ in range(4)}) > 1
+
+
+def test_unreadable_posters_among_others(trained: Path, tmp_path: Path) -> None:
+    shutil.copy(trained / "data" / "posters" / "m001.jpg", tmp_path / "good.jpg")
+    (tmp_path / "bad.jpg").write_text("text", encoding="utf-8")
+    done = stage("predict", tmp_path, "--json", cwd=trained, fails=True)
+    assert len(done.stdout.splitlines()) == 1
+    assert f"{tmp_path}/bad.jpg: left out: not an image" in done.stderr
+    assert "error: 1 of 2 posters could not be read" in done.stderr
+
+
+class Attack:
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (Path("pwned"),)
+
+
+def write_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps(Attack()))
+
+
+def write_torch_pickle(path: Path) -> None:
+    torch.save({"format": "poster-genres model, version 1", "weights": Attack()}, path)
+
+
+def write_other(path: Path) -> None:
+    torch.save({"state_dict": {"weight": torch.zeros(3)}}, path)
+
+
+def write_damaged(path: Path) -> None:
+    torch.save({"format": "poster-genres model, version 1", "architecture": "residual", "genres": ["a"]}, path)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (write_pickle, "not a model that this pipeline wrote"),
+        (write_torch_pickle, "not a model that this pipeline wrote"),
+        (write_other, "not a model that this pipeline wrote"),
+        (lambda path: path.write_bytes(b"text"), "not a model that this pipeline wrote"),
+        (lambda path: path.write_bytes(b""), "not a model that this pipeline wrote"),
+        (write_damaged, "damaged, or from another version"),
+        (lambda path: None, "no such model file"),
+    ],
+)
+def test_model_files_that_are_not_ours_are_refused(trained: Path, tmp_path: Path, write, message: str) -> None:  # type: ignore[no-untyped-def]
+    write(tmp_path / "model.pt")
+    arguments = ("data/posters/m001.jpg", "--model", tmp_path / "model.pt")
+    assert message in stage("predict", *arguments, cwd=trained, fails=True).stderr
+    assert not (trained / "pwned").exists()
+
+
+def test_what_is_not_there_is_named(trained: Path, tmp_path: Path) -> None:
+    assert "missing.jpg: no such file or folder" in stage("predict", "missing.jpg", cwd=trained, fails=True).stderr
+    assert "no posters in this folder" in stage("predict", tmp_path, cwd=trained, fails=True).stderr
+    usage = run(sys.executable, "-m", "stages.predict", cwd=trained, fails=True)
+    assert "name posters or folders, or give --random" in usage.stderr

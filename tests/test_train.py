@@ -1,0 +1,145 @@
+"""Training: reproducible to the byte, honest about its splits, and whole or absent at its end."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from poster_genres.augmentation import augment
+from poster_genres.cached import read_cache
+from poster_genres.model import load_model
+from stages.train import exponential_average, shuffled_batches
+from tests.conftest import run, set_parameters, stage
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def cached(project: Path) -> Path:
+    """A project that is ready to train."""
+    stage("join", cwd=project)
+    stage("cache", cwd=project)
+    return project
+
+
+def trained(project: Path, **parameters: object) -> bytes:
+    set_parameters(project, **parameters)
+    stage("train", cwd=project)
+    return (project / "models" / "model.pt").read_bytes()
+
+
+@pytest.mark.parametrize("architecture", ["tutorial", "residual"])
+def test_one_seed_gives_the_same_bytes(cached: Path, architecture: str) -> None:
+    first = trained(cached, architecture=architecture, epochs=2)
+    assert trained(cached) == first
+    assert trained(cached, seed=1) != first
+
+
+def test_test_posters_are_not_looked_at(cached: Path) -> None:
+    before = trained(cached)
+    posters, movies = read_cache(cached / "data" / "cache")
+    changed = np.array(posters)
+    changed[(movies["split"] == "test").to_numpy()] = 77
+    np.save(cached / "data" / "cache" / "posters.npy", changed)
+    assert trained(cached) == before
+
+
+def test_it_learns_and_keeps_the_best_epoch(cached: Path) -> None:
+    output = trained(cached, architecture="residual", epochs=12)
+    assert output
+    history = pd.read_csv(cached / "metrics" / "history.csv")
+    assert history["epoch"].tolist() == list(range(1, 13))
+    columns = ["epoch"]
+    for split in ("train", "validation"):
+        columns += [f"{split}_{name}" for name in ("loss", "accuracy", "macro_average_precision", "micro_average_precision")]
+    assert history.columns.tolist() == [*columns, "learning_rate", "seconds", "posters_per_second"]
+    assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
+    best = history["validation_macro_average_precision"].max()
+    # Dark and bright posters are easily told apart; Drama is a coin's throw.
+    assert best > 0.75
+    stage("evaluate", cwd=cached)
+    scores = pd.read_csv(cached / "metrics" / "scores.csv").set_index(["split", "score"])
+    assert scores.loc[("validation", "macro_average_precision"), "model"] == pytest.approx(best, abs=1e-5)
+    assert scores.loc[("test", "macro_average_precision"), "model"] > scores.loc[("test", "macro_average_precision"), "prior"] + 0.1
+
+
+def test_patience_stops_early(cached: Path) -> None:
+    set_parameters(cached, architecture="tutorial", epochs=40, patience=2, learning_rate=1e-12)
+    assert "no better validation score for 2 epochs; stopping" in stage("train", cwd=cached).stdout
+    assert len(pd.read_csv(cached / "metrics" / "history.csv")) < 40
+
+
+@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_interrupted_training_leaves_no_model_behind(cached: Path, kill: signal.Signals) -> None:
+    set_parameters(cached, epochs=1000)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stages.train"], cwd=cached, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    history = cached / "metrics" / "history.csv"
+    deadline = time.monotonic() + 120
+    while not history.is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(kill)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (130 if kill != signal.SIGKILL else -signal.SIGKILL)
+    assert "Traceback" not in errors
+    assert [path.name for path in (cached / "models").iterdir()] == [".gitignore"]
+    assert len(pd.read_csv(history)) >= 1
+
+
+def test_an_image_too_small_for_the_network_is_said(cached: Path) -> None:
+    set_parameters(cached, architecture="tutorial", image_height=60)
+    stage("cache", cwd=cached)
+    assert "image_height, image_width: 60 x 80 is too small" in stage("train", cwd=cached, fails=True).stderr
+
+
+def test_the_model_file_is_all_that_is_needed(cached: Path) -> None:
+    trained(cached, architecture="residual")
+    model = load_model(cached / "models" / "model.pt", CPU)
+    assert (model.architecture, model.height, model.width) == ("residual", 80, 80)
+    assert model.genres == ["Comedy", "Drama", "Horror"]
+    assert len(model.prior) == len(model.thresholds or []) == 3
+    (cached / "params.yaml").unlink()
+    poster = cached / "data" / "posters" / "m000.jpg"
+    assert run(sys.executable, "-m", "stages.predict", poster, cwd=cached).stdout.count("\n") == 3
+
+
+def test_each_poster_comes_once_an_epoch() -> None:
+    rows = np.arange(10, 75)
+    batches = list(shuffled_batches(rows, 16))
+    assert [len(batch) for batch in batches] == [16] * 4  # 65 rows: the last one alone cannot be normalised
+    seen = np.concatenate(batches)
+    assert len(set(seen)) == 64
+    assert set(seen) < set(rows)
+    assert [len(batch) for batch in shuffled_batches(rows[:-1], 30)] == [30, 30, 4]
+
+
+def test_augmentation_changes_posters_but_not_their_kind() -> None:
+    torch.manual_seed(0)
+    posters = torch.randn(64, 3, 20, 12).cumsum(3)
+    assert augment(posters, flip=False, crop=0.0) is posters
+    flipped = augment(posters, flip=True, crop=0.0)
+    mirrored = [torch.allclose(new, old.flip(2), atol=1e-4) for new, old in zip(flipped, posters, strict=True)]
+    kept = [torch.allclose(new, old, atol=1e-4) for new, old in zip(flipped, posters, strict=True)]
+    assert sum(mirrored) + sum(kept) == 64
+    assert 16 < sum(mirrored) < 48
+    cropped = augment(posters, flip=False, crop=0.5)
+    assert cropped.shape == posters.shape
+    assert cropped.min() >= posters.min() - 1e-4
+    assert not torch.allclose(cropped, posters, atol=0.1)
+
+
+def test_the_moving_average_forgets_where_it_began() -> None:
+    average = exponential_average(0.99)
+    value = torch.tensor(100.0)
+    for step in range(1, 60):
+        value = average(value, torch.tensor(1.0), step)
+    # A plain average with this decay would still be at 1 + 99 * 0.99 ** 59, more than 50.
+    assert value < 1.01
+    assert average(torch.tensor(0.0), torch.tensor(1.0), 10_000) == pytest.approx(0.01)
