@@ -68,20 +68,35 @@ class Block(nn.Module):
         return torch.relu(self.body(x) + self.shortcut(x))
 
 
-class Residual(nn.Sequential):
-    """A small residual network to be trained from nothing on a few thousand posters: 8 blocks of 32 to 256 channels.
+class AverageAndMaxPool(nn.Module):
+    """(N, C, H, W) to (N, 2 C): each channel's mean, which tells how much there is of it, and its maximum, whether it is there."""
 
-    Input of any size; it is halved five times. 2.8 million parameters.
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
+
+
+class Residual(nn.Sequential):
+    """A small residual network to be trained from nothing on a few thousand posters: four blocks of 64 to 384 channels.
+
+    Wide and shallow, at a quarter of the resolution from the start, as large shapes and colours tell most of what a poster tells.
+    Input of any size; 3.6 million parameters.
     """
 
     def __init__(self, genres: int, height: int, width: int) -> None:
-        layers: list[nn.Module] = [nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True)]
-        channels = 32
-        for outputs in (32, 64, 128, 256):
-            layers += [Block(channels, outputs, 2), Block(outputs, outputs, 1)]
+        layers: list[nn.Module] = [
+            nn.Conv2d(3, 64, 7, 2, 3, bias=False),
+            nn.BatchNorm2d(64),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, 2, 1),
+        ]
+        channels = 64
+        for outputs in (64, 128, 256, 384):
+            layers.append(Block(channels, outputs, 1 if outputs == channels else 2))
             channels = outputs
-        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(channels, genres)]
+        layers += [AverageAndMaxPool(), nn.Dropout(0.4), nn.Linear(2 * channels, genres)]
         super().__init__(*layers)
+        # Nearly all genres are absent from a poster; beginning at 8 % spares the first epochs learning that.
+        nn.init.constant_(self[-1].bias, -2.5)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

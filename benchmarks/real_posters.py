@@ -1,0 +1,113 @@
+"""Run the pipeline's stages on real posters and print the README's table: time, peak memory and scores of each architecture.
+
+Run: `python -m benchmarks.real_posters [DATASET] [--architectures tutorial residual] [--seeds 0 1 2]`, by default on
+../shared/movie-posters with the parameters of params.yaml, but for the tutorial's network, which sees posters of 200 x 200 pixels
+as in the tutorial. Works in a temporary copy of the project; Linux and macOS.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = ("join", "cache", "train", "evaluate")
+# Too rare to be scored in any split of a few thousand posters.
+RARE = ("News", "Reality-TV")
+SHOWN = ("macro_average_precision", "micro_average_precision", "macro_f1", "micro_f1", "macro_roc_auc", "binary_cross_entropy")
+
+
+def run_stage(name: str, folder: Path) -> tuple[float, float]:
+    """Run a stage. Its seconds, all imports included, and its peak memory in MB."""
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", f"stages.{name}"], cwd=folder)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"stage {name} failed")
+    kilobytes = usage.ru_maxrss / (1024 if platform.system() == "Darwin" else 1)
+    return time.perf_counter() - start, kilobytes / 1024
+
+
+def run_pipeline(folder: Path, **parameters: object) -> dict[str, Any]:
+    """Run all stages with these parameters; their costs and what evaluate wrote."""
+    path = folder / "params.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text(encoding="utf-8")) | parameters), encoding="utf-8")
+    costs = {name: run_stage(name, folder) for name in STAGES}
+    scores = pd.read_csv(folder / "metrics" / "scores.csv").set_index(["split", "score"])
+    result: dict[str, Any] = {"parameters": parameters, "costs": costs, "scores": {}}
+    for split in ("validation", "test"):
+        genres = pd.read_csv(folder / "metrics" / f"genres_{split}.csv")
+        genres = genres[~genres["genre"].isin(RARE) & (genres["positives"] > 0)]
+        for who, column in (("model", "average_precision"), ("prior", "prior_average_precision")):
+            row = {name: float(scores.loc[(split, name), who]) for name in SHOWN}
+            result["scores"][f"{split} {who}"] = {f"macro AP, {len(genres)} genres": float(genres[column].mean()), **row}
+    history = pd.read_csv(folder / "metrics" / "history.csv")
+    result["epochs"] = len(history)
+    result["training_seconds"] = float(history["seconds"].sum())
+    return result
+
+
+def print_tables(results: dict[str, list[dict[str, Any]]]) -> None:
+    """Markdown tables: the mean over seeds, and after it the standard deviation where there are several."""
+    print("\n| architecture | " + " | ".join(f"{name}: seconds, peak MB" for name in STAGES) + " | training alone |")
+    print("| --- |" + " --- |" * (len(STAGES) + 1))
+    for name, runs in results.items():
+        cells = []
+        for stage in STAGES:
+            seconds, memory = (statistics.mean(run["costs"][stage][i] for run in runs) for i in (0, 1))
+            cells.append(f"{seconds:.1f}, {memory:.0f}")
+        alone = statistics.mean(run["training_seconds"] for run in runs)
+        print(f"| {name} | " + " | ".join(cells) + f" | {alone:.0f} s, {runs[0]['epochs']} epochs |")
+    columns = list(next(iter(results.values()))[0]["scores"]["test model"])
+    print("\n| | " + " | ".join(column.replace("_", " ") for column in columns) + " |")
+    print("| --- |" + " --- |" * len(columns))
+    for split in ("validation", "test"):
+        for i, (name, runs) in enumerate(results.items()):
+            for who in ("prior", "model") if i == 0 else ("model",):
+                cells = []
+                for column in columns:
+                    values = [run["scores"][f"{split} {who}"][column] for run in runs]
+                    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+                    cells.append(f"{statistics.mean(values):.3f}{spread}")
+                print(f"| {split}: {name if who == 'model' else 'prior'} | " + " | ".join(cells) + " |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Cost and scores of the pipeline on real posters.")
+    parser.add_argument("dataset", nargs="?", type=Path, default=ROOT.parent / "shared" / "movie-posters")
+    parser.add_argument("--architectures", nargs="+", default=["tutorial", "residual"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--json", type=Path, help="also write all figures to this file")
+    arguments = parser.parse_args()
+    results: dict[str, list[dict[str, Any]]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for name in ("stages", "poster_genres"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        parameters = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+        for architecture in arguments.architectures:
+            size = (200, 200) if architecture == "tutorial" else (parameters["image_height"], parameters["image_width"])
+            for seed in arguments.seeds:
+                shutil.copy(ROOT / "params.yaml", folder)
+                chosen = {"architecture": architecture, "seed": seed, "image_height": size[0], "image_width": size[1]}
+                result = run_pipeline(folder, dataset=str(arguments.dataset.resolve()), **chosen)
+                results.setdefault(f"{architecture}, {size[0]} x {size[1]}", []).append(result)
+    print(f"\n{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}")
+    print_tables(results)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
