@@ -88,7 +88,8 @@ def main() -> None:
     parser.add_argument("dataset", nargs="?", type=Path, default=ROOT.parent / "shared" / "movie-posters")
     parser.add_argument("--architectures", nargs="+", default=["tutorial", "residual"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--json", type=Path, help="also write all figures to this file")
+    parser.add_argument("--json", type=Path, help="also write all numbers to this file")
+    parser.add_argument("--figures", type=Path, help="also copy metrics/figures of the last seed to a folder an architecture here")
     arguments = parser.parse_args()
     results: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -103,6 +104,8 @@ def main() -> None:
                 chosen = {"architecture": architecture, "seed": seed, "image_height": size[0], "image_width": size[1]}
                 result = run_pipeline(folder, dataset=str(arguments.dataset.resolve()), **chosen)
                 results.setdefault(f"{architecture}, {size[0]} x {size[1]}", []).append(result)
+            if arguments.figures:
+                shutil.copytree(folder / "metrics" / "figures", arguments.figures / architecture, dirs_exist_ok=True)
     print(f"\n{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}")
     print_tables(results)
     if arguments.json:

@@ -24,7 +24,8 @@ class Tutorial(nn.Sequential):
         channels = 3
         for block, filters in enumerate((16, 32, 64, 64)):
             pool, norm = nn.MaxPool2d(2), nn.BatchNorm2d(filters, eps=1e-3, momentum=0.01)
-            layers += [nn.Conv2d(channels, filters, 5), nn.ReLU()]
+            # In place: nothing needs the convolution's output again, and it is the largest thing in memory.
+            layers += [nn.Conv2d(channels, filters, 5), nn.ReLU(inplace=True)]
             layers += [norm, pool] if block == 0 else [pool, norm]
             layers += [nn.Dropout(0.2)]
             channels, height, width = filters, (height - 4) // 2, (width - 4) // 2
@@ -76,21 +77,21 @@ class AverageAndMaxPool(nn.Module):
 
 
 class Residual(nn.Sequential):
-    """A small residual network to be trained from nothing on a few thousand posters: four blocks of 64 to 384 channels.
+    """A small residual network to be trained from nothing on a few thousand posters: four blocks of 48 to 384 channels.
 
     Wide and shallow, at a quarter of the resolution from the start, as large shapes and colours tell most of what a poster tells.
-    Input of any size; 3.6 million parameters.
+    Input of any size; 2.8 million parameters.
     """
 
     def __init__(self, genres: int, height: int, width: int) -> None:
         layers: list[nn.Module] = [
-            nn.Conv2d(3, 64, 7, 2, 3, bias=False),
-            nn.BatchNorm2d(64),
+            nn.Conv2d(3, 48, 7, 2, 3, bias=False),
+            nn.BatchNorm2d(48),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(3, 2, 1),
         ]
-        channels = 64
-        for outputs in (64, 128, 256, 384):
+        channels = 48
+        for outputs in (48, 96, 192, 384):
             layers.append(Block(channels, outputs, 1 if outputs == channels else 2))
             channels = outputs
         layers += [AverageAndMaxPool(), nn.Dropout(0.4), nn.Linear(2 * channels, genres)]
