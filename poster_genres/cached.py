@@ -1,5 +1,6 @@
 """Reading the tensor cache that `stages/cache.py` writes."""
 
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,18 @@ import pandas as pd
 
 from poster_genres.errors import InputError
 from poster_genres.movies import read_movies
+
+
+def take_posters(posters: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Copy some posters out of the mapped tensor: uint8 (rows, height, width, 3).
+
+    What the system had to map for that is given back at once, so that memory stays the same for any number of posters. The file
+    stays in the system's page cache, where the next epoch finds it.
+    """
+    taken = posters[rows]
+    if isinstance(posters.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        posters.base.madvise(mmap.MADV_DONTNEED)
+    return taken
 
 
 def read_cache(folder: Path) -> tuple[np.ndarray, pd.DataFrame]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from poster_genres.cached import take_posters
 from poster_genres.errors import InputError
 from poster_genres.files import whole_file
 from poster_genres.networks import build_network
@@ -85,7 +86,7 @@ def predict_probabilities(model: Model, posters: np.ndarray, device: torch.devic
     model.network.eval()
     with torch.inference_mode():
         for start in range(0, len(rows), BATCH):
-            pixels = torch.from_numpy(posters[rows[start : start + BATCH]]).to(device)
+            pixels = torch.from_numpy(take_posters(posters, rows[start : start + BATCH])).to(device)
             with autocast(device):
                 logits = model.network(model.normalise(pixels))
             probabilities[start : start + BATCH] = logits.float().sigmoid().cpu().numpy()

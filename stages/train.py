@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from poster_genres import errors, scores
 from poster_genres.augmentation import augment
-from poster_genres.cached import read_cache
+from poster_genres.cached import read_cache, take_posters
 from poster_genres.errors import InputError
 from poster_genres.files import whole_file
 from poster_genres.model import Model, autocast, choose_device, predict_probabilities, save_model
@@ -98,7 +98,7 @@ def train_one_epoch(
     outputs: list[Tensor] = []
     with tqdm(total=len(rows), desc=name, unit=" posters", leave=False, disable=None) as progress:
         for batch in shuffled_batches(rows, recipe.batch_size):
-            pixels = model.normalise(torch.from_numpy(posters[batch]).to(device))
+            pixels = model.normalise(torch.from_numpy(take_posters(posters, batch)).to(device))
             pixels = augment(pixels, recipe.flip, recipe.crop)
             with autocast(device):
                 logits = model.network(pixels).float()
