@@ -69,6 +69,7 @@ class Parameters(BaseModel):
     batch_size: Annotated[Integer, Field(ge=2)] | Auto
     learning_rate: Annotated[Number, Field(gt=0)] | Auto
     patience: Annotated[Integer, Field(ge=0)]
+    sweep: dict[str, Annotated[list[Any], Field(min_length=1)]]
     recipes: Recipes
 
     def recipe(self) -> Recipe:
@@ -93,6 +94,11 @@ def read_parameters(path: Path = Path("params.yaml")) -> Parameters:
         raise InputError(f"{path}: no such file here; run this in the project's folder") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    return check_parameters(values, path)
+
+
+def check_parameters(values: Any, path: Path) -> Parameters:
+    """The content of `path`, as YAML reads it, as typed values; errors as in `read_parameters`."""
     if not isinstance(values, dict):
         raise InputError(f"{path}: holds no keys")
     architecture = values.get("architecture")

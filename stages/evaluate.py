@@ -1,7 +1,8 @@
 """Score the trained model on validation and test posters, beside the prior: the genres' frequencies in training.
 
 In: models/model.pt, data/cache, metrics/history.csv. Out: metrics/evaluation.json (headline), metrics/scores.csv (all scores),
-metrics/genres_*.csv (a row a genre), metrics/precision_recall.csv, metrics/figures. Run: `python -m stages.evaluate`.
+metrics/genres_*.csv (a row a genre), metrics/precision_recall.csv, metrics/figures; and all that in the MLflow run of
+models/run.json. Run: `python -m stages.evaluate`.
 """
 
 from pathlib import Path
@@ -12,7 +13,7 @@ import pandas as pd
 import torch
 from sklearn.metrics import precision_recall_curve
 
-from poster_genres import errors, figures, scores
+from poster_genres import errors, figures, scores, tracking
 from poster_genres.cached import read_cache
 from poster_genres.errors import InputError
 from poster_genres.files import whole_file, write_json
@@ -78,6 +79,7 @@ def main() -> None:
     figures.draw_genres(by_genre, METRICS / "figures" / "genres.png")
     figures.draw_precision_recall(curve, precision_recall(test, priors["test"]), METRICS / "figures" / "precision_recall.png")
 
+    tracking.complete()
     print(f"{len(test)} test posters{'':17}   model   prior")
     for row in all_scores[all_scores["split"] == "test"].itertuples():
         print(f"{row.score.replace('_', ' '):32}  {row.model:6.4f}  {row.prior:6.4f}")

@@ -1,6 +1,7 @@
 """Train a network on the cached posters, and keep its weights of the epoch with the best validation score.
 
-In: data/cache. Out: models/model.pt, metrics/history.csv, an epoch a row. Run: `python -m stages.train`.
+In: data/cache. Out: models/model.pt; metrics/history.csv, an epoch a row; models/run.json, what the MLflow run is known by.
+Run: `python -m stages.train`.
 """
 
 import copy
@@ -23,11 +24,12 @@ from poster_genres import errors, scores
 from poster_genres.augmentation import augment
 from poster_genres.cached import read_cache, take_posters
 from poster_genres.errors import InputError
-from poster_genres.files import whole_file
+from poster_genres.files import whole_file, write_json
 from poster_genres.model import Model, autocast, choose_device, predict_probabilities, save_model
 from poster_genres.movies import genres_of, labels_of
 from poster_genres.networks import NETWORKS, build_network
 from poster_genres.parameters import Parameters, Recipe, read_parameters
+from poster_genres.tracking import RUN, Tracking, describe_run
 
 HISTORY = Path("metrics/history.csv")
 
@@ -41,9 +43,10 @@ def build_optimizer(network: nn.Module, recipe: Recipe, steps: int) -> tuple[tor
     others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
     groups = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, eps=1e-7)
-    if recipe.schedule == "constant":
+    if recipe.schedule == "constant" or steps < 3:  # too short for a cycle
         return optimizer, None
-    return optimizer, OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps, pct_start=0.25)
+    # The rate rises over a quarter of the steps, and over two at least: torch divides by their number less one.
+    return optimizer, OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps, pct_start=max(0.25, 2 / steps))
 
 
 def exponential_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
@@ -200,6 +203,18 @@ def new_model(parameters: Parameters, genres: list[str], shape: tuple[int, ...],
     )
 
 
+def print_epoch(history: list[dict[str, Any]], epochs: int) -> None:
+    """Print the last row of metrics/history.csv in a line, with the time that the rest of `epochs` will take."""
+    row = history[-1]
+    remaining = (epochs - row["epoch"]) * sum(one["seconds"] for one in history) / len(history)
+    print(
+        f"epoch {row['epoch']:3}/{epochs}  loss {row['train_loss']:.4f}, validation {row['validation_loss']:.4f}"
+        f"  macro AP {row['validation_macro_average_precision']:.4f}  micro AP {row['validation_micro_average_precision']:.4f}"
+        f"  {row['posters_per_second']:.0f} posters/s  ETA {tqdm.format_interval(remaining)}",
+        flush=True,
+    )
+
+
 def main() -> None:
     parameters = read_parameters()
     recipe = parameters.recipe()
@@ -214,22 +229,19 @@ def main() -> None:
     numbers = f"{(splits == 'train').sum()} posters to train, {(splits == 'validation').sum()} to validate"
     print(f"{model.architecture}: {size:,} parameters on {device.type}, {numbers}", flush=True)
     history: list[dict[str, Any]] = []
-    for row in train(model, posters, labels, splits, recipe, parameters.patience, device):
-        history.append(row)
-        with whole_file(HISTORY) as temporary:
-            pd.DataFrame(history).to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
-        remaining = (recipe.epochs - row["epoch"]) * sum(r["seconds"] for r in history) / len(history)
-        print(
-            f"epoch {row['epoch']:3}/{recipe.epochs}  loss {row['train_loss']:.4f}, validation {row['validation_loss']:.4f}"
-            f"  macro AP {row['validation_macro_average_precision']:.4f}  micro AP {row['validation_micro_average_precision']:.4f}"
-            f"  {row['posters_per_second']:.0f} posters/s  ETA {tqdm.format_interval(remaining)}",
-            flush=True,
-        )
-    validation = np.flatnonzero(splits == "validation")
-    probabilities = predict_probabilities(model, posters, device, validation)
-    model.threshold, thresholds = scores.tune_thresholds(labels[validation], probabilities)
-    model.thresholds = thresholds.tolist()
-    save_model(model, Path("models/model.pt"))
+    with Tracking(describe_run(parameters)) as tracking:
+        for row in train(model, posters, labels, splits, recipe, parameters.patience, device):
+            history.append(row)
+            with whole_file(HISTORY) as temporary:
+                pd.DataFrame(history).to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+            print_epoch(history, recipe.epochs)
+            tracking.log_epoch(row)
+        validation = np.flatnonzero(splits == "validation")
+        probabilities = predict_probabilities(model, posters, device, validation)
+        model.threshold, thresholds = scores.tune_thresholds(labels[validation], probabilities)
+        model.thresholds = thresholds.tolist()
+        save_model(model, Path("models/model.pt"))
+        write_json(RUN, tracking.description)
     best = max(history, key=lambda row: row["validation_macro_average_precision"])
     print(f"kept epoch {best['epoch']}: validation macro AP {best['validation_macro_average_precision']:.4f}")
 

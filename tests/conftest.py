@@ -90,15 +90,34 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
-def make_repository(folder: Path) -> Path:
+def make_repository(folder: Path, **parameters: object) -> Path:
     """A copy of the project in a Git and DVC repository of its own, all committed."""
     copy_project(folder)
-    set_parameters(folder, **QUICK)
+    set_parameters(folder, **(QUICK | parameters))
     run("git", "init", "-q", cwd=folder)
     run("git", "config", "user.name", "A tester", cwd=folder)
     run("git", "config", "user.email", "tester@example.com", cwd=folder)
     run("git", "add", "-A", cwd=folder)
     run("git", "commit", "-qm", "Start", cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository in which `dvc repro` has run on the sample, committed as a user would."""
+    folder = make_repository(tmp_path_factory.mktemp("finished"))
+    run("dvc", "repro", cwd=folder)
+    run("git", "add", "-A", cwd=folder)
+    run("git", "commit", "-qm", "First results", cwd=folder)
+    return folder
+
+
+@pytest.fixture
+def repository(finished: Path, tmp_path: Path) -> Path:
+    """A copy of that repository, to change, without an MLflow store."""
+    folder = shutil.copytree(finished, tmp_path / "repository", symlinks=True)
+    (folder / "mlflow.db").unlink()
+    shutil.rmtree(folder / "mlartifacts")
     return folder
 
 

@@ -14,8 +14,9 @@ import torch
 from poster_genres.augmentation import augment
 from poster_genres.cached import read_cache
 from poster_genres.model import load_model
-from stages.train import exponential_average, shuffled_batches
-from tests.conftest import run, set_parameters, stage
+from poster_genres.parameters import read_parameters
+from stages.train import build_optimizer, exponential_average, shuffled_batches
+from tests.conftest import ROOT, run, set_parameters, stage
 
 CPU = torch.device("cpu")
 
@@ -108,6 +109,23 @@ def test_the_model_file_is_all_that_is_needed(cached: Path) -> None:
     (cached / "params.yaml").unlink()
     poster = cached / "data" / "posters" / "m000.jpg"
     assert run(sys.executable, "-m", "stages.predict", poster, cwd=cached).stdout.count("\n") == 3
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 9, 100])
+def test_one_cycle_of_any_length(steps: int) -> None:
+    recipe = read_parameters(ROOT / "params.yaml").recipes.residual
+    optimizer, scheduler = build_optimizer(torch.nn.Linear(2, 2), recipe, steps)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+    assert max(rates) <= recipe.learning_rate * 1.0001
+    if steps > 3:
+        assert rates[0] < 0.1 * recipe.learning_rate
+        assert rates[-1] < 0.1 * recipe.learning_rate
+        assert max(rates) > 0.9 * recipe.learning_rate
 
 
 def test_each_poster_comes_once_an_epoch() -> None:

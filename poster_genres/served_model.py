@@ -1,0 +1,44 @@
+"""The model as MLflow serves it: posters in, as paths or base64 text; a probability a genre out.
+
+MLflow copies this file and the package into the logged model, and runs it where the model is loaded.
+"""
+
+import base64
+import binascii
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.pyfunc import PythonModel
+
+from poster_genres.model import Model, choose_device, load_model, predict_probabilities
+from poster_genres.posters import Unreadable, decode
+
+
+class PosterModel(PythonModel):
+    """`predict` takes a table with a text column `poster`, and gives a table with a row a poster and a column a genre."""
+
+    model: Model
+
+    def load_context(self, context: Any) -> None:
+        self.model = load_model(Path(context.artifacts["model"]), choose_device())
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        posters = [self._pixels(text, i) for i, text in enumerate(model_input["poster"])]
+        probabilities = predict_probabilities(self.model, np.stack(posters), choose_device())
+        return pd.DataFrame(probabilities.astype(float), columns=self.model.genres)
+
+    def _pixels(self, text: str, row: int) -> np.ndarray:
+        """A path is at most 4,096 characters; what is no file is base64."""
+        try:
+            data = Path(text).read_bytes() if len(text) <= 4096 and Path(text).is_file() else base64.b64decode(text, validate=True)
+            return decode(data, self.model.height, self.model.width)
+        except (binascii.Error, ValueError, Unreadable) as error:
+            raise mlflow.MlflowException.invalid_parameter_value(
+                f"poster {row}: {error}; give an image file's path on the server, or the file's content in base64"
+            ) from None
+
+
+mlflow.models.set_model(PosterModel())

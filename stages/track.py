@@ -1,0 +1,19 @@
+"""Log the finished run to MLflow, where training could not: `python -m stages.track`.
+
+In: models/run.json, models/model.pt, data/cache, metrics. Doing it twice changes nothing.
+"""
+
+import sys
+
+from poster_genres import errors, tracking
+
+
+def main() -> None:
+    run_id = tracking.complete()
+    if run_id is None:
+        sys.exit(1)
+    print(f"MLflow run {run_id}")
+
+
+if __name__ == "__main__":
+    errors.run(main)
