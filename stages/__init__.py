@@ -1,1 +1,1 @@
-"""The pipeline's stages, in order of flow: sample, join, cache, train, evaluate. `predict` uses what they made."""
+"""The pipeline's stages, in order of flow: sample, join, cache, train, evaluate. `predict`, `sweep` and `track` are commands."""

@@ -1,0 +1,131 @@
+"""Run a grid of experiments, each combination of what `sweep:` in params.yaml lists: `python -m stages.sweep --jobs 2`.
+
+The experiments are DVC's, queued and run by these commands, which are printed and work by hand as well:
+`dvc exp run --queue -S architecture=a,b -S epochs=5,10` and `dvc queue start -j 2`.
+"""
+
+import argparse
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from tqdm import tqdm
+
+from poster_genres import errors
+from poster_genres.errors import InputError
+from poster_genres.parameters import check_parameters, read_parameters
+
+POLL_SECONDS = 2.0
+
+
+def dvc(*arguments: str, show: bool = False) -> str:
+    """Run a DVC command and give what it printed."""
+    if show:
+        print(f"> dvc {' '.join(arguments)}", flush=True)
+    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
+        raise InputError(f"dvc {arguments[0]} {arguments[1]}: {reason[0].removeprefix('ERROR: ')}")
+    return done.stdout
+
+
+def grid_options(sweep: dict[str, list[Any]]) -> list[str]:
+    """The grid as options of `dvc exp run`: `-S architecture=a,b -S epochs=5,10`."""
+    return [word for key, values in sweep.items() for word in ("-S", f"{key}={','.join(str(value) for value in values)}")]
+
+
+def check_grid(sweep: dict[str, list[Any]]) -> None:
+    """See that each value would be accepted, before an experiment fails on it.
+
+    Raises
+    ------
+    InputError
+        A key is not in params.yaml, or a value is wrong for it.
+    """
+    path = Path("params.yaml")
+    for key, values in sweep.items():
+        for value in values:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            *sections, last = key.split(".")
+            place = content
+            for section in sections:
+                place = place.get(section) if isinstance(place, dict) else None
+            if not isinstance(place, dict) or last not in place:
+                raise InputError(f"{path}: sweep: {key!r} is no key of this file")
+            place[last] = value
+            check_parameters(content, path)
+
+
+def states(names: list[str]) -> dict[str, str]:
+    """Each experiment's state by `dvc queue status`: Queued, Running, Success or Failed."""
+    found = {}
+    for line in dvc("queue", "status").splitlines():
+        words = line.split()
+        if len(words) > 2 and words[1] in names:
+            found[words[1]] = words[-1]
+    return found
+
+
+def wait(names: list[str]) -> list[str]:
+    """Show progress until all experiments are done. The names of those that failed."""
+    with tqdm(total=len(names), desc="sweep", unit=" runs", disable=None) as progress:
+        while True:
+            found = states(names)
+            done = [name for name in names if found.get(name) in ("Success", "Failed")]
+            if len(done) > progress.n:
+                if progress.disable:
+                    print(f"{len(done)}/{len(names)} runs", flush=True)
+                progress.update(len(done) - progress.n)
+            if len(done) == len(names):
+                return [name for name in names if found[name] == "Failed"]
+            time.sleep(POLL_SECONDS)
+
+
+def results(names: list[str], keys: list[str]) -> pd.DataFrame:
+    """A row an experiment: its name, what the grid set, and its scores; the best by validation first."""
+    from dvc.api import exp_show
+
+    rows = []
+    for experiment in exp_show():
+        if experiment.get("Experiment") in names:
+            scores = {
+                "validation macro AP": experiment.get("validation.macro_average_precision"),
+                "test macro AP": experiment.get("test.macro_average_precision"),
+                "test micro AP": experiment.get("test.micro_average_precision"),
+            }
+            rows.append({"experiment": experiment["Experiment"], **{key: experiment.get(key) for key in keys}, **scores})
+    return pd.DataFrame(rows).sort_values("validation macro AP", ascending=False, ignore_index=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m stages.sweep", description="Run the grid of `sweep:` in params.yaml.")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="how many experiments run at once (1)")
+    arguments = parser.parse_args()
+    if arguments.jobs < 1:
+        parser.error("--jobs takes a number from 1")
+    sweep = read_parameters().sweep
+    check_grid(sweep)
+    name = f"sweep-{time.strftime('%Y%m%d-%H%M%S')}"
+    dvc("exp", "run", "--queue", "--name", name, *grid_options(sweep), show=True)
+    names = [f"{name}-{i + 1}" for i in range(math.prod(len(values) for values in sweep.values()))]
+    dvc("queue", "start", "-j", str(arguments.jobs), show=True)
+    failed = wait(names)
+    for one in failed:
+        log = dvc("queue", "logs", one).strip().splitlines()
+        print(f"{one} failed: {log[-1] if log else 'no log'}; `dvc queue logs {one}` tells more", file=sys.stderr)
+    if len(failed) == len(names):
+        raise InputError("all experiments of the sweep failed")
+    table = results(names, list(sweep))
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
+    print(f"\nApply the winner, the best on validation: dvc exp apply {table['experiment'][0]}")
+    if failed:
+        raise InputError(f"{len(failed)} of {len(names)} experiments failed")
+
+
+if __name__ == "__main__":
+    errors.run(main)

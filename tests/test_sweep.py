@@ -1,0 +1,57 @@
+"""Grids of experiments, queued and run by several workers at once."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from poster_genres.errors import InputError
+from poster_genres.parameters import read_parameters
+from tests.conftest import run, set_parameters, stage
+from tests.test_tracking import check_whole, runs_of
+
+GRID = {"architecture": ["tutorial", "residual"], "epochs": [2, 3]}
+
+
+@pytest.mark.parametrize("time", [1, 2])
+def test_a_sweep_loses_no_run_on_a_fresh_store(repository: Path, time: int) -> None:
+    set_parameters(repository, sweep=GRID)
+    output = stage("sweep", "--jobs", "2", cwd=repository).stdout
+    found = runs_of(repository)
+    assert len(found) == 4
+    for one in found:
+        check_whole(one, epochs=int(one.data.params["epochs"]))
+    settings = {(one.data.params["architecture"], one.data.params["epochs"]) for one in found}
+    assert settings == {("tutorial", "2"), ("tutorial", "3"), ("residual", "2"), ("residual", "3")}
+    (sweep,) = {one.data.tags["sweep"] for one in found}
+    assert sorted(one.info.run_name or "" for one in found) == [f"{sweep}-{i}" for i in (1, 2, 3, 4)]
+    assert "> dvc exp run --queue" in output
+    assert "> dvc queue start -j 2" in output
+    scores = [
+        float(line.split()[3]) for line in output.splitlines() if line.split()[:1] and line.split()[0].startswith(f"{sweep}-")
+    ]
+    assert len(scores) == 4
+    assert scores == sorted(scores, reverse=True)
+    winner = re.search(r"dvc exp apply (\S+)", output)
+    assert winner
+    run("dvc", "exp", "apply", winner[1], cwd=repository)
+    best = pd.read_csv(repository / "metrics" / "scores.csv").set_index(["split", "score"])
+    assert best.loc[("validation", "macro_average_precision"), "model"] == pytest.approx(scores[0], abs=1e-4)
+
+
+def test_the_tensor_cache_is_linked_and_not_copied(finished: Path) -> None:
+    tensor = finished / "data" / "cache" / "posters.npy"
+    # One file under several names (a hard link), read-only, so that nothing writes into DVC's cache by accident.
+    assert tensor.stat().st_nlink > 1
+    assert tensor.stat().st_mode & 0o222 == 0
+
+
+def test_a_sweep_of_what_is_not_there(repository: Path) -> None:
+    set_parameters(repository, sweep={"epoch": [1, 2]})
+    assert "sweep: 'epoch'" in stage("sweep", cwd=repository, fails=True).stderr
+    set_parameters(repository, sweep={"architecture": ["resnet"]})
+    assert "'resnet' is unknown" in stage("sweep", cwd=repository, fails=True).stderr
+    set_parameters(repository, sweep={"epochs": []})
+    with pytest.raises(InputError, match=r"sweep\.epochs:"):
+        read_parameters(repository / "params.yaml")
