@@ -11,6 +11,14 @@ import torch
 from torch import Tensor, nn
 
 
+class Head(nn.Linear):
+    """The last layer, in float32 also under autocast: bfloat16 has three digits, with which many posters' logits would tie."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
+
+
 class Tutorial(nn.Sequential):
     """The network of the tutorial that this project began from, as Keras builds it.
 
@@ -32,7 +40,7 @@ class Tutorial(nn.Sequential):
         if height < 1 or width < 1:
             raise ValueError("the tutorial's network needs posters of at least 76 x 76 pixels")
         layers += [nn.Flatten(), nn.Linear(channels * height * width, 128), nn.ReLU(), nn.Dropout(0.5)]
-        layers += [nn.Linear(128, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, genres)]
+        layers += [nn.Linear(128, 64), nn.ReLU(), nn.Dropout(0.5), Head(64, genres)]
         super().__init__(*layers)
         for layer in self:
             if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -94,7 +102,7 @@ class Residual(nn.Sequential):
         for outputs in (48, 96, 192, 384):
             layers.append(Block(channels, outputs, 1 if outputs == channels else 2))
             channels = outputs
-        layers += [AverageAndMaxPool(), nn.Dropout(0.4), nn.Linear(2 * channels, genres)]
+        layers += [AverageAndMaxPool(), nn.Dropout(0.4), Head(2 * channels, genres)]
         super().__init__(*layers)
         # Nearly all genres are absent from a poster; beginning at 8 % spares the first epochs learning that.
         nn.init.constant_(self[-1].bias, -2.5)  # type: ignore[arg-type]

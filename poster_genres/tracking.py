@@ -47,15 +47,15 @@ def describe_run(parameters: Parameters) -> dict[str, Any]:
     flat = parameters.model_dump(exclude={"recipes", "sweep"}) | recipe.model_dump()
     tags = {
         "training": uuid.uuid4().hex,
-        "architecture": parameters.architecture,
+        "architecture": flat["architecture"],
         "dvc.experiment": experiment,
         "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
-        "dvc.data": data_hash(parameters.dataset),
+        "dvc.data": data_hash(flat["dataset"]),
         # `stages.sweep` names its experiments SWEEP-1, SWEEP-2, …
         "sweep": experiment.rpartition("-")[0] if experiment.startswith("sweep-") else "",
     }
     return {
-        "name": experiment or f"{parameters.architecture}, {recipe.epochs} epochs",
+        "name": experiment or f"{flat['architecture']}, {recipe.epochs} epochs",
         "parameters": {key: str(value) for key, value in flat.items()},
         "tags": {key: value for key, value in tags.items() if value},
     }

@@ -13,7 +13,7 @@ def test_the_tutorials_network_is_reproduced_exactly() -> None:
     kinds = [type(layer).__name__ for layer in network.children()]
     first = ["Conv2d", "ReLU", "BatchNorm2d", "MaxPool2d", "Dropout"]
     other = ["Conv2d", "ReLU", "MaxPool2d", "BatchNorm2d", "Dropout"]
-    assert kinds == [*first, *other * 3, "Flatten", *["Linear", "ReLU", "Dropout"] * 2, "Linear"]
+    assert kinds == [*first, *other * 3, "Flatten", *["Linear", "ReLU", "Dropout"] * 2, "Head"]
     convolutions = [layer for layer in network.children() if isinstance(layer, nn.Conv2d)]
     assert [layer.out_channels for layer in convolutions] == [16, 32, 64, 64]
     assert {(layer.kernel_size, layer.padding, layer.stride) for layer in convolutions} == {((5, 5), (0, 0), (1, 1))}
@@ -30,6 +30,18 @@ def test_posters_of_any_shape_become_logits(architecture: str, height: int, widt
     assert logits.shape == (3, 7)
     logits.sum().backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("architecture", NETWORKS)
+def test_logits_keep_their_digits_under_autocast(architecture: str) -> None:
+    torch.manual_seed(0)
+    network = build_network(architecture, 1, 80, 80).eval()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        logits = network(torch.randn(64, 3, 80, 80))
+    assert logits.dtype == torch.float32
+    # Rounded to bfloat16, fewer would differ.
+    assert len(logits.unique()) > 60
+    assert len(logits.bfloat16().unique()) < 60
 
 
 def test_posters_too_small_for_the_tutorials_network() -> None:

@@ -176,6 +176,8 @@ class Recorder:
 
 def test_a_stage_declares_all_parameters_that_it_reads(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
+    # MLflow puts its store's address into the environment, from which it must go again after this test.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlflow.db")
     declared = yaml.safe_load((project / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     for module in (stages.join, stages.cache, stages.train):
         recorder = Recorder(read_parameters())
