@@ -121,7 +121,15 @@ def train_one_epoch(
 
 
 def score_epoch(split: str, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """The scores of a row of metrics/history.csv, for one split."""
+    """The scores of a row of metrics/history.csv, for one split.
+
+    Raises
+    ------
+    InputError
+        Some probability is not a number.
+    """
+    if not np.isfinite(probabilities).all():
+        raise InputError("params.yaml: learning_rate: training diverged, the network's outputs are no numbers; try a tenth of it")
     return {
         f"{split}_loss": scores.binary_cross_entropy(labels, probabilities),
         f"{split}_accuracy": float(((probabilities >= 0.5) == (labels > 0)).mean()),
@@ -220,6 +228,8 @@ def main() -> None:
     recipe = parameters.recipe()
     posters, movies = read_cache(Path("data/cache"))
     genres, labels, splits = genres_of(movies), labels_of(movies), movies["split"].to_numpy(str)
+    if (splits == "train").sum() < 2:
+        raise InputError("data/cache: one poster is not enough to train on; raise `limit` or lower `validation`")
     device = choose_device()
     torch.manual_seed(parameters.seed)
     # On the CPU the same seed gives the same bytes; CUDA has no deterministic form of some of the operations.
