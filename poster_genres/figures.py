@@ -60,8 +60,9 @@ def draw_precision_recall(model: pd.DataFrame, prior: pd.DataFrame, path: Path) 
     """Precision against recall over all poster-genre pairs; both tables have the columns `recall` and `precision`."""
     figure = Figure(figsize=(5.2, 4.2))
     axes = figure.subplots()
-    axes.plot(model["recall"], model["precision"], color=MODEL, label="model")
-    axes.plot(prior["recall"], prior["precision"], color=PRIOR, label="prior")
+    # In steps, as average precision sums them: between the prior's few thresholds there is nothing to interpolate.
+    axes.step(model["recall"], model["precision"], where="pre", color=MODEL, label="model")
+    axes.step(prior["recall"], prior["precision"], where="pre", color=PRIOR, label="prior")
     _plain(axes, "Precision and recall (test posters, all genres)", "recall", "precision")
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.set_yticks(np.linspace(0, 1, 6))
