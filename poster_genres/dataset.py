@@ -70,7 +70,7 @@ def _list_archive(path: Path, relative: str) -> list[File]:
     for member in open_archive(path).infolist():
         # zipfile turns backslashes into slashes only on Windows, and cuts the name at a NUL.
         parts = PurePosixPath(member.filename.replace("\\", "/")).parts
-        if ".." in parts or parts[:1] == ("/",) or (parts and ":" in parts[0]) or "\0" in member.orig_filename:
+        if ".." in parts or parts[:1] == ("/",) or (parts and parts[0][1:2] == ":") or "\0" in member.orig_filename:
             raise InputError(f"{path}: its member {member.orig_filename!r} lies outside of the archive; make the archive anew")
         if member.is_dir() or "__MACOSX" in parts or any(part.startswith(".") for part in parts):
             continue

@@ -151,6 +151,7 @@ def bad_zip(member: str):  # type: ignore[no-untyped-def]
         (bad_zip("../m001.jpg"), "'../m001.jpg' lies outside of the archive"),
         (bad_zip("/m001.jpg"), "'/m001.jpg' lies outside of the archive"),
         (bad_zip("a\\..\\..\\m001.jpg"), "lies outside of the archive"),
+        (bad_zip("C:m001.jpg"), "'C:m001.jpg' lies outside of the archive"),
         (
             lambda folder: (folder / "movies.csv").write_text("Id,Genre\nm000,N/A\n"),
             "all 1 movies with a poster have unknown genres",
