@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import uuid
+import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -82,8 +83,10 @@ def connect() -> str:
     import mlflow
     from filelock import FileLock
 
+    # Of its hints and migrations nobody who trains a model wants to hear; what fails is said by `Tracking`.
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="mlflow")
     root = repository()
     own = f"sqlite:///{root / 'mlflow.db'}"
     store = os.environ.get("MLFLOW_TRACKING_URI") or own
