@@ -7,43 +7,26 @@ as in the tutorial. Works in a temporary copy of the project; Linux and macOS.
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import statistics
-import subprocess
-import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.pipeline import DATASET, ROOT, machine, project_copy, run_python, set_parameters
+
 STAGES = ("join", "cache", "train", "evaluate")
 # Too rare to be scored in any split of a few thousand posters.
 RARE = ("News", "Reality-TV")
 SHOWN = ("macro_average_precision", "micro_average_precision", "macro_f1", "micro_f1", "macro_roc_auc", "binary_cross_entropy")
 
 
-def run_stage(name: str, folder: Path) -> tuple[float, float]:
-    """Run a stage. Its seconds, all imports included, and its peak memory in MB."""
-    start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", f"stages.{name}"], cwd=folder)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(f"stage {name} failed")
-    kilobytes = usage.ru_maxrss / (1024 if platform.system() == "Darwin" else 1)
-    return time.perf_counter() - start, kilobytes / 1024
-
-
 def run_pipeline(folder: Path, **parameters: object) -> dict[str, Any]:
     """Run all stages with these parameters; their costs and what evaluate wrote."""
-    path = folder / "params.yaml"
-    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text(encoding="utf-8")) | parameters), encoding="utf-8")
-    costs = {name: run_stage(name, folder) for name in STAGES}
+    set_parameters(folder, **parameters)
+    costs = {name: run_python(["-m", f"stages.{name}"], folder) for name in STAGES}
     scores = pd.read_csv(folder / "metrics" / "scores.csv").set_index(["split", "score"])
     result: dict[str, Any] = {"parameters": parameters, "costs": costs, "scores": {}}
     for split in ("validation", "test"):
@@ -85,28 +68,24 @@ def print_tables(results: dict[str, list[dict[str, Any]]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Cost and scores of the pipeline on real posters.")
-    parser.add_argument("dataset", nargs="?", type=Path, default=ROOT.parent / "shared" / "movie-posters")
+    parser.add_argument("dataset", nargs="?", type=Path, default=DATASET)
     parser.add_argument("--architectures", nargs="+", default=["tutorial", "residual"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--json", type=Path, help="also write all numbers to this file")
     parser.add_argument("--figures", type=Path, help="also copy metrics/figures of the last seed to a folder an architecture here")
     arguments = parser.parse_args()
     results: dict[str, list[dict[str, Any]]] = {}
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        for name in ("stages", "poster_genres"):
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    with project_copy() as folder:
         parameters = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
         for architecture in arguments.architectures:
             size = (200, 200) if architecture == "tutorial" else (parameters["image_height"], parameters["image_width"])
             for seed in arguments.seeds:
-                shutil.copy(ROOT / "params.yaml", folder)
                 chosen = {"architecture": architecture, "seed": seed, "image_height": size[0], "image_width": size[1]}
                 result = run_pipeline(folder, dataset=str(arguments.dataset.resolve()), **chosen)
                 results.setdefault(f"{architecture}, {size[0]} x {size[1]}", []).append(result)
             if arguments.figures:
                 shutil.copytree(folder / "metrics" / "figures", arguments.figures / architecture, dirs_exist_ok=True)
-    print(f"\n{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}")
+    print(f"\n{machine()}")
     print_tables(results)
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

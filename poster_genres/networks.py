@@ -19,34 +19,70 @@ class Head(nn.Linear):
             return super().forward(x.float())
 
 
-class Tutorial(nn.Sequential):
+class Network(nn.Module):
+    """A network in three parts: posters to `maps` of features, `pool` to features, `head` to logits.
+
+    Attributes
+    ----------
+    maps : float32 (N, 3, height, width), normalised, to (N, channels, rows, columns): each place tells of a part
+    pool : to (N, features)
+    head : to logits (N, genres)
+    """
+
+    def __init__(self, maps: nn.Module, pool: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.maps, self.pool, self.head = maps, pool, head
+
+    def forward(self, posters: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.pool(self.maps(posters)))
+        return logits
+
+
+def tutorial(genres: int, height: int, width: int) -> Network:
     """The network of the tutorial that this project began from, as Keras builds it.
 
     Four blocks of a 5 x 5 convolution without padding, ReLU, 2 x 2 max pooling, batch norm and dropout, then two hidden
     dense layers. 702,425 parameters at 200 x 200 with 25 genres. Keras' defaults are kept where PyTorch's differ: Glorot
     uniform weights and zero biases, batch norm with momentum 0.99 (PyTorch counts it from the other end) and epsilon 0.001.
     """
+    layers: list[nn.Module] = []
+    channels = 3
+    for block, filters in enumerate((16, 32, 64, 64)):
+        pool, norm = nn.MaxPool2d(2), nn.BatchNorm2d(filters, eps=1e-3, momentum=0.01)
+        # In place: nothing needs the convolution's output again, and it is the largest thing in memory.
+        layers += [nn.Conv2d(channels, filters, 5), nn.ReLU(inplace=True)]
+        layers += [norm, pool] if block == 0 else [pool, norm]
+        layers += [nn.Dropout(0.2)]
+        channels, height, width = filters, (height - 4) // 2, (width - 4) // 2
+    if height < 1 or width < 1:
+        raise ValueError("the tutorial's network needs posters of at least 76 x 76 pixels")
+    dense = [nn.Linear(channels * height * width, 128), nn.ReLU(), nn.Dropout(0.5)]
+    dense += [nn.Linear(128, 64), nn.ReLU(), nn.Dropout(0.5), Head(64, genres)]
+    network = Network(nn.Sequential(*layers), nn.Flatten(), nn.Sequential(*dense))
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+    return network
 
-    def __init__(self, genres: int, height: int, width: int) -> None:
-        layers: list[nn.Module] = []
-        channels = 3
-        for block, filters in enumerate((16, 32, 64, 64)):
-            pool, norm = nn.MaxPool2d(2), nn.BatchNorm2d(filters, eps=1e-3, momentum=0.01)
-            # In place: nothing needs the convolution's output again, and it is the largest thing in memory.
-            layers += [nn.Conv2d(channels, filters, 5), nn.ReLU(inplace=True)]
-            layers += [norm, pool] if block == 0 else [pool, norm]
-            layers += [nn.Dropout(0.2)]
-            channels, height, width = filters, (height - 4) // 2, (width - 4) // 2
-        if height < 1 or width < 1:
-            raise ValueError("the tutorial's network needs posters of at least 76 x 76 pixels")
-        layers += [nn.Flatten(), nn.Linear(channels * height * width, 128), nn.ReLU(), nn.Dropout(0.5)]
-        layers += [nn.Linear(128, 64), nn.ReLU(), nn.Dropout(0.5), Head(64, genres)]
-        super().__init__(*layers)
-        for layer in self:
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                nn.init.xavier_uniform_(layer.weight)
-                assert layer.bias is not None
-                nn.init.zeros_(layer.bias)
+
+def alexnet(genres: int, height: int, width: int) -> Network:
+    """AlexNet, in the form of one column (Krizhevsky 2014, arXiv:1404.5997): five convolutions and three dense layers.
+
+    The last maps are averaged to 6 x 6 whatever the posters' size, so that the dense layers are always those of 224 x 224. 57
+    million parameters.
+    """
+    if height < 63 or width < 63:
+        raise ValueError("AlexNet needs posters of at least 63 x 63 pixels")
+    layers = [nn.Conv2d(3, 64, 11, 4, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2)]
+    layers += [nn.Conv2d(64, 192, 5, 1, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2)]
+    layers += [nn.Conv2d(192, 384, 3, 1, 1), nn.ReLU(inplace=True), nn.Conv2d(384, 256, 3, 1, 1), nn.ReLU(inplace=True)]
+    layers += [nn.Conv2d(256, 256, 3, 1, 1), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2)]
+    dense = [nn.Dropout(0.5), nn.Linear(256 * 36, 4096), nn.ReLU(inplace=True)]
+    dense += [nn.Dropout(0.5), nn.Linear(4096, 4096), nn.ReLU(inplace=True), Head(4096, genres)]
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(6), nn.Flatten())
+    return Network(nn.Sequential(*layers), pool, nn.Sequential(*dense))
 
 
 class Block(nn.Module):
@@ -84,48 +120,48 @@ class AverageAndMaxPool(nn.Module):
         return torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
 
 
-class Residual(nn.Sequential):
+def residual(genres: int, height: int, width: int) -> Network:
     """A small residual network to be trained from nothing on a few thousand posters: four blocks of 48 to 384 channels.
 
     Wide and shallow, at a quarter of the resolution from the start, as large shapes and colours tell most of what a poster tells.
     Input of any size; 2.8 million parameters.
     """
-
-    def __init__(self, genres: int, height: int, width: int) -> None:
-        layers: list[nn.Module] = [
-            nn.Conv2d(3, 48, 7, 2, 3, bias=False),
-            nn.BatchNorm2d(48),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(3, 2, 1),
-        ]
-        channels = 48
-        for outputs in (48, 96, 192, 384):
-            layers.append(Block(channels, outputs, 1 if outputs == channels else 2))
-            channels = outputs
-        layers += [AverageAndMaxPool(), nn.Dropout(0.4), Head(2 * channels, genres)]
-        super().__init__(*layers)
-        # Nearly all genres are absent from a poster; beginning at 8 % spares the first epochs learning that.
-        nn.init.constant_(self[-1].bias, -2.5)  # type: ignore[arg-type]
+    layers: list[nn.Module] = [
+        nn.Conv2d(3, 48, 7, 2, 3, bias=False),
+        nn.BatchNorm2d(48),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, 2, 1),
+    ]
+    channels = 48
+    for outputs in (48, 96, 192, 384):
+        layers.append(Block(channels, outputs, 1 if outputs == channels else 2))
+        channels = outputs
+    head = Head(2 * channels, genres)
+    # Nearly all genres are absent from a poster; beginning at 8 % spares the first epochs learning that.
+    nn.init.constant_(head.bias, -2.5)
+    return Network(nn.Sequential(*layers), AverageAndMaxPool(), nn.Sequential(nn.Dropout(0.4), head))
 
 
 @dataclass(frozen=True)
 class Architecture:
     """How a network is made, from (genres, height, width), and what its input is normalised by: channels in [0, 255]."""
 
-    build: Callable[[int, int, int], nn.Module]
+    build: Callable[[int, int, int], Network]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
 
+# The mean and deviation of ImageNet's photographs, as everybody uses; posters are a little darker.
+IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 NETWORKS = {
     # The tutorial only divides by 255.
-    "tutorial": Architecture(Tutorial, (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
-    # The mean and deviation of ImageNet's photographs, as everybody uses; posters are a little darker.
-    "residual": Architecture(Residual, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    "tutorial": Architecture(tutorial, (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
+    "alexnet": Architecture(alexnet, *IMAGENET),
+    "residual": Architecture(residual, *IMAGENET),
 }
 
 
-def build_network(architecture: str, genres: int, height: int, width: int) -> nn.Module:
+def build_network(architecture: str, genres: int, height: int, width: int) -> Network:
     """Build a network with fresh weights, from torch's global random numbers.
 
     Raises

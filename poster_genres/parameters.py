@@ -44,6 +44,7 @@ class Recipes(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tutorial: Recipe
+    alexnet: Recipe
     residual: Recipe
 
 

@@ -22,7 +22,11 @@ from poster_genres.movies import genres_of, labels_of
 
 METRICS = Path("metrics")
 # Of the many scores, those that `dvc metrics show` and `dvc exp show` have room for. All are in metrics/scores.csv.
-HEADLINE = ("macro_average_precision", "micro_average_precision", "macro_f1", "micro_f1")
+HEADLINE = {
+    "test": ("test model", ("macro_average_precision", "micro_average_precision", "macro_f1", "micro_f1")),
+    "prior": ("test prior", ("macro_average_precision",)),
+    "validation": ("validation model", ("macro_average_precision",)),
+}
 CURVE_POINTS = 200
 
 
@@ -62,13 +66,15 @@ def main() -> None:
         of_model = scores.score(truth, probabilities[split], model.threshold, np.array(model.thresholds))
         of_prior = scores.score(truth, priors[split], *prior_thresholds)
         scored += [{"split": split, "score": name, "model": of_model[name], "prior": of_prior[name]} for name in of_model]
-        headline[split] = {name: round(of_model[name], 4) for name in HEADLINE}
-        headline[f"{split}_prior"] = {name: round(of_prior[name], 4) for name in HEADLINE}
+        headline |= {f"{split} model": of_model, f"{split} prior": of_prior}
         by_genre = scores.score_genres(genres, truth, probabilities[split], priors[split], np.array(model.thresholds))
         write_table(by_genre, METRICS / f"genres_{split}.csv")
     all_scores = pd.DataFrame(scored)
     write_table(all_scores, METRICS / "scores.csv")
-    write_json(METRICS / "evaluation.json", {key: headline[key] for key in ("test", "test_prior", "validation")})
+    write_json(
+        METRICS / "evaluation.json",
+        {key: {name: round(headline[who][name], 4) for name in names} for key, (who, names) in HEADLINE.items()},
+    )
 
     test = labels[splits == "test"]
     curve = precision_recall(test, probabilities["test"])

@@ -3,14 +3,23 @@
 import io
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+# Before torch is imported, and for all commands that tests run: what they train is tiny, and several tests run at once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
 import yaml
+from filelock import FileLock
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,11 +61,8 @@ def set_parameters(folder: Path, **values: object) -> None:
 
 def run(*command: str | Path, cwd: Path, fails: bool = False, timeout: float = 600) -> subprocess.CompletedProcess[str]:
     """Run a command and see that it succeeds, or with `fails` that it does not."""
-    # Commands are found in the environment that the tests run in, as after its activation.
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(
-        [str(word) for word in command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False
-    )
+    words = [str(word) for word in command]
+    done = subprocess.run(words, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=timeout, check=False)
     assert (done.returncode != 0) == fails, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
@@ -69,6 +75,39 @@ def stage(name: str, *arguments: str | Path, cwd: Path, fails: bool = False) -> 
         assert "Traceback" not in done.stderr, done.stderr
         assert done.stderr.splitlines()[-1].startswith("error: "), done.stderr
     return done
+
+
+def environment() -> dict[str, str]:
+    """The environment that the tests run in, as after its activation."""
+    return os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+@contextmanager
+def serving(*command: str | Path, cwd: Path, healthy: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Run a command that serves HTTP on the port `{port}`, chosen here, until the end; its address, once `healthy` answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    words = [str(word).replace("{port}", port) for word in command]
+    log = cwd / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(words, cwd=cwd, env=environment(), stdout=output, stderr=output, start_new_session=True)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                urllib.request.urlopen(address + healthy, timeout=2)
+                break
+            except OSError:
+                assert process.poll() is None, log.read_text(encoding="utf-8")
+                assert time.monotonic() < deadline, log.read_text(encoding="utf-8")
+                time.sleep(0.3)
+        yield address, process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def copy_project(folder: Path) -> Path:
@@ -103,12 +142,18 @@ def make_repository(folder: Path, **parameters: object) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository in which `dvc repro` has run on the sample, committed as a user would."""
-    folder = make_repository(tmp_path_factory.mktemp("finished"))
-    run("dvc", "repro", cwd=folder)
-    run("git", "add", "-A", cwd=folder)
-    run("git", "commit", "-qm", "First results", cwd=folder)
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A repository in which `dvc repro` has run on the sample, committed as a user would. Not to be changed."""
+    # The processes that share out the tests (pytest-xdist) have a folder each below one; the first to come makes it for all.
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "finished"
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.with_suffix(".done").exists():
+            make_repository(folder)
+            run("dvc", "repro", cwd=folder)
+            run("git", "add", "-A", cwd=folder)
+            run("git", "commit", "-qm", "First results", cwd=folder)
+            folder.with_suffix(".done").touch()
     return folder
 
 

@@ -32,7 +32,7 @@ def test_repro_makes_all_that_is_declared_and_nothing_else(finished: Path) -> No
     made = [name for name in made if not name.startswith((".dvc/", "mlflow.db", "mlartifacts/"))]
     assert all(any(name == path or name.startswith(f"{path}/") for path in declared) for name in made), made
     metrics = json.loads((finished / "metrics" / "evaluation.json").read_text(encoding="utf-8"))
-    assert set(metrics) == {"test", "test_prior", "validation"}
+    assert set(metrics) == {"test", "prior", "validation"}
     assert all(figure.read_bytes().startswith(b"\x89PNG") for figure in (finished / "metrics" / "figures").iterdir())
 
 

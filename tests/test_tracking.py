@@ -4,10 +4,10 @@ import base64
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,10 @@ import pandas as pd
 import pytest
 from mlflow.entities import Run
 
-from tests.conftest import run, set_parameters, stage
+from tests.conftest import environment, run, serving, set_parameters, stage
+
+
+PLOTS = {"Loss", "Accuracy", "Macro average precision", "Average precision by genre", "Precision and recall"}
 
 
 def runs_of(folder: Path | str) -> list[Run]:
@@ -76,13 +79,35 @@ def test_the_model_is_loaded_by_mlflow(finished: Path) -> None:
     assert np.allclose(as_path, as_text)
 
 
+def test_the_model_is_served_over_http(finished: Path, tmp_path: Path) -> None:
+    (one,) = runs_of(finished)
+    assert one.outputs is not None
+    poster = next((finished / "data" / "sample" / "posters").rglob("*.jpg"))
+    printed = json.loads(stage("predict", poster, "--json", cwd=finished).stdout)["genres"]
+    model = Path(mlflow.artifacts.download_artifacts(f"models:/{one.outputs.model_outputs[0].model_id}"))
+
+    def ask(address: str, text: str) -> dict[str, float]:
+        body = json.dumps({"dataframe_records": [{"poster": text}]}).encode()
+        request = urllib.request.Request(f"{address}/invocations", body, {"Content-Type": "application/json"})
+        return dict(json.load(urllib.request.urlopen(request, timeout=60))["predictions"][0])
+
+    command: list[str | Path] = ["mlflow", "models", "serve", "-m", model, "--env-manager", "local", "--port", "{port}"]
+    with serving(*command, cwd=tmp_path, healthy="/ping") as (address, _):
+        assert ask(address, base64.b64encode(poster.read_bytes()).decode()) == pytest.approx(printed, abs=1e-3)
+        assert ask(address, str(poster)) == pytest.approx(printed, abs=1e-3)
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            ask(address, "no poster")
+        assert refused.value.code == 400
+        assert "give an image file's path on the server, or the file's content in base64" in refused.value.read().decode()
+
+
 def test_experiments_in_the_workspace_and_in_temporary_folders_share_the_store(repository: Path) -> None:
     run("dvc", "exp", "run", "-n", "here", "-S", "epochs=2", cwd=repository)
     elsewhere = [
         subprocess.Popen(
             [Path(sys.executable).parent / "dvc", "exp", "run", "--temp", "-n", f"there{i}", "-S", f"epochs={i}"],
             cwd=repository,
-            env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+            env=environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -119,6 +144,41 @@ def test_a_store_that_does_not_know_the_run_gets_all_of_it_once(repository: Path
         check_whole(one, epochs=1)
 
 
+def test_two_experiments_stand_beside_each_other_in_few_columns(repository: Path) -> None:
+    for name, epochs in (("short", 2), ("long", 3)):
+        run("dvc", "exp", "run", "-n", name, "-S", f"epochs={epochs}", cwd=repository)
+    table = run("dvc", "exp", "show", "--only-changed", "--csv", cwd=repository).stdout
+    (repository / "show.csv").write_text(table, encoding="utf-8")
+    shown = pd.read_csv(repository / "show.csv")
+    assert {"short", "long"} <= set(shown["Experiment"])
+    scores = [column for column in shown.columns if "average_precision" in column or column.endswith("_f1")]
+    assert 3 <= len(scores) <= 6
+    assert "epochs" in shown.columns
+    assert len(shown.columns) < 25, shown.columns
+    changes = run("dvc", "params", "diff", "short", "long", cwd=repository).stdout
+    assert changes.split()[-4:] == ["params.yaml", "epochs", "2", "3"]
+    plots = json.loads(run("dvc", "plots", "diff", "short", "long", "--json", cwd=repository).stdout)
+    assert set(plots["data"]) == PLOTS
+    for name, drawn in plots["data"].items():
+        assert {revision for one in drawn for revision in one["revisions"]} == {"short", "long"}, name
+
+
+def test_a_clone_beside_a_remote_has_nothing_to_do(repository: Path, tmp_path: Path) -> None:
+    run("dvc", "remote", "add", "-d", "storage", tmp_path / "storage", cwd=repository)
+    run("dvc", "push", cwd=repository)
+    run("git", "commit", "-qam", "A remote", cwd=repository)
+    run("git", "clone", "-q", repository, tmp_path / "clone", cwd=tmp_path)
+    run("dvc", "pull", cwd=tmp_path / "clone")
+    done = run("dvc", "repro", cwd=tmp_path / "clone").stdout
+    assert "Running stage" not in done
+    assert "Data and pipelines are up to date." in done
+    assert run("git", "status", "--short", cwd=tmp_path / "clone").stdout == ""
+    # Its store knows no run; evaluate makes the whole of it.
+    stage("evaluate", cwd=tmp_path / "clone")
+    (one,) = runs_of(tmp_path / "clone")
+    check_whole(one, epochs=1)
+
+
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "sqlite:////proc/no/mlflow.db"])
 def test_a_store_out_of_reach_costs_one_warning_and_no_training(
     repository: Path, address: str, monkeypatch: pytest.MonkeyPatch
@@ -137,22 +197,9 @@ def test_a_store_out_of_reach_costs_one_warning_and_no_training(
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A real MLflow server on loopback, with a store of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path / "artifacts")]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    address = f"http://127.0.0.1:{port}"
-    for _ in range(240):
-        try:
-            urllib.request.urlopen(f"{address}/health", timeout=1)
-            break
-        except OSError:
-            time.sleep(0.5)
-    yield address, process
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    stores = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path / "artifacts")]
+    with serving("mlflow", "server", "--port", "{port}", "--workers", "1", *stores, cwd=tmp_path, healthy="/health") as served:
+        yield served
 
 
 def test_a_server_is_used_and_may_die_in_the_middle(

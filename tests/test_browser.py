@@ -1,0 +1,60 @@
+"""MLflow's pages in a real browser: two runs are ticked and compared."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+from tests.conftest import ROOT, serving, set_parameters, stage
+from tests.test_tracking import runs_of
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+# For the person who wants to see what the test saw.
+SCREENSHOTS = ROOT / "build" / "screenshots"
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    """A page of a browser that talks to nobody but this machine."""
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if executable is None:
+        pytest.skip(f"no browser on this machine ({', '.join(BROWSERS)}): `apt-get install chromium` on Debian")
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"]
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu", *quiet])
+        page = browser.new_page(viewport={"width": 1500, "height": 1000})
+        page.set_default_timeout(60_000)
+        yield page
+        browser.close()
+
+
+def compare_runs(page: Page, address: str, names: list[str]) -> None:
+    """Open the experiment `poster-genres`, tick its two runs, press Compare; then its chart view. Leaves two screenshots."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.goto(f"{address}/#/experiments")
+    page.get_by_role("link", name="poster-genres").first.click()
+    page.goto(page.url.split("?")[0].rstrip("/").removesuffix("/runs") + "/runs")
+    for name in names:
+        page.get_by_role("link", name=name, exact=True).first.wait_for()
+    for _ in names:
+        page.get_by_label("Press Space to toggle row selection (unchecked)").first.check(force=True)
+    page.get_by_role("button", name="Compare").click()
+    page.get_by_text(f"Comparing {len(names)} Runs").first.wait_for()
+
+
+def test_two_runs_are_compared(repository: Path, page: Page) -> None:
+    stage("track", cwd=repository)
+    set_parameters(repository, epochs=3, architecture="tutorial")
+    for name in ("train", "evaluate"):
+        stage(name, cwd=repository)
+    names = sorted(one.info.run_name or "" for one in runs_of(repository))
+    assert names == ["residual, 1 epochs", "tutorial, 3 epochs"]
+    with serving("mlflow", "ui", "--port", "{port}", "--workers", "1", cwd=repository, healthy="/health") as (address, _):
+        compare_runs(page, address, names)
+        # The table of parameters, with what differs; the values stand beside each other.
+        row = page.get_by_role("row").filter(has_text="architecture").first
+        row.wait_for()
+        assert {"tutorial", "residual"} <= set(row.inner_text().split())
+        page.screenshot(path=SCREENSHOTS / "compare.png", full_page=True)
