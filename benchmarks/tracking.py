@@ -51,11 +51,12 @@ def main() -> None:
         set_parameters(folder, dataset=str(arguments.dataset.resolve()), **chosen, **size)
         run_python(["-m", "stages.join"], folder)
         run_python(["-m", "stages.cache"], folder)
-        for _ in range(arguments.rounds):
-            (folder / "mlflow.db").unlink(missing_ok=True)
-            seconds["with"].append(run_python(["-c", WITH], folder)[0])
+        for i in range(arguments.rounds):
+            # First one, then the other: a machine that becomes slower must not favour either.
+            for name, program in list({"with": WITH, "without": WITHOUT}.items())[:: (1, -1)[i % 2]]:
+                (folder / "mlflow.db").unlink(missing_ok=True)
+                seconds[name].append(run_python(["-c", program], folder)[0])
             seconds["in MLflow"].append(float((folder / "spent.txt").read_text(encoding="utf-8")))
-            seconds["without"].append(run_python(["-c", WITHOUT], folder)[0])
     means = {name: statistics.mean(values) for name, values in seconds.items()}
     print(f"\n{machine()}: train, {arguments.architecture}, {arguments.epochs} epochs, means of {arguments.rounds} on a new store")
     print("| with MLflow | without | ratio | in calls into MLflow, its import included | their share |")

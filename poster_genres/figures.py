@@ -48,7 +48,9 @@ def draw_genres(table: pd.DataFrame, path: Path) -> None:
     figure = Figure(figsize=(7, 1.2 + 0.28 * len(table)))
     axes = figure.subplots()
     labels = [f"{row.genre} ({row.positives})" for row in table.itertuples()]
-    axes.barh(labels, table["average_precision"], color=MODEL, label="model")
+    reach = [table["average_precision"] - table["low"], table["high"] - table["average_precision"]]
+    bars = {"ecolor": "#12303d", "elinewidth": 1, "capsize": 2}
+    axes.barh(labels, table["average_precision"], xerr=np.maximum(reach, 0), error_kw=bars, color=MODEL, label="model, 95 %")
     axes.barh(labels, table["prior_average_precision"], color=PRIOR, height=0.4, label="prior")
     _plain(axes, "Average precision by genre (test posters)", "average precision", "")
     axes.set_xlim(0, 1)
@@ -67,4 +69,55 @@ def draw_precision_recall(model: pd.DataFrame, prior: pd.DataFrame, path: Path) 
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.set_yticks(np.linspace(0, 1, 6))
     axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def draw_reliability(before: pd.DataFrame, after: pd.DataFrame, path: Path) -> None:
+    """How often what was given a probability is true, from `scores.reliability`: before and after temperature scaling."""
+    figure = Figure(figsize=(5.2, 4.2))
+    axes = figure.subplots()
+    top = 1.05 * max(table[column].max() for table in (before, after) for column in ("probability", "share"))
+    axes.plot([0, top], [0, top], color=PRIOR, linestyle="--", label="as it should be")
+    axes.plot(before["probability"], before["share"], color=TRAIN, marker="o", markersize=4, label="as trained")
+    axes.plot(after["probability"], after["share"], color=MODEL, marker="o", markersize=4, label="after temperature scaling")
+    _plain(axes, "Reliability (test posters, all genres)", "probability", "share that is true")
+    axes.set(xlim=(0, top), ylim=(0, top))
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def draw_confusions(table: pd.DataFrame, genres: list[str], path: Path) -> None:
+    """Of the posters on which a genre was missed, the share on which another was said wrongly, from `scores.confusions`."""
+    shares = np.zeros((len(genres), len(genres)))
+    for row in table.itertuples():
+        shares[genres.index(row.missed), genres.index(row.said)] = row.share
+    figure = Figure(figsize=(2 + 0.32 * len(genres), 1.6 + 0.28 * len(genres)))
+    axes = figure.subplots()
+    drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=max(0.01, shares.max()), aspect="auto")
+    axes.set_xticks(range(len(genres)), genres, rotation=90, fontsize=8)
+    axes.set_yticks(range(len(genres)), genres, fontsize=8)
+    axes.set_title("Said wrongly (columns) where another was missed (rows)", loc="left", fontsize=11)
+    figure.colorbar(drawn, ax=axes, label="share of the posters on which it was missed")
+    _save(figure, path)
+
+
+def draw_explanation(poster: np.ndarray, genres: list[str], probabilities: np.ndarray, maps: np.ndarray, path: Path) -> None:
+    """A poster, and beside it, for each genre, what speaks for it.
+
+    Parameters
+    ----------
+    poster : uint8 (height, width, 3)
+    genres, probabilities : (n,)
+    maps : float32 (n, height, width) in [0, 1], as of `explanations.explain`
+    """
+    figure = Figure(figsize=(2.4 * (len(genres) + 1), 3.9))
+    panels = figure.subplots(1, len(genres) + 1)
+    gray = poster.mean(axis=2)
+    for axes in panels:
+        axes.set_axis_off()
+    panels[0].imshow(poster)
+    for axes, genre, probability, strength in zip(panels[1:], genres, probabilities, maps, strict=True):
+        axes.imshow(gray, cmap="gray", vmin=0, vmax=255)
+        axes.imshow(strength, cmap="inferno", vmin=0, vmax=1, alpha=0.15 + 0.6 * strength)
+        axes.set_title(f"{genre} ({probability:.3f})", fontsize=11)
     _save(figure, path)

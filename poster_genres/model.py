@@ -8,29 +8,31 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from poster_genres.cached import take_posters
 from poster_genres.errors import InputError
 from poster_genres.files import whole_file
-from poster_genres.networks import build_network
+from poster_genres.networks import Network, build_network
 
-FORMAT = "poster-genres model, version 1"
+FORMAT = "poster-genres model, version 2"
 BATCH = 64
 
 
 @dataclass
 class Model:
-    """A network with what it needs.
+    """Networks whose logits are averaged, with what they need.
 
     Attributes
     ----------
-    architecture : its name, for `build_network`
-    genres : the names of its outputs, in order
-    height, width : of its input, in pixels
+    architecture : their name, for `build_network`
+    genres : the names of their outputs, in order
+    height, width : of their input, in pixels
     mean, std : of the training posters' channels, 3 numbers each in [0, 255]; the input is normalised by them
-    network : float32 (N, 3, height, width), normalised, to logits (N, genres)
+    networks : each of them float32 (N, 3, height, width), normalised, to logits (N, genres)
     prior : the share of training posters that have each genre
+    flip : whether a poster's mirror image is looked at too, and the logits of both averaged
+    temperature : logits are divided by it before the sigmoid, so that probabilities are as sure as they should be
     threshold : one for all genres
     thresholds : one for each genre
     """
@@ -41,8 +43,10 @@ class Model:
     width: int
     mean: list[float]
     std: list[float]
-    network: nn.Module
+    networks: list[Network]
     prior: list[float]
+    flip: bool = False
+    temperature: float = 1.0
     threshold: float = 0.5
     thresholds: list[float] | None = None
 
@@ -69,8 +73,13 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
 
-def predict_probabilities(model: Model, posters: np.ndarray, device: torch.device, rows: np.ndarray | None = None) -> np.ndarray:
-    """The probability of each genre for each poster.
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """The probabilities (0 to 1) that belong to logits, of any shape and the same type."""
+    return 1 / (1 + np.exp(-logits))
+
+
+def predict_logits(model: Model, posters: np.ndarray, device: torch.device, rows: np.ndarray | None = None) -> np.ndarray:
+    """The logit of each genre for each poster, averaged over the model's networks and, with `flip`, over mirror images.
 
     Parameters
     ----------
@@ -79,24 +88,35 @@ def predict_probabilities(model: Model, posters: np.ndarray, device: torch.devic
 
     Returns
     -------
-    float32 (n, genres) in [0, 1]
+    float32 (n, genres)
     """
     rows = np.arange(len(posters)) if rows is None else rows
-    probabilities = np.empty((len(rows), len(model.genres)), np.float32)
-    model.network.eval()
+    averages = np.empty((len(rows), len(model.genres)), np.float32)
+    for network in model.networks:
+        network.eval()
     with torch.inference_mode():
         for start in range(0, len(rows), BATCH):
             pixels = torch.from_numpy(take_posters(posters, rows[start : start + BATCH])).to(device)
+            views = [model.normalise(pixels)]
+            if model.flip:
+                views.append(views[0].flip(3))
             with autocast(device):
-                logits = model.network(model.normalise(pixels))
-            probabilities[start : start + BATCH] = logits.float().sigmoid().cpu().numpy()
-    return probabilities
+                logits = torch.stack([network(view).float() for view in views for network in model.networks])
+            averages[start : start + BATCH] = logits.mean(dim=0).cpu().numpy()
+    return averages
+
+
+def predict_probabilities(model: Model, posters: np.ndarray, device: torch.device, rows: np.ndarray | None = None) -> np.ndarray:
+    """The probability of each genre for each poster, float32 (n, genres) in [0, 1]; what it takes is `predict_logits`'."""
+    return sigmoid(predict_logits(model, posters, device, rows) / model.temperature)
 
 
 def save_model(model: Model, path: Path) -> None:
     """Write a model to one file, which appears only when it is whole. The same model gives the same bytes."""
-    content: dict[str, Any] = {key: value for key, value in vars(model).items() if key != "network"}
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.network.state_dict().items()}
+    content: dict[str, Any] = {key: value for key, value in vars(model).items() if key != "networks"}
+    weights = [
+        {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()} for network in model.networks
+    ]
     # Through an open file: torch would write the temporary file's name into the archive.
     with whole_file(path) as temporary, temporary.open("wb") as file:
         torch.save({"format": FORMAT, **content, "weights": weights}, file)
@@ -121,9 +141,11 @@ def load_model(path: Path, device: torch.device) -> Model:
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
         raise InputError(f"{path}: not a model that this pipeline wrote; it was refused and no code in it was run")
     try:
-        weights = content.pop("weights")
-        network = build_network(content["architecture"], len(content["genres"]), content["height"], content["width"])
-        network.load_state_dict(weights)
-        return Model(network=network.to(device), **content)
+        networks = []
+        for weights in content.pop("weights"):
+            network = build_network(content["architecture"], len(content["genres"]), content["height"], content["width"])
+            network.load_state_dict(weights)
+            networks.append(network.to(device))
+        return Model(networks=networks, **content)
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: damaged, or from another version of this project: {str(error).splitlines()[0]}") from None

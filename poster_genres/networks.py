@@ -6,9 +6,12 @@ the loss takes logits, which is numerically safer, and `predict_probabilities` o
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+
+from poster_genres.efficientnet import FEATURES, VARIANTS, EfficientNetLite, imagenet_weights
 
 
 class Head(nn.Linear):
@@ -142,6 +145,14 @@ def residual(genres: int, height: int, width: int) -> Network:
     return Network(nn.Sequential(*layers), AverageAndMaxPool(), nn.Sequential(nn.Dropout(0.4), head))
 
 
+def efficientnet_lite(variant: str, genres: int, height: int, width: int) -> Network:
+    """EfficientNet-Lite with a new head; input of any size."""
+    head = Head(FEATURES, genres)
+    nn.init.constant_(head.bias, -2.5)
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return Network(EfficientNetLite(variant), pool, nn.Sequential(nn.Dropout(0.3), head))
+
+
 @dataclass(frozen=True)
 class Architecture:
     """How a network is made, from (genres, height, width), and what its input is normalised by: channels in [0, 255]."""
@@ -158,7 +169,7 @@ NETWORKS = {
     "tutorial": Architecture(tutorial, (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
     "alexnet": Architecture(alexnet, *IMAGENET),
     "residual": Architecture(residual, *IMAGENET),
-}
+} | {variant: Architecture(partial(efficientnet_lite, variant), *IMAGENET) for variant in VARIANTS}
 
 
 def build_network(architecture: str, genres: int, height: int, width: int) -> Network:
@@ -174,3 +185,17 @@ def build_network(architecture: str, genres: int, height: int, width: int) -> Ne
     network = NETWORKS[architecture].build(genres, height, width)
     # Posters lie channels-last in memory; convolutions on the CPU are fastest when their weights do too.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def load_pretrained(network: Network, architecture: str) -> bool:
+    """Give a network's maps the weights that were trained on ImageNet, where there are such; whether there are.
+
+    Raises
+    ------
+    InputError
+        The package with the weights is not installed.
+    """
+    if architecture not in VARIANTS:
+        return False
+    network.maps.load_state_dict(imagenet_weights(architecture)[0])
+    return True

@@ -28,27 +28,41 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    networks: Count
+    probe: bool
     epochs: Count
     batch_size: Annotated[Integer, Field(ge=2)]
     learning_rate: Annotated[Number, Field(gt=0)]
+    body_learning_rate: Annotated[Number, Field(gt=0, le=1)]
     schedule: Literal["constant", "one_cycle"]
     weight_decay: Annotated[Number, Field(ge=0)]
     flip: bool
     crop: Annotated[Number, Field(ge=0, lt=1)]
+    colour: Annotated[Number, Field(ge=0, lt=1)]
+    erase: Annotated[Number, Field(ge=0, le=1)]
     weight_averaging: Annotated[Number, Field(ge=0, lt=1)]
 
 
 class Recipes(BaseModel):
-    """A recipe an architecture. The names here are the architectures that there are."""
+    """A recipe an architecture, or a family of them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tutorial: Recipe
     alexnet: Recipe
     residual: Recipe
+    efficientnet_lite: Recipe
 
 
-ARCHITECTURES = tuple(Recipes.model_fields)
+# The architectures that there are, and the recipe of each.
+ARCHITECTURES = {
+    "tutorial": "tutorial",
+    "alexnet": "alexnet",
+    "residual": "residual",
+    "efficientnet_lite0": "efficientnet_lite",
+    "efficientnet_lite1": "efficientnet_lite",
+    "efficientnet_lite2": "efficientnet_lite",
+}
 
 
 class Parameters(BaseModel):
@@ -75,7 +89,7 @@ class Parameters(BaseModel):
 
     def recipe(self) -> Recipe:
         """The recipe of the chosen architecture, with what the top level says in place of `auto`."""
-        recipe: Recipe = getattr(self.recipes, self.architecture)
+        recipe: Recipe = getattr(self.recipes, ARCHITECTURES[self.architecture])
         chosen = {key: getattr(self, key) for key in ("epochs", "batch_size", "learning_rate")}
         return recipe.model_copy(update={key: value for key, value in chosen.items() if value != "auto"})
 
@@ -103,7 +117,7 @@ def check_parameters(values: Any, path: Path) -> Parameters:
     if not isinstance(values, dict):
         raise InputError(f"{path}: holds no keys")
     architecture = values.get("architecture")
-    if architecture not in ARCHITECTURES and "architecture" in values:
+    if "architecture" in values and not (isinstance(architecture, str) and architecture in ARCHITECTURES):
         raise InputError(f"{path}: architecture: {architecture!r} is unknown; the choices are {', '.join(ARCHITECTURES)}")
     try:
         return Parameters.model_validate(values)

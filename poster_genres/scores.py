@@ -1,9 +1,12 @@
 """Scores of multi-label predictions. Labels are (posters, genres) 0 or 1, probabilities the same shape in [0, 1]."""
 
+import warnings
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit
 from sklearn.metrics import (
     average_precision_score,
     f1_score,
@@ -16,6 +19,9 @@ from sklearn.metrics import (
 )
 
 MIN_POSITIVES = 10
+SHRINKAGE = 20
+BOOTSTRAPS = 1000
+BINS = 10
 
 
 def scored_genres(labels: np.ndarray) -> np.ndarray:
@@ -61,19 +67,47 @@ def best_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float:
     return float(thresholds[np.argmax(f1[:-1])])
 
 
-def tune_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, np.ndarray]:
+def tune_thresholds(labels: np.ndarray, probabilities: np.ndarray, shrinkage: float = SHRINKAGE) -> tuple[float, np.ndarray]:
     """Choose thresholds, on validation posters only.
+
+    A genre's own best threshold is noise where few posters have the genre. It is therefore drawn to the common one, on the scale
+    of logits, with the weight that `shrinkage` more positive posters would have.
 
     Returns
     -------
-    The one threshold for all genres with the highest micro F1, and float64 (genres,): each genre's own with its highest F1. A
-    genre with fewer than MIN_POSITIVES positive posters takes the common one: its own would be chance.
+    The one threshold for all genres with the highest micro F1, and float64 (genres,): each genre's own.
     """
     threshold = best_threshold(labels, probabilities)
-    thresholds = np.full(labels.shape[1], threshold)
-    for column in np.flatnonzero(labels.sum(axis=0) >= MIN_POSITIVES):
-        thresholds[column] = best_threshold(labels[:, column], probabilities[:, column])
-    return threshold, thresholds
+    own = np.array([best_threshold(labels[:, i], probabilities[:, i]) for i in range(labels.shape[1])])
+    positives = labels.sum(axis=0)
+    weight = positives / np.maximum(positives + shrinkage, 1)
+    drawn = expit(weight * bounded_logit(own) + (1 - weight) * bounded_logit(np.array(threshold)))
+    return threshold, np.where(weight == 1, own, drawn)  # to the last digit: the prior's probabilities lie right on its thresholds
+
+
+def bounded_logit(probabilities: np.ndarray) -> np.ndarray:
+    """The logits of probabilities, those of 0 and 1 as if they were a millionth away."""
+    found: np.ndarray = logit(np.clip(probabilities.astype(np.float64), 1e-6, 1 - 1e-6))
+    return found
+
+
+def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
+    """The number by which to divide logits so that the binary cross-entropy is least (Guo et al. 2017, arXiv:1706.04599).
+
+    Parameters
+    ----------
+    labels, logits : (posters, genres), of validation
+
+    Returns
+    -------
+    In [0.1, 10]; more than one where the network is too sure of itself.
+    """
+
+    def loss(exponent: float) -> float:
+        scaled = logits / np.exp(exponent)
+        return float(np.mean(np.logaddexp(0, scaled) - labels * scaled))
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-np.log(10), np.log(10)), method="bounded").x))
 
 
 def binary_cross_entropy(labels: np.ndarray, probabilities: np.ndarray) -> float:
@@ -103,6 +137,7 @@ def score(labels: np.ndarray, probabilities: np.ndarray, threshold: float, thres
         "hamming_loss": float(hamming_loss(labels, chosen)),
         "accuracy": float(((probabilities >= 0.5) == (labels > 0)).mean()),
         "binary_cross_entropy": binary_cross_entropy(labels, probabilities),
+        "macro_calibration_error": float(np.mean([calibration_error(labels[:, i], probabilities[:, i]) for i in columns] or [0])),
         "top_1_hit": float(labels[np.arange(len(labels)), top].mean()),
     }
 
@@ -110,7 +145,8 @@ def score(labels: np.ndarray, probabilities: np.ndarray, threshold: float, thres
 def score_genres(
     genres: list[str], labels: np.ndarray, probabilities: np.ndarray, prior: np.ndarray, thresholds: np.ndarray
 ) -> pd.DataFrame:
-    """A row a genre: positives, average precision (model and prior), threshold, precision, recall, F1, and whether it is scored.
+    """A row a genre: positives, average precision (model and prior), threshold, precision, recall, F1, calibration error, and
+    whether macro scores are over it.
 
     The prior gives all posters of a genre the same probability, so its average precision is the share of positives. A genre
     without positives has no average precision; its cells are empty (NaN).
@@ -131,7 +167,155 @@ def score_genres(
                 "precision": precision_score(truth, said, zero_division=0),
                 "recall": recall_score(truth, said, zero_division=0),
                 "f1": f1_score(truth, said, zero_division=0),
+                "calibration_error": calibration_error(truth, probabilities[:, i]),
                 "scored": bool(scored[i]),
             }
         )
     return pd.DataFrame(rows)
+
+
+def resampled_average_precision(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The average precision under many weightings of the samples at once.
+
+    Parameters
+    ----------
+    labels, probabilities : (n,)
+    weights : (resamples, n), how often each sample is drawn
+
+    Returns
+    -------
+    float64 (resamples,); NaN where no positive sample is drawn. As scikit-learn's `average_precision_score` with these weights.
+    """
+    order = np.argsort(-probabilities, kind="stable")
+    # Samples with the same probability are one step of the ranking.
+    ends = np.append(np.flatnonzero(np.diff(probabilities[order])), len(order) - 1)
+    drawn = weights[:, order].astype(np.float64)
+    hits = np.cumsum(drawn * labels[order], axis=1)[:, ends]
+    total = np.cumsum(drawn, axis=1)[:, ends]
+    precision = np.divide(hits, total, out=np.zeros_like(hits), where=total > 0)
+    with np.errstate(invalid="ignore"):
+        return (np.diff(hits, axis=1, prepend=0) * precision).sum(axis=1) / hits[:, -1]
+
+
+def bootstrap(
+    labels: np.ndarray, probabilities: np.ndarray, threshold: float, thresholds: np.ndarray, seed: int
+) -> tuple[dict[str, tuple[float, float]], np.ndarray]:
+    """95 % intervals: the range in which a score mostly falls if as many posters are drawn anew from those at hand.
+
+    The percentile bootstrap over posters (Efron 1979), with BOOTSTRAPS resamples.
+
+    Returns
+    -------
+    (low, high) of macro and micro average precision and macro and micro F1; and float64 (genres, 2), those of each genre's average
+    precision, NaN where a genre has no positive poster.
+    """
+    random = np.random.default_rng(seed)
+    posters, genres = labels.shape
+    columns = scored_genres(labels)
+    parts: dict[str, list[np.ndarray]] = {
+        "macro_average_precision": [], "micro_average_precision": [], "macro_f1": [], "micro_f1": []
+    }  # fmt: skip
+    by_genre: list[np.ndarray] = []
+    for _ in range(BOOTSTRAPS // 50):
+        # 50 at a time, so that the ranking of all poster-genre pairs fits into memory.
+        weights = random.multinomial(posters, np.full(posters, 1 / posters), size=50)
+        each = np.stack([resampled_average_precision(labels[:, i], probabilities[:, i], weights) for i in range(genres)], axis=1)
+        by_genre.append(each)
+        pairs = resampled_average_precision(labels.ravel(), probabilities.ravel(), np.repeat(weights, genres, axis=1))
+        parts["micro_average_precision"].append(pairs)
+        own, common = (_resampled_f1(labels, probabilities >= chosen, weights) for chosen in (thresholds, threshold))
+        parts["micro_f1"].append(common[1])
+        with np.errstate(invalid="ignore"):
+            parts["macro_average_precision"].append(each[:, columns].mean(axis=1))
+            parts["macro_f1"].append(own[0][:, columns].mean(axis=1))
+    bounds = [2.5, 97.5]
+    intervals = {}
+    for name, values in parts.items():
+        low, high = np.nanpercentile(np.concatenate(values), bounds)
+        intervals[name] = (float(low), float(high))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a genre without positives is NaN throughout
+        return intervals, np.nanpercentile(np.concatenate(by_genre), bounds, axis=0).T
+
+
+def _resampled_f1(labels: np.ndarray, chosen: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """F1 of each genre (resamples, genres), and micro F1 (resamples,)."""
+    drawn = weights.astype(np.float64)
+    both, either = drawn @ (chosen * labels), drawn @ (chosen + labels)
+    f1 = np.divide(2 * both, either, out=np.zeros_like(both), where=either > 0)
+    return f1, 2 * both.sum(axis=1) / np.maximum(either.sum(axis=1), 1)
+
+
+def reliability(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
+    """How often what was given a probability is true: a row a bin, BINS bins with equally many values each.
+
+    Parameters
+    ----------
+    labels, probabilities : of the same shape, any
+    """
+    order = np.argsort(probabilities.ravel(), kind="stable")
+    bins = [part for part in np.array_split(order, BINS) if len(part)]
+    rows = [(len(part), probabilities.ravel()[part].mean(), labels.ravel()[part].mean()) for part in bins]
+    return pd.DataFrame(rows, columns=["values", "probability", "share"])
+
+
+def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """The expected calibration error: the mean difference between probability and share in the bins of `reliability` (Naeini et
+    al. 2015, with bins of equal size as Nixon et al. 2019, arXiv:1904.01685, since most probabilities are near zero)."""
+    bins = reliability(labels, probabilities)
+    return float(np.average((bins["probability"] - bins["share"]).abs(), weights=bins["values"]))
+
+
+def confusions(genres: list[str], labels: np.ndarray, chosen: np.ndarray) -> pd.DataFrame:
+    """Which genres are taken for which: a row a pair of a genre that was missed and one that was said wrongly instead.
+
+    Parameters
+    ----------
+    labels : (posters, genres), 0 or 1
+    chosen : bool (posters, genres), what the model says
+
+    Returns
+    -------
+    Columns missed, said; posters, on how many; share, of the posters on which `missed` was missed; lift, by how much that is more
+    than the share of all posters without `said` of which it is said. Most posters first.
+    """
+    missed, wrong = (labels > 0) & ~chosen, (labels == 0) & chosen
+    together = missed.T.astype(float) @ wrong
+    share = together / np.maximum(missed.sum(axis=0), 1)[:, None]
+    usual = wrong.sum(axis=0) / np.maximum((labels == 0).sum(axis=0), 1)
+    rows = [
+        {
+            "missed": genres[i],
+            "said": genres[j],
+            "posters": int(together[i, j]),
+            "share": share[i, j],
+            "lift": share[i, j] / usual[j] if usual[j] else np.nan,
+        }
+        for i, j in np.argwhere(together > 0)
+    ]
+    table = pd.DataFrame(rows, columns=["missed", "said", "posters", "share", "lift"])
+    return table.sort_values(["posters", "lift"], ascending=False, ignore_index=True)
+
+
+def score_slices(names: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, prior: np.ndarray) -> pd.DataFrame:
+    """Average precision in parts of the posters, such as decades: a row a part, by name.
+
+    Parameters
+    ----------
+    names : (posters,), the part of each; posters of the part "" are left out
+
+    Returns
+    -------
+    Columns name, posters, genres (how many the macro scores are over), macro_average_precision, prior_macro_average_precision,
+    micro_average_precision, prior_micro_average_precision.
+    """
+    rows = []
+    for name in sorted(set(names) - {""}):
+        rows_of = names == name
+        row: dict[str, Any] = {"name": name, "posters": int(rows_of.sum()), "genres": len(scored_genres(labels[rows_of]))}
+        for score_name, function in (("macro", macro_average_precision), ("micro", micro_average_precision)):
+            row[f"{score_name}_average_precision"] = function(labels[rows_of], probabilities[rows_of])
+            row[f"prior_{score_name}_average_precision"] = function(labels[rows_of], prior[rows_of])
+        rows.append(row)
+    kinds = ("macro_average_precision", "prior_macro_average_precision", "micro_average_precision", "prior_micro_average_precision")
+    return pd.DataFrame(rows, columns=["name", "posters", "genres", *kinds])

@@ -33,7 +33,19 @@ MODEL = Path("models/model.pt")
 METRICS = Path("metrics")
 CACHE = Path("data/cache")
 EXAMPLES = 12
-TABLES = ("evaluation.json", "scores.csv", "genres_test.csv", "genres_validation.csv", "precision_recall.csv", "history.csv")
+FILES = (
+    "evaluation.json",
+    "scores.csv",
+    "genres_test.csv",
+    "genres_validation.csv",
+    "precision_recall.csv",
+    "reliability.csv",
+    "confusions.csv",
+    "decades.csv",
+    "duplicates.csv",
+    "history.csv",
+    "report.html",
+)
 
 
 def repository() -> Path:
@@ -101,7 +113,22 @@ def connect() -> str:
             return str(experiment.experiment_id)
         # Absolute, as an experiment keeps it for ever: one that is relative to a temporary copy points at nothing afterwards.
         location = (root / "mlartifacts").as_uri() if store == own else None
-        return str(mlflow.create_experiment(name, artifact_location=location))
+        # MLflow's pages for people who train models, not those for chat bots.
+        kind = {"mlflow.experimentKind": "custom_model_development"}
+        return str(mlflow.create_experiment(name, artifact_location=location, tags=kind))
+
+
+def start_run(experiment: str, description: dict[str, Any], **options: Any) -> Any:
+    """Reopen the run that a training is known by, or make it with its parameters and tags; the active run."""
+    import mlflow
+
+    training = description["tags"]["training"]
+    known = mlflow.search_runs([experiment], f"tags.training = '{training}'", max_results=1, output_format="list")
+    if known:
+        return mlflow.start_run(run_id=known[0].info.run_id, **options)
+    run = mlflow.start_run(experiment_id=experiment, run_name=description["name"], tags=description["tags"], **options)
+    mlflow.log_params(description["parameters"])
+    return run
 
 
 class Tracking:
@@ -132,12 +159,8 @@ class Tracking:
         """Begin the run, with parameters and tags, and system metrics while it lasts."""
 
         def begin() -> None:
-            experiment = connect()
-            import mlflow
-
-            name, tags = self.description["name"], self.description["tags"]
-            mlflow.start_run(experiment_id=experiment, run_name=name, tags=tags, log_system_metrics=True)
-            mlflow.log_params(self.description["parameters"])
+            # A training that goes on after an interruption goes on in its run.
+            start_run(connect(), self.description, log_system_metrics=True)
 
         self.attempt(begin)
         return self
@@ -151,6 +174,21 @@ class Tracking:
             mlflow.log_metrics(
                 {curve_name(key): float(value) for key, value in row.items() if key != "epoch"}, step=int(row["epoch"])
             )
+
+        self.attempt(log)
+
+    def log_missing_epochs(self, history: list[dict[str, Any]]) -> None:
+        """Add those rows of metrics/history.csv that the active run's curves have not."""
+
+        def log() -> None:
+            import mlflow
+
+            active = mlflow.active_run()
+            assert active is not None
+            logged = {metric.step for metric in mlflow.MlflowClient().get_metric_history(active.info.run_id, "train/loss")}
+            for row in history:
+                if row["epoch"] not in logged:
+                    self.log_epoch(row)
 
         self.attempt(log)
 
@@ -202,22 +240,12 @@ def _complete(tracking: Tracking) -> str:
     experiment = connect()
     import mlflow
 
-    training = description["tags"]["training"]
-    known = mlflow.search_runs([experiment], f"tags.training = '{training}'", max_results=1, output_format="list")
-    if known:
-        run = mlflow.start_run(run_id=known[0].info.run_id)
-    else:
-        run = mlflow.start_run(experiment_id=experiment, run_name=description["name"], tags=description["tags"])
-        mlflow.log_params(description["parameters"])
-    with run:
+    with start_run(experiment, description) as run:
         run_id = str(run.info.run_id)
-        logged = {metric.step for metric in mlflow.MlflowClient().get_metric_history(run_id, "train/loss")}
-        for row in pd.read_csv(METRICS / "history.csv").to_dict("records"):
-            if row["epoch"] not in logged:
-                tracking.log_epoch(row)
+        tracking.log_missing_epochs(pd.read_csv(METRICS / "history.csv").to_dict("records"))
         mlflow.log_metrics(final_scores())
         mlflow.log_artifacts(str(METRICS / "figures"), "figures")
-        for name in TABLES:
+        for name in FILES:
             mlflow.log_artifact(str(METRICS / name), "metrics")
         if not (run.inputs and run.inputs.dataset_inputs):
             log_datasets(description)

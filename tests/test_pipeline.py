@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 import stages.cache
+import stages.evaluate
 import stages.join
 import stages.train
 from poster_genres.parameters import Parameters, read_parameters
@@ -179,7 +180,7 @@ def test_a_stage_declares_all_parameters_that_it_reads(project: Path, monkeypatc
     # MLflow puts its store's address into the environment, from which it must go again after this test.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlflow.db")
     declared = yaml.safe_load((project / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    for module in (stages.join, stages.cache, stages.train):
+    for module in (stages.join, stages.cache, stages.train, stages.evaluate):
         recorder = Recorder(read_parameters())
         monkeypatch.setattr(module, "read_parameters", lambda recorder=recorder: recorder)
         module.main()

@@ -10,7 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from poster_genres.explanations import explain
+from poster_genres.model import Model
+from poster_genres.networks import build_network, load_pretrained
 from stages.predict import format_genres
 from tests.conftest import copy_project, make_dataset, run, set_parameters, stage
 
@@ -89,7 +93,7 @@ def write_pickle(path: Path) -> None:
 
 
 def write_torch_pickle(path: Path) -> None:
-    torch.save({"format": "poster-genres model, version 1", "weights": Attack()}, path)
+    torch.save({"format": "poster-genres model, version 2", "weights": Attack()}, path)
 
 
 def write_other(path: Path) -> None:
@@ -97,7 +101,7 @@ def write_other(path: Path) -> None:
 
 
 def write_damaged(path: Path) -> None:
-    torch.save({"format": "poster-genres model, version 1", "architecture": "residual", "genres": ["a"]}, path)
+    torch.save({"format": "poster-genres model, version 2", "architecture": "residual", "genres": ["a"]}, path)
 
 
 @pytest.mark.parametrize(
@@ -124,3 +128,45 @@ def test_what_is_not_there_is_named(trained: Path, tmp_path: Path) -> None:
     assert "no posters in this folder" in stage("predict", tmp_path, cwd=trained, fails=True).stderr
     usage = run(sys.executable, "-m", "stages.predict", cwd=trained, fails=True)
     assert "name posters or folders, or give --random" in usage.stderr
+
+
+@pytest.mark.parametrize(
+    ("architecture", "size"), [("tutorial", 160), ("alexnet", 96), ("residual", 96), ("efficientnet_lite0", 96)]
+)
+def test_what_speaks_for_a_genre_is_where_it_is(architecture: str, size: int) -> None:
+    torch.manual_seed(0)
+    network = build_network(architecture, 3, size, size)
+    load_pretrained(network, architecture)
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = 0.3  # there is little time to learn the statistics
+    model = Model(architecture, ["A", "B", "C"], size, size, [0.0] * 3, [255.0] * 3, [network], [0.1] * 3)
+    # Trained for a moment to tell whether there is something on the left.
+    posters = np.random.default_rng(0).integers(0, 30, (32, size, size, 3), dtype=np.uint8)
+    posters[:16, size // 3 : size * 2 // 3, : size // 3] = 250
+    pixels, labels = model.normalise(torch.from_numpy(posters)), torch.zeros(32, 3)
+    labels[:16] = 1
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3 if architecture != "alexnet" else 1e-4)
+    network.train()
+    for _ in range(25):
+        optimizer.zero_grad()
+        torch.nn.functional.binary_cross_entropy_with_logits(network(pixels), labels).backward()
+        optimizer.step()
+    maps = explain(model, posters[0], [0, 2], torch.device("cpu"))
+    assert maps.shape == (2, size, size)
+    assert maps.min() >= 0
+    assert maps.max() == pytest.approx(1)
+    left, right = maps[0][:, : size // 2].mean(), maps[0][:, size // 2 :].mean()
+    assert left > right
+
+
+def test_an_explanation_is_drawn(trained: Path, tmp_path: Path) -> None:
+    posters = sorted((trained / "data" / "posters").glob("*.jpg"))
+    picture = tmp_path / "out.png"
+    done = stage("predict", posters[0], "--explain", picture, cwd=trained)
+    assert done.stdout == stage("predict", posters[0], cwd=trained).stdout
+    width, height = Image.open(picture).size
+    assert width > 2 * height
+    assert "--explain draws one poster" in run(
+        sys.executable, "-m", "stages.predict", *posters[:2], "--explain", picture, cwd=trained, fails=True
+    ).stderr  # fmt: skip

@@ -44,9 +44,11 @@ def test_perfect_and_prior_predictions(labels: np.ndarray) -> None:
     for name, value in perfect.items():
         # A poster without any genre has no F1 and no top genre.
         if name not in ("samples_f1", "top_1_hit"):
-            assert value == pytest.approx(0 if name in ("hamming_loss", "binary_cross_entropy") else 1, abs=1e-6), name
+            assert value == pytest.approx(
+                0 if name in ("hamming_loss", "binary_cross_entropy", "macro_calibration_error") else 1, abs=1e-6
+            ), name
     prior = np.tile(labels.mean(axis=0), (200, 1))
-    of_prior = scores.score(labels, prior, *scores.tune_thresholds(labels, prior))
+    of_prior = scores.score(labels, prior, *scores.tune_thresholds(labels, prior, shrinkage=0))
     assert of_prior["macro_average_precision"] == pytest.approx((100 + 40 + 12) / 3 / 200)
     assert of_prior["macro_roc_auc"] == 0.5
     shares = labels.mean(axis=0)
@@ -68,7 +70,9 @@ def test_the_best_threshold_is_the_best(labels: np.ndarray) -> None:
     assert f1(best) == pytest.approx(max(f1(t) for t in np.unique(probabilities)))
     threshold, thresholds = scores.tune_thresholds(labels, probabilities)
     assert threshold == best
-    assert thresholds[3] == best  # five positives: too few for a threshold of its own
+    own_thresholds = [scores.best_threshold(labels[:, i], probabilities[:, i]) for i in range(4)]
+    assert scores.tune_thresholds(labels, probabilities, shrinkage=0)[1].tolist() == own_thresholds
+    assert all(min(best, own) <= chosen <= max(best, own) for chosen, own in zip(thresholds, own_thresholds, strict=True))
     assert scores.best_threshold(labels[:0, :1], probabilities[:0, :1]) == 1.0
 
 
@@ -85,3 +89,75 @@ def test_a_row_a_genre(labels: np.ndarray) -> None:
     assert table.loc["b", "precision"] == pytest.approx(labels[said, 1].mean())
     assert table.loc["b", "recall"] == pytest.approx(said[labels[:, 1] > 0].mean())
     assert np.isnan(table.loc["d", "average_precision"])
+
+
+def test_the_bootstrap_agrees_with_scikit_learn(labels: np.ndarray) -> None:
+    from sklearn.metrics import average_precision_score
+
+    random = np.random.default_rng(5)
+    # Rounded, so that there are ties.
+    probabilities = np.round(random.random(200), 2)
+    weights = random.multinomial(200, np.full(200, 1 / 200), size=7)
+    found = scores.resampled_average_precision(labels[:, 1], probabilities, weights)
+    expected = [average_precision_score(labels[:, 1], probabilities, sample_weight=weight) for weight in weights]
+    assert found == pytest.approx(expected)
+    nothing = scores.resampled_average_precision(np.zeros(200), probabilities, weights)
+    assert np.isnan(nothing).all()
+
+
+def test_intervals_hold_the_score_and_shrink_with_more_posters(labels: np.ndarray) -> None:
+    probabilities = np.clip(labels * 0.3 + np.random.default_rng(3).random(labels.shape) * 0.7, 0, 1)
+    threshold, thresholds = scores.tune_thresholds(labels, probabilities)
+    value = scores.score(labels, probabilities, threshold, thresholds)
+    few, of_genres = scores.bootstrap(labels, probabilities, threshold, thresholds, seed=0)
+    more, _ = scores.bootstrap(np.tile(labels, (8, 1)), np.tile(probabilities, (8, 1)), threshold, thresholds, seed=0)
+    for name, (low, high) in few.items():
+        assert low < value[name] < high, name
+        # Eight times as many posters: intervals shrink by the square root of eight.
+        assert (more[name][1] - more[name][0]) / (high - low) == pytest.approx(8**-0.5, rel=0.5), name
+    assert of_genres.shape == (4, 2)
+    assert few == scores.bootstrap(labels, probabilities, threshold, thresholds, seed=0)[0]
+
+
+def test_a_rare_genres_threshold_is_drawn_to_the_common_one() -> None:
+    random = np.random.default_rng(4)
+    labels = (random.random((400, 2)) < (0.5, 0.01)).astype(np.float32)
+    probabilities = np.clip(random.random((400, 2)) * (0.6, 0.05) + labels * (0.4, 0.02), 0, 1)
+    threshold, thresholds = scores.tune_thresholds(labels, probabilities)
+    own = [scores.best_threshold(labels[:, i], probabilities[:, i]) for i in range(2)]
+    for chosen, alone in zip(thresholds, own, strict=True):
+        assert min(alone, threshold) <= chosen <= max(alone, threshold)
+    moved = [abs(chosen - alone) / max(abs(threshold - alone), 1e-9) for chosen, alone in zip(thresholds, own, strict=True)]
+    assert moved[1] > 0.4 > moved[0]
+
+
+def test_calibration_error_and_temperature() -> None:
+    random = np.random.default_rng(6)
+    truth = random.random((4000, 3))
+    labels = (random.random(truth.shape) < truth).astype(np.float32)
+    logits = np.log(truth / (1 - truth))
+    assert scores.calibration_error(labels, truth) < 0.02
+    assert scores.fit_temperature(labels, 3 * logits) == pytest.approx(3, rel=0.1)
+    sure = 1 / (1 + np.exp(-3 * logits))
+    assert scores.calibration_error(labels, sure) > 0.1
+    bins = scores.reliability(labels, truth)
+    assert bins["values"].sum() == labels.size
+    assert (bins["probability"].diff().dropna() > 0).all()
+
+
+def test_which_genres_are_taken_for_which() -> None:
+    labels = np.array([[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
+    chosen = np.array([[0, 1, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1]], bool)
+    table = scores.confusions(["A", "B", "C"], labels, chosen)
+    assert table.to_dict("records") == [{"missed": "A", "said": "B", "posters": 2, "share": 1.0, "lift": pytest.approx(1.5)}]
+    assert scores.confusions(["A", "B", "C"], labels, labels > 0).empty
+
+
+def test_slices_leave_out_what_is_not_known(labels: np.ndarray) -> None:
+    names = np.array(["1990s"] * 120 + ["2000s"] * 60 + [""] * 20)
+    prior = np.tile(labels.mean(axis=0), (200, 1))
+    table = scores.score_slices(names, labels, labels, prior)
+    assert table["name"].tolist() == ["1990s", "2000s"]
+    assert table["posters"].tolist() == [120, 60]
+    assert (table["macro_average_precision"] == 1).all()
+    assert (table["prior_macro_average_precision"] < 0.6).all()

@@ -32,6 +32,7 @@ def test_a_sweep_loses_no_run_on_a_fresh_store(repository: Path, time: int) -> N
         float(line.split()[3]) for line in output.splitlines() if line.split()[:1] and line.split()[0].startswith(f"{sweep}-")
     ]
     assert len(scores) == 4
+    assert re.search(rf"{sweep}-1 +tutorial +2 +0\.", output)
     assert scores == sorted(scores, reverse=True)
     winner = re.search(r"dvc exp apply (\S+)", output)
     assert winner

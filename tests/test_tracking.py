@@ -20,7 +20,6 @@ from mlflow.entities import Run
 
 from tests.conftest import environment, run, serving, set_parameters, stage
 
-
 PLOTS = {"Loss", "Accuracy", "Macro average precision", "Average precision by genre", "Precision and recall"}
 
 

