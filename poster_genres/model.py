@@ -1,8 +1,10 @@
 """A trained model: one file that holds all that is needed to use it, and the probabilities it gives."""
 
 import contextlib
+import ctypes
+import platform
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ class Model:
     Attributes
     ----------
     architecture : their name, for `build_network`
+    backbone : the configuration of an `hf/…` architecture's backbone, else empty
     genres : the names of their outputs, in order
     height, width : of their input, in pixels
     mean, std : of the training posters' channels, 3 numbers each in [0, 255]; the input is normalised by them
@@ -47,6 +50,7 @@ class Model:
     prior: list[float]
     flip: bool = False
     temperature: float = 1.0
+    backbone: dict[str, Any] = field(default_factory=dict)
     threshold: float = 0.5
     thresholds: list[float] | None = None
 
@@ -62,6 +66,22 @@ def choose_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def prepare() -> torch.device:
+    """Choose the device, and set torch up for long work on it; for stages, at their beginning."""
+    device = choose_device()
+    # On the CPU the same seed gives the same bytes; CUDA has no deterministic form of some of the operations.
+    torch.use_deterministic_algorithms(device.type == "cpu")
+    # Nothing here reads memory before it is written, so that it need not be cleared for that.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if platform.libc_ver()[0] == "glibc":
+        # Large maps of features would be given back to the system after each step, and be cleared by it again before the next:
+        # a third to half of the time on a CPU. M_MMAP_MAX = 0 and M_TRIM_THRESHOLD keep them; see mallopt(3).
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)
+        libc.mallopt(-1, 2**31 - 1)
+    return device
 
 
 def autocast(device: torch.device) -> torch.autocast:
@@ -143,7 +163,8 @@ def load_model(path: Path, device: torch.device) -> Model:
     try:
         networks = []
         for weights in content.pop("weights"):
-            network = build_network(content["architecture"], len(content["genres"]), content["height"], content["width"])
+            shape = content["height"], content["width"]
+            network = build_network(content["architecture"], len(content["genres"]), *shape, content["backbone"])
             network.load_state_dict(weights)
             networks.append(network.to(device))
         return Model(networks=networks, **content)

@@ -7,10 +7,12 @@ the loss takes logits, which is numerically safer, and `predict_probabilities` o
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from poster_genres.architectures import HUGGING_FACE
 from poster_genres.efficientnet import FEATURES, VARIANTS, EfficientNetLite, imagenet_weights
 
 
@@ -36,8 +38,13 @@ class Network(nn.Module):
         super().__init__()
         self.maps, self.pool, self.head = maps, pool, head
 
+    def features(self, posters: Tensor) -> Tensor:
+        """What the head sees of posters: float32 (N, features)."""
+        features: Tensor = self.pool(self.maps(posters))
+        return features
+
     def forward(self, posters: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.pool(self.maps(posters)))
+        logits: Tensor = self.head(self.features(posters))
         return logits
 
 
@@ -172,8 +179,23 @@ NETWORKS = {
 } | {variant: Architecture(partial(efficientnet_lite, variant), *IMAGENET) for variant in VARIANTS}
 
 
-def build_network(architecture: str, genres: int, height: int, width: int) -> Network:
-    """Build a network with fresh weights, from torch's global random numbers.
+def describe(architecture: str) -> tuple[dict[str, Any], list[float], list[float]]:
+    """What has to be known of an architecture before a network of it is built.
+
+    Returns
+    -------
+    The configuration of its backbone (empty but for `hf/…`); mean and deviation of the channels that its input is normalised by.
+    """
+    if architecture.startswith(HUGGING_FACE):
+        from poster_genres.backbones import read_backbone
+
+        return read_backbone(architecture)
+    found = NETWORKS[architecture]
+    return {}, list(found.mean), list(found.std)
+
+
+def build_network(architecture: str, genres: int, height: int, width: int, backbone: dict[str, Any] | None = None) -> Network:
+    """Build a network with fresh weights, from torch's global random numbers; `backbone` is the configuration of one of `hf/…`.
 
     Raises
     ------
@@ -182,19 +204,29 @@ def build_network(architecture: str, genres: int, height: int, width: int) -> Ne
     ValueError
         The posters are too small for it.
     """
-    network = NETWORKS[architecture].build(genres, height, width)
+    if architecture.startswith(HUGGING_FACE):
+        from poster_genres.backbones import BackboneNetwork
+
+        network: Network = BackboneNetwork(backbone or {}, genres, height, width)
+    else:
+        network = NETWORKS[architecture].build(genres, height, width)
     # Posters lie channels-last in memory; convolutions on the CPU are fastest when their weights do too.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def load_pretrained(network: Network, architecture: str) -> bool:
-    """Give a network's maps the weights that were trained on ImageNet, where there are such; whether there are.
+    """Give a network the weights that it was pretrained to, where there are such; whether there are.
 
     Raises
     ------
     InputError
-        The package with the weights is not installed.
+        They are not there, and how to get them.
     """
+    if architecture.startswith(HUGGING_FACE):
+        from poster_genres.backbones import load_backbone
+
+        load_backbone(network, architecture)
+        return True
     if architecture not in VARIANTS:
         return False
     network.maps.load_state_dict(imagenet_weights(architecture)[0])

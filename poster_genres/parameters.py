@@ -1,11 +1,12 @@
 """`params.yaml`, read in one place into typed values."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from poster_genres.architectures import ARCHITECTURES, is_known, recipe_name
 from poster_genres.errors import InputError
 
 
@@ -30,7 +31,7 @@ class Recipe(BaseModel):
 
     networks: Count
     probe: bool
-    epochs: Count
+    epochs: Annotated[Integer, Field(ge=0)]
     batch_size: Annotated[Integer, Field(ge=2)]
     learning_rate: Annotated[Number, Field(gt=0)]
     body_learning_rate: Annotated[Number, Field(gt=0, le=1)]
@@ -52,17 +53,7 @@ class Recipes(BaseModel):
     alexnet: Recipe
     residual: Recipe
     efficientnet_lite: Recipe
-
-
-# The architectures that there are, and the recipe of each.
-ARCHITECTURES = {
-    "tutorial": "tutorial",
-    "alexnet": "alexnet",
-    "residual": "residual",
-    "efficientnet_lite0": "efficientnet_lite",
-    "efficientnet_lite1": "efficientnet_lite",
-    "efficientnet_lite2": "efficientnet_lite",
-}
+    hf: Recipe
 
 
 class Parameters(BaseModel):
@@ -80,16 +71,23 @@ class Parameters(BaseModel):
     image_width: Annotated[Integer, Field(ge=32, le=2048)]
     max_unreadable: Annotated[Number, Field(ge=0, le=1)]
     architecture: str
-    epochs: Count | Auto
+    epochs: Annotated[Integer, Field(ge=0)] | Auto
     batch_size: Annotated[Integer, Field(ge=2)] | Auto
     learning_rate: Annotated[Number, Field(gt=0)] | Auto
     patience: Annotated[Integer, Field(ge=0)]
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]]
     recipes: Recipes
 
+    @model_validator(mode="after")
+    def _something_is_trained(self) -> Self:
+        recipe = self.recipe()
+        if recipe.epochs == 0 and not recipe.probe:
+            raise ValueError("epochs: should be 1 or more; 0 is for architectures with a probe, which is then all there is")
+        return self
+
     def recipe(self) -> Recipe:
         """The recipe of the chosen architecture, with what the top level says in place of `auto`."""
-        recipe: Recipe = getattr(self.recipes, ARCHITECTURES[self.architecture])
+        recipe: Recipe = getattr(self.recipes, recipe_name(self.architecture))
         chosen = {key: getattr(self, key) for key in ("epochs", "batch_size", "learning_rate")}
         return recipe.model_copy(update={key: value for key, value in chosen.items() if value != "auto"})
 
@@ -117,8 +115,9 @@ def check_parameters(values: Any, path: Path) -> Parameters:
     if not isinstance(values, dict):
         raise InputError(f"{path}: holds no keys")
     architecture = values.get("architecture")
-    if "architecture" in values and not (isinstance(architecture, str) and architecture in ARCHITECTURES):
-        raise InputError(f"{path}: architecture: {architecture!r} is unknown; the choices are {', '.join(ARCHITECTURES)}")
+    if "architecture" in values and not is_known(architecture):
+        choices = f"{', '.join(ARCHITECTURES)} and hf/<model ID or folder>"
+        raise InputError(f"{path}: architecture: {architecture!r} is unknown; the choices are {choices}")
     try:
         return Parameters.model_validate(values)
     except ValidationError as error:
@@ -132,6 +131,9 @@ def _faults(error: ValidationError) -> list[str]:
         branches = ("constrained-int", "constrained-float", "int", "float", "literal", "function-before")
         names = [str(name) for name in fault["loc"] if not str(name).startswith(branches)]
         key = ".".join(names)
+        if not key:  # about several keys at once; the message names them
+            faults[key] = fault["msg"].removeprefix("Value error, ")
+            continue
         if fault["type"] == "extra_forbidden":
             fields: Any = Recipe if len(names) == 3 else Recipes if len(names) == 2 else Parameters
             faults[key] = f"{key}: unknown key; the keys are {', '.join(fields.model_fields)}"

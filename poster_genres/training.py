@@ -34,7 +34,7 @@ def build_optimizer(network: Network, recipe: Recipe, steps: int) -> tuple[torch
     """
     groups: list[dict[str, Any]] = []
     head = list(network.head.parameters())
-    body = [*network.maps.parameters(), *network.pool.parameters()]
+    body = [parameter for name, parameter in network.named_parameters() if not name.startswith("head.")]
     for part, rate in ((head, recipe.learning_rate), (body, recipe.learning_rate * recipe.body_learning_rate)):
         weights = [parameter for parameter in part if parameter.ndim > 1]
         others = [parameter for parameter in part if parameter.ndim <= 1]
@@ -81,7 +81,7 @@ def frozen_features(network: Network, model: Model, posters: np.ndarray, rows: n
         for start in range(0, len(rows), BATCH):
             pixels = model.normalise(torch.from_numpy(take_posters(posters, rows[start : start + BATCH])).to(device))
             with autocast(device):
-                found.append(torch.stack([network.pool(network.maps(view)).float().cpu() for view in (pixels, pixels.flip(3))]))
+                found.append(torch.stack([network.features(view).float().cpu() for view in (pixels, pixels.flip(3))]))
             progress.update(len(pixels))
     return torch.cat(found, dim=1)
 
@@ -172,14 +172,12 @@ class Training:
         self.probe: Network | None = None
         self.probe_logits: np.ndarray | None = None
 
-    def start_from_probe(self) -> float:
-        """Fit logistic regressions on the features of the pretrained maps. The heads begin from them, and they become one of the
-        networks that the model averages.
+    def start_from_probe(self) -> None:
+        """Fit logistic regressions on the features of the pretrained maps: epoch 0 of metrics/history.csv.
 
-        Returns
-        -------
-        Their macro average precision on validation.
+        The heads begin from them, and they become one of the networks that the model averages.
         """
+        start = time.perf_counter()
         network = copy.deepcopy(self.model.networks[0])
         features = {
             split: frozen_features(network, self.model, self.posters, rows, self.device)
@@ -196,7 +194,19 @@ class Training:
         for one in (network, *self.model.networks):
             set_head(one, *chosen)
         self.use_probe(network)
-        return best
+        assert self.probe_logits is not None
+        logits = (features["train"].mean(dim=0) @ chosen[0].T + chosen[1]).numpy()
+        seconds = time.perf_counter() - start
+        self.history.append(
+            {
+                "epoch": 0,
+                **score_epoch("train", self.labels[self.train_rows], sigmoid(logits)),
+                **score_epoch("validation", self.labels[self.validation_rows], sigmoid(self.probe_logits)),
+                "learning_rate": 0.0,
+                "seconds": seconds,
+                "posters_per_second": len(self.train_rows) / seconds,
+            }
+        )
 
     def use_probe(self, network: Network) -> None:
         """Average this network, which is not trained any more, with the others."""
@@ -206,7 +216,7 @@ class Training:
 
     def run_epoch(self) -> dict[str, Any]:
         """Train each network for an epoch, and score their average on validation: a row of metrics/history.csv."""
-        epoch = len(self.history) + 1
+        epoch = self.epoch + 1
         start = time.perf_counter()
         learning_rate = self.learners[0].optimizer.param_groups[0]["lr"]
         row = self._train_epoch(f"epoch {epoch}/{self.recipe.epochs}")
@@ -229,6 +239,11 @@ class Training:
             }
         )
         return self.history[-1]
+
+    @property
+    def epoch(self) -> int:
+        """The last epoch that is done; 0 before the first."""
+        return int(self.history[-1]["epoch"]) if self.history else 0
 
     def best_score(self) -> float:
         """The best macro average precision on validation so far; -1 before the first epoch."""
@@ -276,9 +291,11 @@ class Training:
         return detached
 
     def finish(self) -> None:
-        """Give the model the networks of the best epoch."""
-        for learner, weights in zip(self.learners, self.best, strict=True):
-            learner.network.load_state_dict(weights)
+        """Give the model the networks of the best epoch: the probe alone, where that is epoch 0."""
+        if not self.best:
+            self.model.networks.clear()
+        for network, weights in zip(self.model.networks, self.best, strict=True):
+            network.load_state_dict(weights)
         if self.probe is not None:
             self.model.networks.append(self.probe)
 

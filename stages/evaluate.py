@@ -19,7 +19,7 @@ from poster_genres.cached import read_cache
 from poster_genres.duplicates import find_duplicates, perceptual_hashes
 from poster_genres.errors import InputError
 from poster_genres.files import whole_file, write_json
-from poster_genres.model import Model, choose_device, load_model, predict_logits, sigmoid
+from poster_genres.model import Model, load_model, predict_logits, prepare, sigmoid
 from poster_genres.movies import SPLITS, genres_of, labels_of
 from poster_genres.parameters import read_parameters
 from poster_genres.report import choose_examples, describe_poster, write_report
@@ -127,8 +127,7 @@ def print_scores(test_scores: pd.DataFrame, by_genre: pd.DataFrame, posters: int
 
 def main() -> None:
     seed = read_parameters().seed
-    device = choose_device()
-    torch.use_deterministic_algorithms(device.type == "cpu")
+    device = prepare()
     model, posters, movies = read_inputs(device)
     genres, labels, splits = genres_of(movies), labels_of(movies), movies["split"].to_numpy(str)
 

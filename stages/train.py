@@ -21,9 +21,9 @@ from poster_genres import errors, scores
 from poster_genres.cached import read_cache
 from poster_genres.errors import InputError
 from poster_genres.files import whole_file, write_json
-from poster_genres.model import Model, choose_device, predict_logits, save_model, sigmoid
+from poster_genres.model import Model, predict_logits, prepare, save_model, sigmoid
 from poster_genres.movies import genres_of, labels_of
-from poster_genres.networks import NETWORKS, build_network, load_pretrained
+from poster_genres.networks import build_network, describe, load_pretrained
 from poster_genres.parameters import Parameters, read_parameters
 from poster_genres.tracking import RUN, Tracking, describe_run, repository
 from poster_genres.training import Training
@@ -38,26 +38,30 @@ def new_model(parameters: Parameters, genres: list[str], shape: tuple[int, ...],
     """A model with networks to be trained, for posters of `shape` (N, height, width, 3)."""
     _, height, width, _ = shape
     recipe = parameters.recipe()
+    backbone, mean, std = describe(parameters.architecture)
     networks = []
     for i in range(recipe.networks):
         torch.manual_seed(parameters.seed + i)
         try:
-            network = build_network(parameters.architecture, len(genres), height, width)
+            network = build_network(parameters.architecture, len(genres), height, width, backbone)
         except ValueError as error:
             raise InputError(f"params.yaml: image_height, image_width: {height} x {width} is too small; {error}") from None
-        load_pretrained(network, parameters.architecture)
+        if not load_pretrained(network, parameters.architecture) and recipe.probe:
+            raise InputError(
+                f"params.yaml: probe: {parameters.architecture} has no pretrained weights to begin from; set it to false"
+            )
         networks.append(network.to(device))
-    architecture = NETWORKS[parameters.architecture]
     return Model(
         parameters.architecture,
         genres,
         height,
         width,
-        list(architecture.mean),
-        list(architecture.std),
+        mean,
+        std,
         networks,
         prior.tolist(),
         flip=recipe.flip,
+        backbone=backbone,
     )
 
 
@@ -94,7 +98,8 @@ def write_history(history: list[dict[str, Any]]) -> None:
 def print_epoch(history: list[dict[str, Any]], epochs: int) -> None:
     """Print the last row of metrics/history.csv in a line, with the time that the rest of `epochs` will take."""
     row = history[-1]
-    remaining = (epochs - row["epoch"]) * sum(one["seconds"] for one in history) / len(history)
+    trained = [one["seconds"] for one in history if one["epoch"] > 0]
+    remaining = (epochs - row["epoch"]) * sum(trained) / max(1, len(trained))
     print(
         f"epoch {row['epoch']:3}/{epochs}  loss {row['train_loss']:.4f}, validation {row['validation_loss']:.4f}"
         f"  macro AP {row['validation_macro_average_precision']:.4f}  micro AP {row['validation_micro_average_precision']:.4f}"
@@ -106,7 +111,10 @@ def print_epoch(history: list[dict[str, Any]], epochs: int) -> None:
 def run_epochs(training: Training, tracking: Tracking, checkpoint: Path, patience: int) -> None:
     """Train epoch by epoch to the end, or until `patience` epochs brought nothing better. All is saved after each epoch."""
     epochs = training.recipe.epochs
-    while len(training.history) < epochs:
+    if training.history and training.epoch == 0:
+        write_history(training.history)
+        print_epoch(training.history, epochs)
+    while training.epoch < epochs:
         if patience and training.history and training.epochs_since_best() >= patience:
             print(f"no better validation score for {patience} epochs; stopping")
             break
@@ -125,9 +133,7 @@ def main() -> None:
     genres, labels, splits = genres_of(movies), labels_of(movies), movies["split"].to_numpy(str)
     if (splits == "train").sum() < 2:
         raise InputError("data/cache: one poster is not enough to train on; raise `limit` or lower `validation`")
-    device = choose_device()
-    # On the CPU the same seed gives the same bytes; CUDA has no deterministic form of some of the operations.
-    torch.use_deterministic_algorithms(device.type == "cpu")
+    device = prepare()
     model = new_model(parameters, genres, posters.shape, labels[splits == "train"].mean(axis=0), device)
     size = sum(parameter.numel() for network in model.networks for parameter in network.parameters())
     numbers = f"{(splits == 'train').sum()} posters to train, {(splits == 'validation').sum()} to validate"
@@ -141,9 +147,9 @@ def main() -> None:
         description = state.pop("run")
         training.load(state)
         write_history(training.history)
-        print(f"going on after epoch {len(training.history)}, where this training was interrupted", flush=True)
+        print(f"going on after epoch {training.epoch}, where this training was interrupted", flush=True)
     elif recipe.probe:
-        print(f"probe on frozen features: validation macro AP {training.start_from_probe():.4f}", flush=True)
+        training.start_from_probe()
     with Tracking(description) as tracking:
         tracking.log_missing_epochs(training.history)
         try:

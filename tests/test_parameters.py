@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from poster_genres.architectures import ARCHITECTURES
 from poster_genres.errors import InputError
 from poster_genres.networks import NETWORKS
-from poster_genres.parameters import ARCHITECTURES, Parameters, read_parameters
+from poster_genres.parameters import Parameters, read_parameters
 from tests.conftest import ROOT, set_parameters
 
 

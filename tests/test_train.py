@@ -13,11 +13,12 @@ import pytest
 import torch
 import yaml
 
+from poster_genres.architectures import ARCHITECTURES
 from poster_genres.augmentation import augment
 from poster_genres.cached import read_cache
 from poster_genres.model import load_model
 from poster_genres.networks import build_network
-from poster_genres.parameters import ARCHITECTURES, read_parameters
+from poster_genres.parameters import read_parameters
 from poster_genres.training import build_optimizer, exponential_average, shuffled_batches
 from tests.conftest import ROOT, run, set_parameters, stage
 from tests.test_tracking import runs_of

@@ -1,0 +1,106 @@
+"""Backbones of Hugging Face's transformers: tiny ones with random weights, saved to a folder as the library does."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import transformers
+
+from poster_genres.backbones import BackboneNetwork, places
+from poster_genres.networks import build_network, describe, load_pretrained
+from tests.conftest import run, set_parameters, stage
+
+SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+
+
+def save(model: transformers.PreTrainedModel, processor: transformers.BaseImageProcessor, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def vit(folder: Path) -> Path:
+    config = transformers.ViTConfig(**SMALL, image_size=64, patch_size=16)
+    return save(transformers.ViTModel(config), transformers.ViTImageProcessorPil(), folder)
+
+
+def convnext(folder: Path) -> Path:
+    config = transformers.ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1])
+    return save(transformers.ConvNextModel(config), transformers.ConvNextImageProcessorPil(), folder)
+
+
+def dinov2(folder: Path) -> Path:
+    config = transformers.Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14)
+    return save(transformers.Dinov2Model(config), transformers.BitImageProcessorPil(), folder)
+
+
+def clip(folder: Path) -> Path:
+    vision = SMALL | {"image_size": 64, "patch_size": 16}
+    config = transformers.CLIPConfig(text_config=SMALL | {"vocab_size": 50}, vision_config=vision, projection_dim=16)
+    return save(transformers.CLIPModel(config), transformers.CLIPImageProcessorPil(), folder)
+
+
+def siglip(folder: Path) -> Path:
+    vision = SMALL | {"image_size": 64, "patch_size": 16}
+    config = transformers.SiglipConfig(text_config=SMALL | {"vocab_size": 50}, vision_config=vision)
+    return save(transformers.SiglipModel(config), transformers.SiglipImageProcessorPil(), folder)
+
+
+@pytest.mark.parametrize("make", [vit, convnext, dinov2, clip, siglip])
+@pytest.mark.parametrize(("height", "width"), [(96, 64), (80, 80)])
+def test_posters_of_any_shape_become_logits(tmp_path: Path, make, height: int, width: int) -> None:  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    architecture = f"hf/{make(tmp_path / 'backbone')}"
+    backbone, mean, std = describe(architecture)
+    assert all(0 < value < 255 for value in mean + std)
+    network = build_network(architecture, 7, height, width, json.loads(json.dumps(backbone)))
+    assert isinstance(network, BackboneNetwork)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assert load_pretrained(network, architecture)
+    assert any(not torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    posters = torch.randn(2, 3, height, width)
+    network.eval()
+    # The backbone's weights as saved, and its own answer.
+    saved = transformers.AutoModel.from_pretrained(architecture.removeprefix("hf/"), config=network.backbone.config)
+    with torch.inference_mode():
+        expected = saved.eval()(pixel_values=posters, **network.options).last_hidden_state
+        assert torch.equal(network.backbone(pixel_values=posters, **network.options).last_hidden_state, expected)
+        assert network(posters).shape == (2, 7)
+
+
+def test_tokens_are_laid_out_as_the_poster_is() -> None:
+    assert places(1 + 15 * 10, 240, 160) == (15, 10)
+    assert places(1 + 4 + 17 * 11, 240, 160) == (17, 11)  # four registers, patches of 14
+    assert places(7 * 5, 224, 160) == (7, 5)
+    with pytest.raises(ValueError, match="fit no grid"):
+        places(100_003, 240, 160)
+
+
+@pytest.mark.parametrize(("make", "epochs"), [(vit, 1), (convnext, 0)])
+def test_the_whole_pipeline(project: Path, make, epochs: int) -> None:  # type: ignore[no-untyped-def]
+    make(project / "backbones" / "tiny")
+    set_parameters(project, architecture="hf/backbones/tiny", epochs=epochs)
+    for name in ("join", "cache", "train", "evaluate"):
+        stage(name, cwd=project)
+    history = pd.read_csv(project / "metrics" / "history.csv")
+    assert history["epoch"].tolist() == list(range(epochs + 1))
+    poster = project / "data" / "posters" / "m000.jpg"
+    # The model file is all that is needed from here on.
+    (project / "backbones").rename(project / "gone")
+    assert len(stage("predict", poster, "--explain", project / "why.png", cwd=project).stdout.splitlines()) == 3
+
+
+def test_what_is_missing_is_said(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("join", "cache"):
+        stage(name, cwd=project)
+    set_parameters(project, architecture="hf/nowhere/to-be-found")
+    assert "hf/nowhere/to-be-found: " in stage("train", cwd=project, fails=True).stderr
+    program = "import sys; sys.modules['transformers'] = None; import runpy; runpy.run_module('stages.train', run_name='__main__')"
+    done = run(sys.executable, "-c", program, cwd=project, fails=True)
+    assert done.returncode == 1
+    assert done.stderr.strip() == "error: architecture hf/… needs more packages: pip install -r requirements-transformers.txt"
