@@ -1,5 +1,7 @@
 """Run a grid of experiments, each combination of what `sweep:` in params.yaml lists: `python -m stages.sweep --jobs 2`.
 
+Another grid can be given in its place: `python -m stages.sweep -S limit=625,1250,3000`.
+
 The experiments are DVC's, queued and run by these commands, which are printed and work by hand as well:
 `dvc exp run --queue -S architecture=a,b -S epochs=5,10` and `dvc queue start -j 2`.
 """
@@ -38,6 +40,23 @@ def dvc(*arguments: str, show: bool = False) -> str:
 def grid_options(sweep: dict[str, list[Any]]) -> list[str]:
     """The grid as options of `dvc exp run`: `-S architecture=a,b -S epochs=5,10`."""
     return [word for key, values in sweep.items() for word in ("-S", f"{key}={','.join(str(value) for value in values)}")]
+
+
+def read_grid(options: list[str]) -> dict[str, list[Any]]:
+    """The grid that `-S` options spell: KEY=A,B to the values A and B of KEY, as YAML reads them.
+
+    Raises
+    ------
+    InputError
+        An option is not of this form.
+    """
+    grid = {}
+    for option in options:
+        key, sign, values = option.partition("=")
+        if not (key and sign and all(values.split(","))):
+            raise InputError(f"-S {option}: should be a key of params.yaml and its values, as -S epochs=5,10")
+        grid[key] = [yaml.safe_load(value) for value in values.split(",")]
+    return grid
 
 
 def check_grid(sweep: dict[str, list[Any]]) -> None:
@@ -108,12 +127,13 @@ def results(names: list[str], keys: list[str]) -> pd.DataFrame:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.sweep", description="Run the grid of `sweep:` in params.yaml.")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="how many experiments run at once (1)")
+    parser.add_argument("-S", action="append", default=[], metavar="KEY=A,B", help="a key and its values, in place of `sweep:`")
     arguments = parser.parse_args()
     if arguments.jobs < 1:
         parser.error("--jobs takes a number from 1")
     # The workers inherit this. Trainings that each take all cores at once are several times slower than in turns.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // arguments.jobs)))
-    sweep = read_parameters().sweep
+    sweep = read_grid(arguments.S) or read_parameters().sweep
     check_grid(sweep)
     # Short, as MLflow's pages show but the beginning of a run's name: the day and the time.
     name = f"sweep-{time.strftime('%d%H%M%S')}"

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 REAL_POSTERS = ROOT.parent / "shared" / "movie-posters"
 
 # Training takes seconds with these, whatever the data.
-QUICK = {"epochs": 1, "image_height": 80, "image_width": 80, "limit": 60, "batch_size": 16}
+QUICK = {"architecture": "residual", "epochs": 1, "image_height": 80, "image_width": 80, "limit": 60, "batch_size": 16}
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

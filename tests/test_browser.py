@@ -30,6 +30,22 @@ def page() -> Iterator[Page]:
         browser.close()
 
 
+def test_the_report_reads_well_on_a_phone_and_on_a_wide_screen(finished: Path, page: Page) -> None:
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    for name, width in (("phone", 390), ("wide", 1600)):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.goto((finished / "metrics" / "report.html").as_uri())
+        page.screenshot(path=SCREENSHOTS / f"report_{name}.png", full_page=True)
+        # Nothing has to be scrolled sideways but tables, in their own frame; all pictures are drawn.
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate("Array.from(document.images).every(image => image.complete && image.naturalWidth > 0)")
+        assert page.locator(".poster").count() == 36
+        sizes = page.evaluate(
+            "Array.from(document.querySelectorAll('p, td, li')).map(e => parseFloat(getComputedStyle(e).fontSize))"
+        )
+        assert min(sizes) >= 12
+
+
 def test_two_runs_are_compared(repository: Path, page: Page) -> None:
     stage("track", cwd=repository)
     set_parameters(repository, epochs=3, architecture="tutorial")

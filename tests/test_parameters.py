@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from poster_genres.architectures import ARCHITECTURES
+from poster_genres.architectures import ARCHITECTURES, recipe_name
 from poster_genres.errors import InputError
 from poster_genres.networks import NETWORKS
 from poster_genres.parameters import Parameters, read_parameters
@@ -26,7 +26,7 @@ def read(folder: Path, **values: object) -> Parameters:
 def test_the_projects_own_parameters_are_read(folder: Path) -> None:
     parameters = read(folder)
     assert parameters.limit == 3000
-    assert parameters.recipe() == getattr(parameters.recipes, parameters.architecture)
+    assert parameters.recipe() == getattr(parameters.recipes, recipe_name(parameters.architecture))
 
 
 def test_text_that_is_a_number_is_read_as_one(folder: Path) -> None:
@@ -47,7 +47,9 @@ def test_the_top_level_goes_before_the_recipe(folder: Path) -> None:
     ("values", "named"),
     [
         ({"epoch": 5}, ["epoch: unknown key", "epochs"]),
-        ({"epochs": 0}, ["epochs:", "greater than or equal to 1", "'auto'", "not 0"]),
+        ({"epochs": -1}, ["epochs:", "greater than or equal to 0", "'auto'", "not -1"]),
+        ({"epochs": 0, "architecture": "residual"}, ["epochs: should be 1 or more; 0 is for architectures with a probe"]),
+        ({"architecture": "hf/"}, ["architecture: 'hf/' is unknown", "hf/<model ID or folder>"]),
         ({"epochs": 2.5}, ["epochs:", "not 2.5"]),
         ({"epochs": True}, ["epochs:", "not true or false"]),
         ({"learning_rate": "fast"}, ["learning_rate:", "not 'fast'"]),

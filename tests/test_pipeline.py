@@ -3,6 +3,7 @@
 import ast
 import http.server
 import json
+import re
 import shutil
 import sys
 import threading
@@ -41,6 +42,18 @@ def test_a_second_repro_does_nothing_and_says_so(finished: Path) -> None:
     before = (finished / "models" / "model.pt").stat().st_mtime_ns
     assert "Data and pipelines are up to date." in run("dvc", "repro", cwd=finished).stdout
     assert (finished / "models" / "model.pt").stat().st_mtime_ns == before
+
+
+def test_the_report_is_one_page_with_everything_inside(finished: Path) -> None:
+    page = (finished / "metrics" / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    scores = pd.read_csv(finished / "metrics" / "scores.csv").set_index(["split", "score"])
+    row = scores.loc[("test", "macro_average_precision")]
+    assert f"{row['model']:.4f}" in page
+    assert f"{row['low']:.3f} to {row['high']:.3f}; prior {row['prior']:.3f}" in page
+    # Five pictures, and twelve posters under each of three headings.
+    assert page.count("data:image/png;base64,") == 5
+    assert page.count("data:image/jpeg;base64,") == 36
 
 
 def test_metrics_and_plots_are_shown(finished: Path) -> None:

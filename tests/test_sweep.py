@@ -8,6 +8,7 @@ import pytest
 
 from poster_genres.errors import InputError
 from poster_genres.parameters import read_parameters
+from stages.sweep import read_grid
 from tests.conftest import run, set_parameters, stage
 from tests.test_tracking import check_whole, runs_of
 
@@ -48,11 +49,18 @@ def test_the_tensor_cache_is_linked_and_not_copied(finished: Path) -> None:
     assert tensor.stat().st_mode & 0o222 == 0
 
 
+def test_a_grid_on_the_command_line() -> None:
+    expected = {"limit": [500, 1000], "architecture": ["hf/a/b"], "recipes.residual.crop": [0.1, 0.2]}
+    assert read_grid(["limit=500,1000", "architecture=hf/a/b", "recipes.residual.crop=0.1,0.2"]) == expected
+
+
 def test_a_sweep_of_what_is_not_there(repository: Path) -> None:
     set_parameters(repository, sweep={"epoch": [1, 2]})
     assert "sweep: 'epoch'" in stage("sweep", cwd=repository, fails=True).stderr
     set_parameters(repository, sweep={"architecture": ["resnet"]})
     assert "'resnet' is unknown" in stage("sweep", cwd=repository, fails=True).stderr
+    assert "-S epochs: should be a key" in stage("sweep", "-S", "epochs", cwd=repository, fails=True).stderr
+    assert "not 'many'" in stage("sweep", "-S", "epochs=1,many", cwd=repository, fails=True).stderr
     set_parameters(repository, sweep={"epochs": []})
     with pytest.raises(InputError, match=r"sweep\.epochs:"):
         read_parameters(repository / "params.yaml")
