@@ -23,6 +23,7 @@ import pandas as pd
 import yaml
 from PIL import Image
 
+from poster_genres.architectures import HUGGING_FACE
 from poster_genres.errors import InputError
 from poster_genres.movies import SPLITS, read_movies
 from poster_genres.parameters import Parameters
@@ -125,7 +126,10 @@ def start_run(experiment: str, description: dict[str, Any], **options: Any) -> A
     training = description["tags"]["training"]
     known = mlflow.search_runs([experiment], f"tags.training = '{training}'", max_results=1, output_format="list")
     if known:
-        return mlflow.start_run(run_id=known[0].info.run_id, **options)
+        run = mlflow.start_run(run_id=known[0].info.run_id, **options)
+        # An experiment that goes on where another was interrupted has another name.
+        mlflow.set_tags(description["tags"] | {"mlflow.runName": description["name"]})
+        return run
     run = mlflow.start_run(experiment_id=experiment, run_name=description["name"], tags=description["tags"], **options)
     mlflow.log_params(description["parameters"])
     return run
@@ -251,7 +255,7 @@ def _complete(tracking: Tracking) -> str:
             log_datasets(description)
         if not (run.outputs and run.outputs.model_outputs):
             log_examples()
-            log_model()
+            log_model(description)
     return run_id
 
 
@@ -306,13 +310,16 @@ def log_examples() -> None:
     mlflow.log_table(table, "test_posters.json")
 
 
-def log_model() -> None:
+def log_model(description: dict[str, Any]) -> None:
     """The model with signature and example, to be loaded by `mlflow.pyfunc.load_model` and served by `mlflow models serve`."""
     import mlflow
     from mlflow.models.signature import ModelSignature
     from mlflow.types import ColSpec, Schema
 
     genres = list(pd.read_csv(METRICS / "genres_test.csv")["genre"])
+    packages = ["mlflow", "numpy", "pandas", "pillow", "torch"]
+    if description["tags"]["architecture"].startswith(HUGGING_FACE):
+        packages.append("transformers")
     buffer = io.BytesIO()
     Image.new("RGB", (60, 90), (120, 40, 40)).save(buffer, "JPEG")
     code = Path(__file__).parent
@@ -323,5 +330,5 @@ def log_model() -> None:
         code_paths=[str(code)],
         signature=ModelSignature(Schema([ColSpec("string", "poster")]), Schema([ColSpec("double", genre) for genre in genres])),
         input_example=pd.DataFrame({"poster": [base64.b64encode(buffer.getvalue()).decode()]}),
-        pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "numpy", "pandas", "pillow", "torch")],
+        pip_requirements=[f"{name}=={version(name)}" for name in packages],
     )

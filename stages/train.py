@@ -120,7 +120,7 @@ def run_epochs(training: Training, tracking: Tracking, checkpoint: Path, patienc
             break
         row = training.run_epoch()
         with whole_file(checkpoint) as temporary, temporary.open("wb") as file:
-            torch.save(training.state() | {"run": tracking.description}, file)
+            torch.save(training.state() | {"training": tracking.description["tags"]["training"]}, file)
         write_history(training.history)
         print_epoch(training.history, epochs)
         tracking.log_epoch(row)
@@ -144,7 +144,7 @@ def main() -> None:
     description = describe_run(parameters)
     state = read_checkpoint(checkpoint)
     if state is not None:
-        description = state.pop("run")
+        description["tags"]["training"] = state.pop("training")
         training.load(state)
         write_history(training.history)
         print(f"going on after epoch {training.epoch}, where this training was interrupted", flush=True)
