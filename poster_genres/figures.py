@@ -31,9 +31,10 @@ def draw_curves(history: pd.DataFrame, prior_loss: float, path: Path) -> None:
     figure = Figure(figsize=(13, 3.6))
     panels = figure.subplots(1, 3)
     names = {"loss": "Binary cross-entropy", "accuracy": "Accuracy", "macro_average_precision": "Macro average precision"}
+    marker = "o" if len(history) < 20 else ""  # one epoch alone is no line
     for axes, (column, name) in zip(panels, names.items(), strict=True):
-        axes.plot(history["epoch"], history[f"train_{column}"], color=TRAIN, label="training")
-        axes.plot(history["epoch"], history[f"validation_{column}"], color=MODEL, label="validation")
+        for split, color, label in (("train", TRAIN, "training"), ("validation", MODEL, "validation")):
+            axes.plot(history["epoch"], history[f"{split}_{column}"], color=color, label=label, marker=marker, markersize=4)
         if column == "loss":
             axes.axhline(prior_loss, color=PRIOR, linestyle="--", label="prior (validation)")
         _plain(axes, name, "epoch", "")

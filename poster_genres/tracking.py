@@ -114,9 +114,7 @@ def connect() -> str:
             return str(experiment.experiment_id)
         # Absolute, as an experiment keeps it for ever: one that is relative to a temporary copy points at nothing afterwards.
         location = (root / "mlartifacts").as_uri() if store == own else None
-        # MLflow's pages for people who train models, not those for chat bots.
-        kind = {"mlflow.experimentKind": "custom_model_development"}
-        return str(mlflow.create_experiment(name, artifact_location=location, tags=kind))
+        return str(mlflow.create_experiment(name, artifact_location=location))
 
 
 def start_run(experiment: str, description: dict[str, Any], **options: Any) -> Any:
