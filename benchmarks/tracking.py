@@ -1,7 +1,9 @@
-"""What tracking costs: the train stage with MLflow and without, in turns, by ratio.
+"""What tracking costs a training: epochs with MLflow and without, in turns in one process, by ratio.
 
-Run: `python -m benchmarks.tracking [DATASET] [--rounds 2]`, by default the tutorial's network for 10 epochs at 200 x 200 on
-../shared/movie-posters, with a local SQLite store. Works in a temporary copy of the project; Linux and macOS.
+Run: `python -m benchmarks.tracking [DATASET] [--epochs 10]`, by default the tutorial's network at 200 x 200 on
+../shared/movie-posters, with a local SQLite store. Whole trainings differ by more than tracking costs on a machine that others use
+too, so neighbouring epochs are compared. Each epoch with MLflow is a run of its own, which is more than a training pays: it begins
+and ends one run. Works in a temporary copy of the project; Linux and macOS.
 """
 
 import argparse
@@ -11,63 +13,74 @@ from pathlib import Path
 
 from benchmarks.pipeline import DATASET, machine, project_copy, run_python, set_parameters
 
-# The first counts the seconds that calls into MLflow take, its import included; the second leaves them out.
-WITH = """
-import time
-from poster_genres.tracking import Tracking
-attempt, spent = Tracking.attempt, []
-def timed(self, action):
-    start = time.perf_counter()
-    try:
-        return attempt(self, action)
-    finally:
-        spent.append(time.perf_counter() - start)
-Tracking.attempt = timed
-from stages.train import main
-main()
-import pathlib
-pathlib.Path("spent.txt").write_text(str(sum(spent)))
+PROGRAM = """
+import json, sys, time
+from pathlib import Path
+from poster_genres.cached import read_cache
+from poster_genres.model import prepare
+from poster_genres.movies import genres_of, labels_of
+from poster_genres.parameters import read_parameters
+from poster_genres.tracking import Tracking, connect, describe_run
+from poster_genres.training import Training
+from stages.train import new_model
+
+parameters = read_parameters()
+posters, movies = read_cache(Path("data/cache"))
+labels, splits = labels_of(movies), movies["split"].to_numpy(str)
+device = prepare()
+model = new_model(parameters, genres_of(movies), posters.shape, labels[splits == "train"].mean(axis=0), device)
+training = Training(model, posters, labels, splits, parameters.recipe(), device)
+connect()  # making the store is the first run's matter; all later ones find it there
+training.run_epoch()
+seconds = {"with": [], "without": []}
+for i in range(int(sys.argv[1])):
+    for name in ("with", "without") if i % 2 else ("without", "with"):
+        start = time.perf_counter()
+        if name == "with":
+            with Tracking(describe_run(parameters)) as tracking:
+                tracking.log_epoch(training.run_epoch())
+                assert tracking.on
+        else:
+            training.run_epoch()
+        seconds[name].append(time.perf_counter() - start)
+        print(f"epoch {name} MLflow: {seconds[name][-1]:.2f} s", flush=True)
+Path("seconds.json").write_text(json.dumps(seconds))
 """
-WITHOUT = """
-from poster_genres.tracking import Tracking
-Tracking.attempt = lambda self, action: None
-from stages.train import main
-main()
+IMPORT = """
+import time
+import torch, pandas, sklearn.metrics
+start = time.perf_counter()
+import mlflow
+print(time.perf_counter() - start, file=open("import.txt", "w"))
 """
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What tracking costs the train stage.")
+    parser = argparse.ArgumentParser(description="What tracking costs a training.")
     parser.add_argument("dataset", nargs="?", type=Path, default=DATASET)
     parser.add_argument("--architecture", default="tutorial")
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=2, help="how often each of both is run (2)")
+    parser.add_argument("--epochs", type=int, default=10, help="of each kind (10)")
     parser.add_argument("--json", type=Path, help="also write all numbers to this file")
     arguments = parser.parse_args()
-    seconds: dict[str, list[float]] = {"with": [], "without": [], "in MLflow": []}
     with project_copy() as folder:
         size = {"image_height": 200, "image_width": 200} if arguments.architecture == "tutorial" else {}
-        chosen = {"architecture": arguments.architecture, "epochs": arguments.epochs}
-        set_parameters(folder, dataset=str(arguments.dataset.resolve()), **chosen, **size)
-        run_python(["-m", "stages.join"], folder)
-        run_python(["-m", "stages.cache"], folder)
-        # Making the store is the first run's matter; all later ones find it there.
-        run_python(["-c", "from poster_genres.tracking import connect; connect()"], folder)
-        for i in range(arguments.rounds):
-            # First one, then the other: a machine that becomes slower must not favour either.
-            for name, program in list({"with": WITH, "without": WITHOUT}.items())[:: (1, -1)[i % 2]]:
-                seconds[name].append(run_python(["-c", program], folder)[0])
-            seconds["in MLflow"].append(float((folder / "spent.txt").read_text(encoding="utf-8")))
-    means = {name: statistics.mean(values) for name, values in seconds.items()}
-    print(f"\n{machine()}: train, {arguments.architecture}, {arguments.epochs} epochs, means of {arguments.rounds}")
-    print("| with MLflow | without | ratio | in calls into MLflow, its import included | their share |")
-    print("| --- | --- | --- | --- | --- |")
-    print(
-        f"| {means['with']:.1f} s | {means['without']:.1f} s | {means['with'] / means['without']:.3f} | "
-        f"{means['in MLflow']:.1f} s | {means['in MLflow'] / means['with']:.1%} |"
-    )
+        length = {"architecture": arguments.architecture, "epochs": 2 * arguments.epochs + 1}
+        set_parameters(folder, dataset=str(arguments.dataset.resolve()), **length, **size)
+        for stage in ("join", "cache"):
+            run_python(["-m", f"stages.{stage}"], folder)
+        run_python(["-c", PROGRAM, str(arguments.epochs)], folder)
+        run_python(["-c", IMPORT], folder)
+        seconds = json.loads((folder / "seconds.json").read_text(encoding="utf-8"))
+        imports = float((folder / "import.txt").read_text(encoding="utf-8"))
+    difference = statistics.median(a - b for a, b in zip(seconds["with"], seconds["without"], strict=True))
+    epoch = statistics.median(seconds["without"])
+    share = (imports + arguments.epochs * difference) / (arguments.epochs * epoch)
+    print(f"\n{machine()}: {arguments.architecture}, {arguments.epochs} epochs with MLflow and as many without")
+    print("| an epoch without | with MLflow, more by (median) | importing MLflow, once | of a training of that length |")
+    print("| --- | --- | --- | --- |")
+    print(f"| {epoch:.2f} s | {difference:+.3f} s | {imports:.2f} s | {share:+.1%} |")
     if arguments.json:
-        arguments.json.write_text(json.dumps(seconds, indent=2) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps(seconds | {"import": imports}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
