@@ -99,11 +99,11 @@ def print_epoch(history: list[dict[str, Any]], epochs: int) -> None:
     """Print the last row of metrics/history.csv in a line, with the time that the rest of `epochs` will take."""
     row = history[-1]
     trained = [one["seconds"] for one in history if one["epoch"] > 0]
-    remaining = (epochs - row["epoch"]) * sum(trained) / max(1, len(trained))
+    remaining = (epochs - row["epoch"]) * sum(trained) / len(trained) if trained else None
     print(
         f"epoch {row['epoch']:3}/{epochs}  loss {row['train_loss']:.4f}, validation {row['validation_loss']:.4f}"
         f"  macro AP {row['validation_macro_average_precision']:.4f}  micro AP {row['validation_micro_average_precision']:.4f}"
-        f"  {row['posters_per_second']:.0f} posters/s  ETA {tqdm.format_interval(remaining)}",
+        f"  {row['posters_per_second']:.0f} posters/s  ETA {'?' if remaining is None else tqdm.format_interval(remaining)}",
         flush=True,
     )
 
