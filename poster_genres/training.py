@@ -23,7 +23,7 @@ from poster_genres.networks import Network
 from poster_genres.parameters import Recipe
 
 # Strengths of the probe's weight decay, of which validation chooses.
-DECAYS = (0.003, 0.01, 0.03, 0.1)
+DECAYS = (0.1, 0.3, 0.5, 1.0, 2.0)
 
 
 def build_optimizer(network: Network, recipe: Recipe, steps: int) -> tuple[torch.optim.Optimizer, LRScheduler | None]:
