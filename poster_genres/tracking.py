@@ -10,10 +10,12 @@ import io
 import json
 import logging
 import os
+import signal
 import sys
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -133,6 +135,29 @@ def start_run(experiment: str, description: dict[str, Any], **options: Any) -> A
     return run
 
 
+@contextmanager
+def interrupts_deferred() -> Iterator[None]:
+    """Hold back a first Ctrl-C or kill until the block is done. A second one, as when a store hangs, is raised at once.
+
+    MLflow and its database driver, interrupted in the middle of a write, print tracebacks of their own and keep the store locked.
+    """
+    came: list[int] = []
+
+    def handle(number: int, frame: object) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        raise KeyboardInterrupt
+
+
 class Tracking:
     """A run in MLflow while it is being written. After the first failure all calls do nothing."""
 
@@ -141,11 +166,15 @@ class Tracking:
         self.on = True
 
     def attempt(self, action: Callable[[], Any]) -> Any:
-        """What `action` returns; None where it fails, with one warning, and from then on."""
+        """What `action` returns; None where it fails, with one warning, and from then on.
+
+        To be called in the main thread, and not within itself.
+        """
         if not self.on:
             return None
         try:
-            return action()
+            with interrupts_deferred():
+                return action()
         except Exception as error:  # MLflow lets through whatever its store and its network raise
             self.on = False
             reason = next(iter(str(error).splitlines()), "")[:200]
@@ -169,30 +198,11 @@ class Tracking:
 
     def log_epoch(self, row: dict[str, Any]) -> None:
         """Add a row of metrics/history.csv to the curves."""
-
-        def log() -> None:
-            import mlflow
-
-            mlflow.log_metrics(
-                {curve_name(key): float(value) for key, value in row.items() if key != "epoch"}, step=int(row["epoch"])
-            )
-
-        self.attempt(log)
+        self.attempt(lambda: log_epoch(row))
 
     def log_missing_epochs(self, history: list[dict[str, Any]]) -> None:
-        """Add those rows of metrics/history.csv that the active run's curves have not."""
-
-        def log() -> None:
-            import mlflow
-
-            active = mlflow.active_run()
-            assert active is not None
-            logged = {metric.step for metric in mlflow.MlflowClient().get_metric_history(active.info.run_id, "train/loss")}
-            for row in history:
-                if row["epoch"] not in logged:
-                    self.log_epoch(row)
-
-        self.attempt(log)
+        """Add those rows of metrics/history.csv that the curves have not."""
+        self.attempt(lambda: log_missing_epochs(history))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         def end() -> None:
@@ -207,6 +217,25 @@ def curve_name(column: str) -> str:
     """`train_loss` as `train/loss`: MLflow's pages group by what is before the slash."""
     split, _, score = column.partition("_")
     return f"{split}/{score}" if split in ("train", "validation") else column
+
+
+def log_epoch(row: dict[str, Any]) -> None:
+    """Add a row of metrics/history.csv to the active run's curves."""
+    import mlflow
+
+    mlflow.log_metrics({curve_name(key): float(value) for key, value in row.items() if key != "epoch"}, step=int(row["epoch"]))
+
+
+def log_missing_epochs(history: list[dict[str, Any]]) -> None:
+    """Add those rows of metrics/history.csv that the active run's curves have not."""
+    import mlflow
+
+    active = mlflow.active_run()
+    assert active is not None
+    logged = {metric.step for metric in mlflow.MlflowClient().get_metric_history(active.info.run_id, "train/loss")}
+    for row in history:
+        if row["epoch"] not in logged:
+            log_epoch(row)
 
 
 def read_run() -> dict[str, Any]:
@@ -233,18 +262,17 @@ def complete() -> str | None:
     -------
     The run's ID, or None where the store could not be reached.
     """
-    tracking = Tracking(read_run())
-    return tracking.attempt(lambda: _complete(tracking))
+    description = read_run()
+    return Tracking(description).attempt(lambda: _complete(description))
 
 
-def _complete(tracking: Tracking) -> str:
-    description = tracking.description
+def _complete(description: dict[str, Any]) -> str:
     experiment = connect()
     import mlflow
 
     with start_run(experiment, description) as run:
         run_id = str(run.info.run_id)
-        tracking.log_missing_epochs(pd.read_csv(METRICS / "history.csv").to_dict("records"))
+        log_missing_epochs(pd.read_csv(METRICS / "history.csv").to_dict("records"))
         mlflow.log_metrics(final_scores())
         mlflow.log_artifacts(str(METRICS / "figures"), "figures")
         for name in FILES:
@@ -315,7 +343,7 @@ def log_model(description: dict[str, Any]) -> None:
     from mlflow.types import ColSpec, Schema
 
     genres = list(pd.read_csv(METRICS / "genres_test.csv")["genre"])
-    packages = ["mlflow", "numpy", "pandas", "pillow", "torch"]
+    packages = ["mlflow", "numpy", "pandas", "pillow", "scipy", "torch"]
     if description["tags"]["architecture"].startswith(HUGGING_FACE):
         packages.append("transformers")
     buffer = io.BytesIO()

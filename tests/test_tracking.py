@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 from mlflow.entities import Run
 
+from poster_genres.tracking import Tracking
 from tests.conftest import environment, run, serving, set_parameters, stage
 
 PLOTS = {"Loss", "Accuracy", "Macro average precision", "Average precision by genre", "Precision and recall"}
@@ -228,3 +229,33 @@ def test_a_server_is_used_and_may_die_in_the_middle(
     stage("evaluate", cwd=repository)
     (later,) = runs_of(repository)
     check_whole(later, epochs=12)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_waits_until_mlflow_has_written(number: signal.Signals) -> None:
+    before = {one: signal.signal(one, signal.default_int_handler) for one in (signal.SIGINT, signal.SIGTERM)}
+    written = []
+
+    def write() -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(0.05)
+        written.append(True)
+
+    def hang() -> None:
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+        time.sleep(0.05)
+        written.append(False)
+
+    try:
+        tracking = Tracking({})
+        with pytest.raises(KeyboardInterrupt):
+            tracking.attempt(write)
+        assert written == [True]
+        with pytest.raises(KeyboardInterrupt):
+            tracking.attempt(hang)
+        assert written == [True]
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
