@@ -15,6 +15,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 DATASET = ROOT.parent / "shared" / "movie-posters"
+# Height and width of the posters that networks see which learn from nothing; the tutorial's as in the tutorial.
+SIZES = {"tutorial": (200, 200), "alexnet": (160, 112), "residual": (160, 112)}
 
 
 @contextmanager

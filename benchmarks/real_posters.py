@@ -15,10 +15,9 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from benchmarks.pipeline import DATASET, ROOT, machine, project_copy, run_python, set_parameters
+from benchmarks.pipeline import DATASET, ROOT, SIZES, machine, project_copy, run_python, set_parameters
 
 STAGES = ("join", "cache", "train", "evaluate")
-SIZES = {"tutorial": (200, 200), "alexnet": (160, 112), "residual": (160, 112)}
 # Too rare to be scored in any split of a few thousand posters.
 RARE = ("News", "Reality-TV")
 SHOWN = ("macro_average_precision", "micro_average_precision", "macro_f1", "micro_f1", "macro_roc_auc", "binary_cross_entropy")
