@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def augment(posters: Tensor, flip: bool, crop: float, colour: float, erase: float) -> Tensor:
+def augment(posters: Tensor, flip: bool, crop: float) -> Tensor:
     """Change each poster of a batch by its own random numbers, from torch's global generator.
 
     Parameters
@@ -13,8 +13,6 @@ def augment(posters: Tensor, flip: bool, crop: float, colour: float, erase: floa
     posters : float32 (N, 3, height, width), normalised
     flip : whether half of the posters are mirrored
     crop : the largest share of height and width that is cut off, in [0, 1); the rest is stretched to the full size
-    colour : how far brightness, contrast and saturation are changed, in [0, 1): factors from 1 - colour to 1 + colour
-    erase : the share of posters of which a rectangle is painted over, in [0, 1] (Zhong et al. 2020, arXiv:1708.04896)
 
     Returns
     -------
@@ -32,19 +30,4 @@ def augment(posters: Tensor, flip: bool, crop: float, colour: float, erase: floa
         transform[:, :, 2] = shift
         grid = functional.affine_grid(transform.to(device), list(posters.shape), align_corners=False)
         posters = functional.grid_sample(posters, grid, padding_mode="reflection", align_corners=False)
-    if colour:
-        brightness, contrast, saturation = (1 + colour * (2 * torch.rand(3, number, 1, 1, 1, device="cpu") - 1)).to(device)
-        gray = posters.mean(dim=1, keepdim=True)
-        level = gray.mean(dim=(2, 3), keepdim=True)
-        posters = gray + saturation * (posters - gray)
-        posters = level + contrast * (posters - level) + (brightness - 1)
-    if erase:
-        height, width = posters.shape[2:]
-        share = 0.3 + 0.4 * torch.rand(number, 2)
-        start = torch.rand(number, 2) * (1 - share)
-        rows, columns = torch.arange(height) / height, torch.arange(width) / width
-        inside = ((rows >= start[:, :1]) & (rows < (start + share)[:, :1])).unsqueeze(2)
-        inside = inside & ((columns >= start[:, 1:]) & (columns < (start + share)[:, 1:])).unsqueeze(1)
-        chosen = inside & (torch.rand(number) < erase).view(-1, 1, 1)
-        posters = posters.masked_fill(chosen.unsqueeze(1).to(device), 0.0)
     return posters.contiguous(memory_format=torch.channels_last)

@@ -84,7 +84,7 @@ class BackboneNetwork(Network):
         # Only backbones with learned positions know this word; they then fit them to the posters' shape.
         knows = "interpolate_pos_encoding" in inspect.signature(backbone.forward).parameters
         self.options: dict[str, Any] = {"interpolate_pos_encoding": True} if knows else {}
-        with torch.inference_mode():
+        with torch.no_grad():
             features = self.eval().features(torch.zeros(1, 3, height, width))
         head = Head(features.shape[1], genres)
         nn.init.constant_(head.bias, -2.5)

@@ -58,13 +58,18 @@ class InvertedResidual(nn.Module):
         layers += [*convolution(inner, inner, kernel, stride, inner), nn.ReLU6(inplace=True), *convolution(inner, outputs, 1)]
         self.layers = nn.Sequential(*layers)
         self.shortcut = stride == 1 and inputs == outputs
+        self.outputs = outputs
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x) if self.shortcut else self.layers(x)
 
 
 class EfficientNetLite(nn.Sequential):
-    """float32 posters (N, 3, height, width), of any size from 32, to a map of features (N, 1280, height / 32, width / 32)."""
+    """float32 posters (N, 3, height, width), of any size from 32, to the maps that each block and the last layer give.
+
+    Those are (N, channels, rows, columns), with half the rows and columns and 16 channels at first, and height / 32 by width / 32
+    with 1280 at the end: from texture and colour to the things of ImageNet. `channels` has their channels.
+    """
 
     def __init__(self, variant: str) -> None:
         width, depth = VARIANTS[variant]
@@ -79,6 +84,16 @@ class EfficientNetLite(nn.Sequential):
                 inputs = outputs
         layers += [*convolution(inputs, FEATURES, 1), nn.ReLU6(inplace=True)]
         super().__init__(*layers)
+        self.channels = [layer.outputs for layer in layers if isinstance(layer, InvertedResidual)] + [FEATURES]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        maps = []
+        for layer in self:
+            x = layer(x)
+            if isinstance(layer, InvertedResidual):
+                # A view of its own, so that the gradient of a block's map is what comes from it, not also from later ones.
+                maps.append(x.view_as(x))
+        return (*maps, x)
 
 
 def round_channels(channels: float) -> int:

@@ -10,12 +10,13 @@ from poster_genres.model import Model
 
 
 def explain(model: Model, poster: np.ndarray, genres: list[int], device: torch.device) -> np.ndarray:
-    """HiResCAM (Draelos and Carin 2020, arXiv:2011.08891) on the last maps of each of the model's networks, averaged over them and,
-    where the model looks at it too, over the mirror image.
+    """HiResCAM (Draelos and Carin 2020, arXiv:2011.08891) on the maps that the heads of the model's networks see, summed over maps
+    and networks and, where the model looks at it too, the mirror image.
 
-    Each place's activations times their gradients, summed over channels; what is negative, which speaks against the genre, is left
-    out. Where the maps are averaged before the last layer this is Grad-CAM; where dense layers see each place by itself, as in the
-    tutorial's network, Grad-CAM points at the wrong places and this does not.
+    Each place's activations times their gradients, summed over channels; what is negative in the end, which speaks against the
+    genre, is left out. Where the maps are averaged before the last layer, the places of all maps add up to the logit, but for its
+    bias. Where dense layers see each place by itself, as in the tutorial's network, Grad-CAM can point at wrong places and this
+    does not.
 
     Parameters
     ----------
@@ -28,14 +29,20 @@ def explain(model: Model, poster: np.ndarray, genres: list[int], device: torch.d
     0 where nothing does
     """
     pixels = model.normalise(torch.from_numpy(poster[None]).to(device))
-    found = torch.zeros(len(genres), model.height, model.width, device=device)
+    size = (model.height, model.width)
+    found = torch.zeros(len(genres), *size, device=device)
     for network in model.networks:
         network.eval()
         method = LayerGradientXActivation(network, network.maps)
         for mirrored in (False, True) if model.flip else (False,):
             view = pixels.flip(3) if mirrored else pixels
             for i, genre in enumerate(genres):
-                cam: Tensor = method.attribute(view, target=genre).detach().sum(dim=1, keepdim=True).relu()
-                cam = interpolate(cam, size=(model.height, model.width), mode="bilinear", align_corners=False)[0, 0]
-                found[i] += cam.flip(1) if mirrored else cam
+                attributions = method.attribute(view, target=genre)
+                for attribution in attributions if isinstance(attributions, tuple) else (attributions,):
+                    places: Tensor = attribution.detach().sum(dim=1, keepdim=True)
+                    # A place of a coarse map stands for more of the poster than one of a fine map.
+                    density = places * (places.shape[2] * places.shape[3])
+                    density = interpolate(density, size=size, mode="bilinear", align_corners=False)[0, 0]
+                    found[i] += density.flip(1) if mirrored else density
+    found = found.relu()
     return (found / found.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)).cpu().numpy()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import expit
 from torch import Tensor
 
 from poster_genres.cached import take_posters
@@ -93,11 +94,6 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
 
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """The probabilities (0 to 1) that belong to logits, of any shape and the same type."""
-    return 1 / (1 + np.exp(-logits))
-
-
 def predict_logits(model: Model, posters: np.ndarray, device: torch.device, rows: np.ndarray | None = None) -> np.ndarray:
     """The logit of each genre for each poster, averaged over the model's networks and, with `flip`, over mirror images.
 
@@ -128,7 +124,7 @@ def predict_logits(model: Model, posters: np.ndarray, device: torch.device, rows
 
 def predict_probabilities(model: Model, posters: np.ndarray, device: torch.device, rows: np.ndarray | None = None) -> np.ndarray:
     """The probability of each genre for each poster, float32 (n, genres) in [0, 1]; what it takes is `predict_logits`'."""
-    return sigmoid(predict_logits(model, posters, device, rows) / model.temperature)
+    return expit(predict_logits(model, posters, device, rows) / model.temperature)
 
 
 def save_model(model: Model, path: Path) -> None:

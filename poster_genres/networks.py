@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from poster_genres.architectures import HUGGING_FACE
-from poster_genres.efficientnet import FEATURES, VARIANTS, EfficientNetLite, imagenet_weights
+from poster_genres.efficientnet import VARIANTS, EfficientNetLite, imagenet_weights
 
 
 class Head(nn.Linear):
@@ -29,7 +29,8 @@ class Network(nn.Module):
 
     Attributes
     ----------
-    maps : float32 (N, 3, height, width), normalised, to (N, channels, rows, columns): each place tells of a part
+    maps : float32 (N, 3, height, width), normalised, to (N, channels, rows, columns), or a tuple of such maps: each place tells of
+        a part
     pool : to (N, features)
     head : to logits (N, genres)
     """
@@ -152,12 +153,23 @@ def residual(genres: int, height: int, width: int) -> Network:
     return Network(nn.Sequential(*layers), AverageAndMaxPool(), nn.Sequential(nn.Dropout(0.4), head))
 
 
+class AveragePoolOfAll(nn.Module):
+    """Maps (N, channels, rows, columns), several of them, to the mean of each channel of each, float32 (N, all channels)."""
+
+    def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
+        return torch.cat([one.mean(dim=(2, 3), dtype=torch.float32) for one in maps], dim=1)
+
+
 def efficientnet_lite(variant: str, genres: int, height: int, width: int) -> Network:
-    """EfficientNet-Lite with a new head; input of any size."""
-    head = Head(FEATURES, genres)
+    """EfficientNet-Lite with a new head; input of any size.
+
+    The head sees the means of every block's maps, not only the last one's: a poster's genre is in its colours and textures too,
+    which the last layer, made for the things of ImageNet, has forgotten.
+    """
+    maps = EfficientNetLite(variant)
+    head = Head(sum(maps.channels), genres)
     nn.init.constant_(head.bias, -2.5)
-    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return Network(EfficientNetLite(variant), pool, nn.Sequential(nn.Dropout(0.3), head))
+    return Network(maps, AveragePoolOfAll(), nn.Sequential(nn.Dropout(0.3), head))
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,6 @@ class Recipe(BaseModel):
     weight_decay: Annotated[Number, Field(ge=0)]
     flip: bool
     crop: Annotated[Number, Field(ge=0, lt=1)]
-    colour: Annotated[Number, Field(ge=0, lt=1)]
-    erase: Annotated[Number, Field(ge=0, le=1)]
     weight_averaging: Annotated[Number, Field(ge=0, lt=1)]
 
 

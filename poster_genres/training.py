@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import expit
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
@@ -18,7 +19,7 @@ from poster_genres import scores
 from poster_genres.augmentation import augment
 from poster_genres.cached import take_posters
 from poster_genres.errors import InputError
-from poster_genres.model import BATCH, Model, autocast, predict_logits, sigmoid
+from poster_genres.model import BATCH, Model, autocast, predict_logits
 from poster_genres.networks import Network
 from poster_genres.parameters import Recipe
 
@@ -200,8 +201,8 @@ class Training:
         self.history.append(
             {
                 "epoch": 0,
-                **score_epoch("train", self.labels[self.train_rows], sigmoid(logits)),
-                **score_epoch("validation", self.labels[self.validation_rows], sigmoid(self.probe_logits)),
+                **score_epoch("train", self.labels[self.train_rows], expit(logits)),
+                **score_epoch("validation", self.labels[self.validation_rows], expit(self.probe_logits)),
                 "learning_rate": 0.0,
                 "seconds": seconds,
                 "posters_per_second": len(self.train_rows) / seconds,
@@ -224,7 +225,7 @@ class Training:
         logits = predict_logits(self.scored, self.posters, self.device, self.validation_rows)
         if self.probe_logits is not None:
             logits = (len(self.learners) * logits + self.probe_logits) / (len(self.learners) + 1)
-        row |= score_epoch("validation", self.labels[self.validation_rows], sigmoid(logits))
+        row |= score_epoch("validation", self.labels[self.validation_rows], expit(logits))
         if row["validation_macro_average_precision"] > self.best_score():
             self.best = [
                 {key: value.detach().clone() for key, value in learner.scored.state_dict().items()} for learner in self.learners
@@ -271,12 +272,12 @@ class Training:
                     outputs.append(self._step(learner, batch))
                     seen.append(batch)
                     progress.update(len(batch))
-        return score_epoch("train", self.labels[np.concatenate(seen)], sigmoid(torch.cat(outputs).cpu().numpy()))
+        return score_epoch("train", self.labels[np.concatenate(seen)], expit(torch.cat(outputs).cpu().numpy()))
 
     def _step(self, learner: Learner, batch: np.ndarray) -> Tensor:
         """Learn from a batch of rows; the logits it gave."""
         pixels = self.model.normalise(torch.from_numpy(take_posters(self.posters, batch)).to(self.device))
-        pixels = augment(pixels, self.recipe.flip, self.recipe.crop, self.recipe.colour, self.recipe.erase)
+        pixels = augment(pixels, self.recipe.flip, self.recipe.crop)
         with autocast(self.device):
             logits = learner.network(pixels).float()
         loss = binary_cross_entropy_with_logits(logits, torch.from_numpy(self.labels[batch]).to(self.device))

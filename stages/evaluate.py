@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import expit
 from sklearn.metrics import precision_recall_curve
 
 from poster_genres import errors, figures, scores, tracking
@@ -19,7 +20,7 @@ from poster_genres.cached import read_cache
 from poster_genres.duplicates import find_duplicates, perceptual_hashes
 from poster_genres.errors import InputError
 from poster_genres.files import whole_file, write_json
-from poster_genres.model import Model, load_model, predict_logits, prepare, sigmoid
+from poster_genres.model import Model, load_model, predict_logits, prepare
 from poster_genres.movies import SPLITS, genres_of, labels_of
 from poster_genres.parameters import read_parameters
 from poster_genres.report import choose_examples, describe_poster, write_report
@@ -136,7 +137,7 @@ def main() -> None:
         rows = np.flatnonzero(splits == split)
         logits[split] = predict_logits(model, posters, device, rows)
         priors[split] = np.tile(np.array(model.prior, np.float32), (len(rows), 1))
-    probabilities = {split: sigmoid(found / model.temperature) for split, found in logits.items()}
+    probabilities = {split: expit(found / model.temperature) for split, found in logits.items()}
     truth = {split: labels[splits == split] for split in probabilities}
     all_scores, by_genre, headline = score_splits(model, truth, probabilities, priors, seed)
     write_table(all_scores, METRICS / "scores.csv")
@@ -159,7 +160,7 @@ def main() -> None:
     figures.draw_curves(history, prior_loss, FIGURES / "curves.png")
     figures.draw_genres(by_genre["test"], FIGURES / "genres.png")
     figures.draw_precision_recall(curve, precision_recall(test, priors["test"]), FIGURES / "precision_recall.png")
-    figures.draw_reliability(scores.reliability(test, sigmoid(logits["test"])), bins, FIGURES / "reliability.png")
+    figures.draw_reliability(scores.reliability(test, expit(logits["test"])), bins, FIGURES / "reliability.png")
     figures.draw_confusions(confused, genres, FIGURES / "confusions.png")
 
     about = {

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import expit
 from tqdm import tqdm
 
 from poster_genres import errors, scores
 from poster_genres.cached import read_cache
 from poster_genres.errors import InputError
 from poster_genres.files import whole_file, write_json
-from poster_genres.model import Model, predict_logits, prepare, save_model, sigmoid
+from poster_genres.model import Model, predict_logits, prepare, save_model
 from poster_genres.movies import genres_of, labels_of
 from poster_genres.networks import build_network, describe, load_pretrained
 from poster_genres.parameters import Parameters, read_parameters
@@ -161,7 +162,7 @@ def main() -> None:
         validation = np.flatnonzero(splits == "validation")
         logits = predict_logits(model, posters, device, validation)
         model.temperature = scores.fit_temperature(labels[validation], logits)
-        probabilities = sigmoid(logits / model.temperature)
+        probabilities = expit(logits / model.temperature)
         model.threshold, thresholds = scores.tune_thresholds(labels[validation], probabilities)
         model.thresholds = thresholds.tolist()
         save_model(model, Path("models/model.pt"))

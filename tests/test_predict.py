@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from captum.attr import LayerGradientXActivation
 from PIL import Image
 
 from poster_genres.explanations import explain
@@ -158,6 +159,17 @@ def test_what_speaks_for_a_genre_is_where_it_is(architecture: str, size: int) ->
     assert maps.max() == pytest.approx(1)
     left, right = maps[0][:, : size // 2].mean(), maps[0][:, size // 2 :].mean()
     assert left > right
+
+
+def test_an_explanation_adds_up_to_the_logit() -> None:
+    torch.manual_seed(0)
+    network = build_network("efficientnet_lite0", 2, 64, 64).eval()
+    load_pretrained(network, "efficientnet_lite0")
+    pixels = torch.randn(1, 3, 64, 64)
+    attributions = LayerGradientXActivation(network, network.maps).attribute(pixels, target=1)
+    assert len(attributions) == 17
+    total = sum(float(one.detach().sum()) for one in attributions)
+    assert total == pytest.approx(float((network(pixels)[0, 1] - network.get_parameter("head.1.bias")[1]).detach()), abs=1e-4)
 
 
 def test_an_explanation_is_drawn(trained: Path, tmp_path: Path) -> None:

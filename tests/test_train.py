@@ -193,13 +193,13 @@ def test_each_poster_comes_once_an_epoch() -> None:
 def test_augmentation_changes_posters_but_not_their_kind() -> None:
     torch.manual_seed(0)
     posters = torch.randn(64, 3, 20, 12).cumsum(3)
-    assert torch.equal(augment(posters, flip=False, crop=0.0, colour=0.0, erase=0.0), posters)
-    flipped = augment(posters, flip=True, crop=0.0, colour=0.0, erase=0.0)
+    assert torch.equal(augment(posters, flip=False, crop=0.0), posters)
+    flipped = augment(posters, flip=True, crop=0.0)
     mirrored = [torch.allclose(new, old.flip(2), atol=1e-4) for new, old in zip(flipped, posters, strict=True)]
     kept = [torch.allclose(new, old, atol=1e-4) for new, old in zip(flipped, posters, strict=True)]
     assert sum(mirrored) + sum(kept) == 64
     assert 16 < sum(mirrored) < 48
-    cropped = augment(posters, flip=False, crop=0.5, colour=0.0, erase=0.0)
+    cropped = augment(posters, flip=False, crop=0.5)
     assert cropped.shape == posters.shape
     assert cropped.min() >= posters.min() - 1e-4
     assert not torch.allclose(cropped, posters, atol=0.1)
