@@ -1,6 +1,6 @@
 """Run the pipeline's stages on real posters and print the README's table: time, peak memory and scores of each architecture.
 
-Run: `python -m benchmarks.real_posters [DATASET] [--architectures tutorial residual efficientnet_lite0] [--seeds 0 1 2]`, by
+Run: `python -m benchmarks.real_posters [DATASET] [--architectures tutorial residual efficientnet_lite1] [--seeds 0 1 2]`, by
 default on ../shared/movie-posters with the parameters of params.yaml, but for networks that learn from nothing: the tutorial's sees
 posters of 200 x 200 pixels as in the tutorial, and the others 160 x 112. Works in a temporary copy of the project; Linux and macOS.
 """
@@ -69,7 +69,7 @@ def print_tables(results: dict[str, list[dict[str, Any]]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Cost and scores of the pipeline on real posters.")
     parser.add_argument("dataset", nargs="?", type=Path, default=DATASET)
-    parser.add_argument("--architectures", nargs="+", default=["tutorial", "residual", "efficientnet_lite0"])
+    parser.add_argument("--architectures", nargs="+", default=["tutorial", "residual", "efficientnet_lite1"])
     parser.add_argument("--limit", type=int, default=3000, help="movies to train and validate on (3000)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--json", type=Path, help="also write all numbers to this file")
