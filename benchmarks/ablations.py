@@ -20,6 +20,7 @@ from poster_genres.architectures import recipe_name
 # What a recipe's keys are when the technique is left out; `networks` and `epochs` show what more, or less, of it brings.
 CHANGES: dict[str, list[Any]] = {
     "probe": [False],
+    "frozen_blocks": [0],
     "flip": [False],
     "crop": [0.0],
     "weight_averaging": [0.0],

@@ -85,15 +85,40 @@ class EfficientNetLite(nn.Sequential):
         layers += [*convolution(inputs, FEATURES, 1), nn.ReLU6(inplace=True)]
         super().__init__(*layers)
         self.channels = [layer.outputs for layer in layers if isinstance(layer, InvertedResidual)] + [FEATURES]
+        self.frozen_layers = 0
+
+    def freeze(self, blocks: int) -> None:
+        """Keep the weights of the first blocks, and of all before them, as they are in training; none where `blocks` is 0.
+
+        Their batch norm still takes each batch's own statistics, whose noise keeps the rest of the network from overfitting.
+        """
+        places = [i for i, layer in enumerate(self) if isinstance(layer, InvertedResidual)]
+        self.frozen_layers = places[min(blocks, len(places)) - 1] + 1 if blocks else 0
+        for i, layer in enumerate(self):
+            layer.requires_grad_(i >= self.frozen_layers)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        layers = list(self)
+        if not self.training:
+            return self._maps(x, layers)
+        with torch.no_grad():
+            first = self._maps(x, layers[: self.frozen_layers])
+        # The gradient of convolutions of single channels is slower in bfloat16 than in float32 on a CPU.
+        fast = torch.is_autocast_enabled(x.device.type) and x.device.type != "cpu"
+        with torch.autocast(x.device.type, enabled=fast):
+            last = self._maps(first[-1].float() if first else x, layers[self.frozen_layers :])
+        return (*first, *last)
+
+    @staticmethod
+    def _maps(x: Tensor, layers: list[nn.Module]) -> tuple[Tensor, ...]:
+        """What each block among these layers gives, and the last layer, where it is no block."""
         maps = []
-        for layer in self:
+        for layer in layers:
             x = layer(x)
             if isinstance(layer, InvertedResidual):
                 # A view of its own, so that the gradient of a block's map is what comes from it, not also from later ones.
                 maps.append(x.view_as(x))
-        return (*maps, x)
+        return (*maps, x) if layers and not isinstance(layers[-1], InvertedResidual) else tuple(maps)
 
 
 def round_channels(channels: float) -> int:

