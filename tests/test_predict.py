@@ -27,7 +27,7 @@ LINE = re.compile(r"^\S+ \((?:0\.0*[1-9]\d\d|1\.00|0\.00)\)$")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = copy_project(tmp_path_factory.mktemp("predict"))
     make_dataset(folder / "data" / "posters")
-    set_parameters(folder, dataset="data/posters", epochs=6, image_height=80, image_width=80, batch_size=16)
+    set_parameters(folder, dataset="data/posters", epochs=12, image_height=80, image_width=80, batch_size=16)
     for name in ("join", "cache", "train"):
         stage(name, cwd=folder)
     return folder
