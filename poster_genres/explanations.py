@@ -31,7 +31,7 @@ def explain(model: Model, poster: np.ndarray, genres: list[int], device: torch.d
     pixels = model.normalise(torch.from_numpy(poster[None]).to(device))
     size = (model.height, model.width)
     found = torch.zeros(len(genres), *size, device=device)
-    for network in model.networks:
+    for network, share in model.weighted():
         network.eval()
         method = LayerGradientXActivation(network, network.maps)
         for mirrored in (False, True) if model.flip else (False,):
@@ -41,7 +41,7 @@ def explain(model: Model, poster: np.ndarray, genres: list[int], device: torch.d
                 for attribution in attributions if isinstance(attributions, tuple) else (attributions,):
                     places: Tensor = attribution.detach().sum(dim=1, keepdim=True)
                     # A place of a coarse map stands for more of the poster than one of a fine map.
-                    density = places * (places.shape[2] * places.shape[3])
+                    density = share * places * (places.shape[2] * places.shape[3])
                     density = interpolate(density, size=size, mode="bilinear", align_corners=False)[0, 0]
                     found[i] += density.flip(1) if mirrored else density
     found = found.relu()

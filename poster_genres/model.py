@@ -18,7 +18,7 @@ from poster_genres.errors import InputError
 from poster_genres.files import whole_file
 from poster_genres.networks import Network, build_network
 
-FORMAT = "poster-genres model, version 2"
+FORMAT = "poster-genres model, version 3"
 BATCH = 64
 
 
@@ -35,6 +35,7 @@ class Model:
     mean, std : of the training posters' channels, 3 numbers each in [0, 255]; the input is normalised by them
     networks : each of them float32 (N, 3, height, width), normalised, to logits (N, genres)
     prior : the share of training posters that have each genre
+    shares : how much each network counts in the average, adding up to one; empty where they count the same
     flip : whether a poster's mirror image is looked at too, and the logits of both averaged
     temperature : logits are divided by it before the sigmoid, so that probabilities are as sure as they should be
     threshold : one for all genres
@@ -49,11 +50,16 @@ class Model:
     std: list[float]
     networks: list[Network]
     prior: list[float]
+    shares: list[float] = field(default_factory=list)
     flip: bool = False
     temperature: float = 1.0
     backbone: dict[str, Any] = field(default_factory=dict)
     threshold: float = 0.5
     thresholds: list[float] | None = None
+
+    def weighted(self) -> list[tuple[Network, float]]:
+        """Each network with its share in the average."""
+        return list(zip(self.networks, self.shares or [1 / len(self.networks)] * len(self.networks), strict=True))
 
     def normalise(self, posters: Tensor) -> Tensor:
         """uint8 (N, height, width, 3) to float32 (N, 3, height, width), channels last in memory, on the same device."""
@@ -117,8 +123,8 @@ def predict_logits(model: Model, posters: np.ndarray, device: torch.device, rows
             if model.flip:
                 views.append(views[0].flip(3))
             with autocast(device):
-                logits = torch.stack([network(view).float() for view in views for network in model.networks])
-            averages[start : start + BATCH] = logits.mean(dim=0).cpu().numpy()
+                logits = torch.stack([share * network(view).float() for view in views for network, share in model.weighted()])
+            averages[start : start + BATCH] = (logits.sum(dim=0) / len(views)).cpu().numpy()
     return averages
 
 

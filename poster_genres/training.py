@@ -176,7 +176,7 @@ class Training:
     def start_from_probe(self) -> None:
         """Fit logistic regressions on the features of the pretrained maps: epoch 0 of metrics/history.csv.
 
-        The heads begin from them, and they become one of the networks that the model averages.
+        The heads begin from them, and they count as much in the model's average as all trained networks together.
         """
         start = time.perf_counter()
         network = copy.deepcopy(self.model.networks[0])
@@ -210,7 +210,7 @@ class Training:
         )
 
     def use_probe(self, network: Network) -> None:
-        """Average this network, which is not trained any more, with the others."""
+        """Average this network, which is not trained any more, with the trained ones."""
         self.probe = network
         alone = replace(self.model, networks=[network])
         self.probe_logits = predict_logits(alone, self.posters, self.device, self.validation_rows)
@@ -224,7 +224,7 @@ class Training:
         trained = time.perf_counter() - start
         logits = predict_logits(self.scored, self.posters, self.device, self.validation_rows)
         if self.probe_logits is not None:
-            logits = (len(self.learners) * logits + self.probe_logits) / (len(self.learners) + 1)
+            logits = (logits + self.probe_logits) / 2
         row |= score_epoch("validation", self.labels[self.validation_rows], expit(logits))
         if row["validation_macro_average_precision"] > self.best_score():
             self.best = [
@@ -298,6 +298,8 @@ class Training:
         for network, weights in zip(self.model.networks, self.best, strict=True):
             network.load_state_dict(weights)
         if self.probe is not None:
+            trained = len(self.model.networks)
+            self.model.shares = [0.5 / trained] * trained + [0.5] if trained else [1.0]
             self.model.networks.append(self.probe)
 
     def state(self) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def write_pickle(path: Path) -> None:
 
 
 def write_torch_pickle(path: Path) -> None:
-    torch.save({"format": "poster-genres model, version 2", "weights": Attack()}, path)
+    torch.save({"format": "poster-genres model, version 3", "weights": Attack()}, path)
 
 
 def write_other(path: Path) -> None:
@@ -105,7 +105,7 @@ def write_other(path: Path) -> None:
 
 
 def write_damaged(path: Path) -> None:
-    torch.save({"format": "poster-genres model, version 2", "architecture": "residual", "genres": ["a"]}, path)
+    torch.save({"format": "poster-genres model, version 3", "architecture": "residual", "genres": ["a"]}, path)
 
 
 @pytest.mark.parametrize(

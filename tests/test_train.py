@@ -133,6 +133,27 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_model(cached: Path, arch
     assert not list((cached / ".dvc" / "tmp" / "training").iterdir())
 
 
+def test_the_probe_counts_as_much_as_all_trained_networks(cached: Path) -> None:
+    recipes = yaml.safe_load((cached / "params.yaml").read_text(encoding="utf-8"))["recipes"]
+    recipes["efficientnet_lite"] |= {"networks": 2, "probe": True, "frozen_blocks": 3, "learning_rate": 1e-4}
+    trained(cached, architecture="efficientnet_lite0", epochs=2, recipes=recipes)
+    history = pd.read_csv(cached / "metrics" / "history.csv")
+    best = history.loc[history["validation_macro_average_precision"].idxmax()]
+    model = load_model(cached / "models" / "model.pt", CPU)
+    assert [share for _, share in model.weighted()] == ([0.25, 0.25, 0.5] if best["epoch"] > 0 else [1.0])
+    stage("evaluate", cwd=cached)
+    scores = pd.read_csv(cached / "metrics" / "scores.csv").set_index(["split", "score"])
+    for name in ("macro_average_precision", "micro_average_precision"):
+        assert scores.loc[("validation", name), "model"] == pytest.approx(best[f"validation_{name}"], abs=1e-5)
+
+
+def test_blocks_that_are_not_there_cannot_be_frozen(cached: Path) -> None:
+    recipes = yaml.safe_load((cached / "params.yaml").read_text(encoding="utf-8"))["recipes"]
+    recipes["residual"]["frozen_blocks"] = 2
+    set_parameters(cached, recipes=recipes)
+    assert "params.yaml: frozen_blocks: only EfficientNet-Lite has" in stage("train", cwd=cached, fails=True).stderr
+
+
 def test_an_image_too_small_for_the_network_is_said(cached: Path) -> None:
     set_parameters(cached, architecture="tutorial", image_height=60)
     stage("cache", cwd=cached)
