@@ -201,8 +201,8 @@ class Training:
         self.history.append(
             {
                 "epoch": 0,
-                **score_epoch("train", self.labels[self.train_rows], expit(logits)),
-                **score_epoch("validation", self.labels[self.validation_rows], expit(self.probe_logits)),
+                **score_epoch("train", self.labels[self.train_rows], logits),
+                **score_epoch("validation", self.labels[self.validation_rows], self.probe_logits),
                 "learning_rate": 0.0,
                 "seconds": seconds,
                 "posters_per_second": len(self.train_rows) / seconds,
@@ -225,7 +225,7 @@ class Training:
         logits = predict_logits(self.scored, self.posters, self.device, self.validation_rows)
         if self.probe_logits is not None:
             logits = (logits + self.probe_logits) / 2
-        row |= score_epoch("validation", self.labels[self.validation_rows], expit(logits))
+        row |= score_epoch("validation", self.labels[self.validation_rows], logits)
         if row["validation_macro_average_precision"] > self.best_score():
             self.best = [
                 {key: value.detach().clone() for key, value in learner.scored.state_dict().items()} for learner in self.learners
@@ -272,7 +272,7 @@ class Training:
                     outputs.append(self._step(learner, batch))
                     seen.append(batch)
                     progress.update(len(batch))
-        return score_epoch("train", self.labels[np.concatenate(seen)], expit(torch.cat(outputs).cpu().numpy()))
+        return score_epoch("train", self.labels[np.concatenate(seen)], torch.cat(outputs).cpu().numpy())
 
     def _step(self, learner: Learner, batch: np.ndarray) -> Tensor:
         """Learn from a batch of rows; the logits it gave."""
@@ -335,19 +335,22 @@ def set_head(network: Network, weight: Tensor, bias: Tensor) -> None:
         last.bias.copy_(bias)
 
 
-def score_epoch(split: str, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+def score_epoch(split: str, labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
     """The scores of a row of metrics/history.csv, for one split.
+
+    Posters are ranked by logits, as probabilities near 1 are rounded to the same number.
 
     Raises
     ------
     InputError
-        Some probability is not a number.
+        Some logit is not a finite number.
     """
-    if not np.isfinite(probabilities).all():
+    if not np.isfinite(logits).all():
         raise InputError("params.yaml: learning_rate: training diverged, the network's outputs are no numbers; try a tenth of it")
+    probabilities = expit(logits)
     return {
         f"{split}_loss": scores.binary_cross_entropy(labels, probabilities),
         f"{split}_accuracy": float(((probabilities >= 0.5) == (labels > 0)).mean()),
-        f"{split}_macro_average_precision": scores.macro_average_precision(labels, probabilities),
-        f"{split}_micro_average_precision": scores.micro_average_precision(labels, probabilities),
+        f"{split}_macro_average_precision": scores.macro_average_precision(labels, logits),
+        f"{split}_micro_average_precision": scores.micro_average_precision(labels, logits),
     }
