@@ -1,5 +1,5 @@
 """What each technique of a recipe brings: train an architecture on real posters as params.yaml says, and with one thing changed at
-a time, and print the README's table of validation scores.
+a time, and print a table of validation scores.
 
 Run: `python -m benchmarks.ablations [DATASET] [--architecture NAME] [--seeds 0 1 2] [--only KEY=VALUE …]`, by default on
 ../shared/movie-posters. Works in a temporary copy of the project; Linux and macOS.
@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from benchmarks.pipeline import DATASET, ROOT, SIZES, machine, project_copy, run_python, set_parameters
+from benchmarks.pipeline import DATASET, ROOT, machine, project_copy, run_python, set_parameters, size_of
 from poster_genres.architectures import recipe_name
 
 # What a recipe's keys are when the technique is left out; `networks` and `epochs` show what more, or less, of it brings.
@@ -87,15 +87,14 @@ def main() -> None:
     changes = changes_of(recipe)
     if arguments.only:
         changes = [{key: yaml.safe_load(value)} for key, _, value in (text.partition("=") for text in arguments.only)]
-    size = SIZES.get(arguments.architecture, (values["image_height"], values["image_width"]))
-    shape = {"image_height": size[0], "image_width": size[1]}
+    size = size_of(arguments.architecture)
     results: dict[str, list[dict[str, float]]] = {}
     with project_copy() as folder:
         for change in ({}, *changes):
             name = ", ".join(f"`{key}: {value}`" for key, value in change.items()) or "as it is"
             for seed in arguments.seeds:
                 chosen = {"dataset": str(arguments.dataset.resolve()), "architecture": arguments.architecture, "seed": seed}
-                results.setdefault(name, []).append(train(folder, family, recipe | change, **chosen, **shape))
+                results.setdefault(name, []).append(train(folder, family, recipe | change, **chosen, **size))
     print(f"\n{machine()}")
     print_table(results)
     if arguments.json:

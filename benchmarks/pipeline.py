@@ -36,6 +36,13 @@ def set_parameters(folder: Path, **parameters: object) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
 
 
+def size_of(architecture: str) -> dict[str, int]:
+    """The size of the posters that a network is measured with, as keys of params.yaml."""
+    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    height, width = SIZES.get(architecture, (values["image_height"], values["image_width"]))
+    return {"image_height": height, "image_width": width}
+
+
 def run_python(arguments: list[str], folder: Path) -> tuple[float, float]:
     """Run Python with these arguments. Its seconds, all imports included, and its peak memory in MB."""
     start = time.perf_counter()

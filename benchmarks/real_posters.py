@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
-from benchmarks.pipeline import DATASET, ROOT, SIZES, machine, project_copy, run_python, set_parameters
+from benchmarks.pipeline import DATASET, machine, project_copy, run_python, set_parameters, size_of
 
 STAGES = ("join", "cache", "train", "evaluate")
 # Too rare to be scored in any split of a few thousand posters.
@@ -36,7 +35,7 @@ def run_pipeline(folder: Path, **parameters: object) -> dict[str, Any]:
             row = {name: float(scores.loc[(split, name), who]) for name in SHOWN}
             result["scores"][f"{split} {who}"] = {f"macro AP, {len(genres)} genres": float(genres[column].mean()), **row}
     history = pd.read_csv(folder / "metrics" / "history.csv")
-    result["epochs"] = len(history)
+    result["epochs"] = int(history["epoch"].max())
     result["training_seconds"] = float(history["seconds"].sum())
     return result
 
@@ -77,20 +76,12 @@ def main() -> None:
     arguments = parser.parse_args()
     results: dict[str, list[dict[str, Any]]] = {}
     with project_copy() as folder:
-        parameters = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-        default = (parameters["image_height"], parameters["image_width"])
         for architecture in arguments.architectures:
-            size = SIZES.get(architecture, default)
+            size = size_of(architecture)
             for seed in arguments.seeds:
-                chosen = {
-                    "architecture": architecture,
-                    "seed": seed,
-                    "limit": arguments.limit,
-                    "image_height": size[0],
-                    "image_width": size[1],
-                }
+                chosen = {"architecture": architecture, "seed": seed, "limit": arguments.limit, **size}
                 result = run_pipeline(folder, dataset=str(arguments.dataset.resolve()), **chosen)
-                results.setdefault(f"{architecture}, {size[0]} x {size[1]}", []).append(result)
+                results.setdefault(f"{architecture}, {size['image_height']} x {size['image_width']}", []).append(result)
             if arguments.figures:
                 shutil.copytree(folder / "metrics" / "figures", arguments.figures / architecture, dirs_exist_ok=True)
     print(f"\n{machine()}")

@@ -11,7 +11,7 @@ import json
 import statistics
 from pathlib import Path
 
-from benchmarks.pipeline import DATASET, machine, project_copy, run_python, set_parameters
+from benchmarks.pipeline import DATASET, machine, project_copy, run_python, set_parameters, size_of
 
 PROGRAM = """
 import json, sys, time
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write all numbers to this file")
     arguments = parser.parse_args()
     with project_copy() as folder:
-        size = {"image_height": 200, "image_width": 200} if arguments.architecture == "tutorial" else {}
+        size = size_of(arguments.architecture)
         length = {"architecture": arguments.architecture, "epochs": 2 * arguments.epochs + 1}
         set_parameters(folder, dataset=str(arguments.dataset.resolve()), **length, **size)
         for stage in ("join", "cache"):

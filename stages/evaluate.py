@@ -166,7 +166,7 @@ def main() -> None:
     about = {
         "architecture": model.architecture,
         "input": f"{model.height} x {model.width}",
-        "epochs": str(len(history)),
+        "epochs": str(history["epoch"].max()),
         "posters": ", ".join(f"{(splits == split).sum():,} {split}" for split in SPLITS),
         "temperature": f"{model.temperature:.3f}",
     }
