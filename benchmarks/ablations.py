@@ -46,7 +46,7 @@ def train(folder: Path, family: str, recipe: dict[str, Any], **parameters: objec
     """Train with this recipe; the validation scores of the epoch that is kept, and the seconds."""
     recipes = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["recipes"] | {family: recipe}
     set_parameters(folder, recipes=recipes, **parameters)
-    for name in () if (folder / "data" / "cache").is_dir() else ("join", "cache"):
+    for name in () if (folder / "data" / "cache").is_dir() else ("join", "cache", "detect"):
         run_python(["-m", f"stages.{name}"], folder)
     seconds, _ = run_python(["-m", "stages.train"], folder)
     history = pd.read_csv(folder / "metrics" / "history.csv")

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import yaml
 
+from poster_genres.architectures import image_stream
+
 ROOT = Path(__file__).resolve().parent.parent
 DATASET = ROOT.parent / "shared" / "movie-posters"
 # Height and width of the posters that networks see which learn from nothing; the tutorial's as in the tutorial.
@@ -39,7 +41,7 @@ def set_parameters(folder: Path, **parameters: object) -> None:
 def size_of(architecture: str) -> dict[str, int]:
     """The size of the posters that a network is measured with, as keys of params.yaml."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    height, width = SIZES.get(architecture, (values["image_height"], values["image_width"]))
+    height, width = SIZES.get(image_stream(architecture), (values["image_height"], values["image_width"]))
     return {"image_height": height, "image_width": width}
 
 

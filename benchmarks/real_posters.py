@@ -1,11 +1,12 @@
 """Run the pipeline's stages on real posters and print the README's table: time, peak memory and scores of each architecture.
 
-Run: `python -m benchmarks.real_posters [DATASET] [--architectures tutorial residual efficientnet_lite1] [--seeds 0 1 2]`, by
-default on ../shared/movie-posters with the parameters of params.yaml, but for networks that learn from nothing: the tutorial's sees
-posters of 200 x 200 pixels as in the tutorial, and the others 160 x 112. Works in a temporary copy of the project; Linux and macOS.
+Run: `python -m benchmarks.real_posters [DATASET] [--architectures NAME …] [--limits 3000 100000] [--seeds 0 1 2]`, by default on
+../shared/movie-posters with the parameters of params.yaml, but for networks that learn from nothing: the tutorial's sees posters of
+200 x 200 pixels as in the tutorial, and the others 160 x 112. Works in a temporary copy of the project; Linux and macOS.
 """
 
 import argparse
+import itertools
 import json
 import shutil
 import statistics
@@ -16,9 +17,10 @@ import pandas as pd
 
 from benchmarks.pipeline import DATASET, machine, project_copy, run_python, set_parameters, size_of
 
-STAGES = ("join", "cache", "train", "evaluate")
+STAGES = ("join", "cache", "detect", "train", "evaluate")
 # Too rare to be scored in any split of a few thousand posters.
 RARE = ("News", "Reality-TV")
+ARCHITECTURES = ["tutorial", "residual", "efficientnet_lite1", "two_stream/efficientnet_lite1"]
 SHOWN = ("macro_average_precision", "micro_average_precision", "macro_f1", "micro_f1", "macro_roc_auc", "binary_cross_entropy")
 
 
@@ -68,26 +70,31 @@ def print_tables(results: dict[str, list[dict[str, Any]]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Cost and scores of the pipeline on real posters.")
     parser.add_argument("dataset", nargs="?", type=Path, default=DATASET)
-    parser.add_argument("--architectures", nargs="+", default=["tutorial", "residual", "efficientnet_lite1"])
-    parser.add_argument("--limit", type=int, default=3000, help="movies to train and validate on (3000)")
+    parser.add_argument("--architectures", nargs="+", default=ARCHITECTURES, help=f"({' '.join(ARCHITECTURES)})")
+    parser.add_argument("--limits", nargs="+", type=int, default=[3000], help="movies to train and validate on (3000)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--json", type=Path, help="also write all numbers to this file")
     parser.add_argument("--figures", type=Path, help="also copy metrics/figures of the last seed to a folder an architecture here")
     arguments = parser.parse_args()
     results: dict[str, list[dict[str, Any]]] = {}
     with project_copy() as folder:
-        for architecture in arguments.architectures:
+        for architecture, limit in itertools.product(arguments.architectures, arguments.limits):
             size = size_of(architecture)
+            name = f"{architecture}, {size['image_height']} x {size['image_width']}"
+            if len(arguments.limits) > 1:
+                name += f", limit {limit}"
             for seed in arguments.seeds:
-                chosen = {"architecture": architecture, "seed": seed, "limit": arguments.limit, **size}
+                chosen = {"architecture": architecture, "seed": seed, "limit": limit, **size}
                 result = run_pipeline(folder, dataset=str(arguments.dataset.resolve()), **chosen)
-                results.setdefault(f"{architecture}, {size['image_height']} x {size['image_width']}", []).append(result)
+                results.setdefault(name, []).append(result)
+                # After each training, as they take long.
+                if arguments.json:
+                    arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
             if arguments.figures:
-                shutil.copytree(folder / "metrics" / "figures", arguments.figures / architecture, dirs_exist_ok=True)
+                target = arguments.figures / architecture.replace("/", "-")
+                shutil.copytree(folder / "metrics" / "figures", target, dirs_exist_ok=True)
     print(f"\n{machine()}")
     print_tables(results)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

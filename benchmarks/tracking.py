@@ -17,7 +17,7 @@ PROGRAM = """
 import json, sys, time
 from pathlib import Path
 from poster_genres.cached import read_cache
-from poster_genres.model import prepare
+from poster_genres.devices import prepare
 from poster_genres.movies import genres_of, labels_of
 from poster_genres.parameters import read_parameters
 from poster_genres.tracking import Tracking, connect, describe_run

@@ -1,4 +1,4 @@
-"""The names of the architectures."""
+"""The names of the architectures and of the detectors."""
 
 # Each with the name of its recipe in params.yaml.
 ARCHITECTURES = {
@@ -11,15 +11,36 @@ ARCHITECTURES = {
 }
 # Names with this beginning are backbones of Hugging Face's transformers: hf/<model ID or folder>.
 HUGGING_FACE = "hf/"
+# And names with this one see the poster by another architecture, and beside it what detectors found on it.
+TWO_STREAM = "two_stream/"
+# Those of poster_genres.detectors, but for hf/<model ID or folder>.
+DETECTORS = ("lettering",)
+
+
+def image_stream(architecture: str) -> str:
+    """The architecture that sees the poster itself."""
+    return architecture.removeprefix(TWO_STREAM)
+
+
+def needs_objects(architecture: str) -> bool:
+    """Whether it also sees what detectors find on the poster."""
+    return architecture.startswith(TWO_STREAM)
 
 
 def is_known(architecture: object) -> bool:
     """Whether it is the name of an architecture."""
     if not isinstance(architecture, str):
         return False
-    return architecture in ARCHITECTURES or (architecture.startswith(HUGGING_FACE) and architecture != HUGGING_FACE)
+    name = image_stream(architecture)
+    return name in ARCHITECTURES or (name.startswith(HUGGING_FACE) and name != HUGGING_FACE)
 
 
 def recipe_name(architecture: str) -> str:
-    """The name of the recipe that an architecture is trained by."""
-    return "hf" if architecture.startswith(HUGGING_FACE) else ARCHITECTURES[architecture]
+    """The name of the recipe that an architecture is trained by: two streams learn by the recipe of that which sees the poster."""
+    name = image_stream(architecture)
+    return "hf" if name.startswith(HUGGING_FACE) else ARCHITECTURES[name]
+
+
+def is_detector(name: str) -> bool:
+    """Whether it is the name of a detector."""
+    return name in DETECTORS or (name.startswith(HUGGING_FACE) and name != HUGGING_FACE)

@@ -4,40 +4,14 @@ The library is an optional requirement. Only weights in the safetensors format a
 """
 
 import inspect
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from poster_genres.architectures import HUGGING_FACE
 from poster_genres.errors import InputError
+from poster_genres.hugging_face import find, transformers
 from poster_genres.networks import IMAGENET, Head, Network
-
-
-def transformers() -> Any:
-    """The library.
-
-    Raises
-    ------
-    InputError
-        It is not installed.
-    """
-    try:
-        import transformers as library
-    except ImportError:
-        raise InputError("architecture hf/… needs more packages: pip install -r requirements-transformers.txt") from None
-    library.logging.set_verbosity_error()
-    library.logging.disable_progress_bar()
-    return library
-
-
-def find(architecture: str) -> str:
-    """The model's ID, or its folder, relative to the project's, which experiments in temporary copies find too."""
-    name = architecture.removeprefix(HUGGING_FACE)
-    folder = Path(os.environ.get("DVC_ROOT") or Path.cwd()) / name
-    return str(folder) if folder.is_dir() else name
 
 
 def read_backbone(architecture: str) -> tuple[dict[str, Any], list[float], list[float]]:

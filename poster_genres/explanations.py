@@ -7,9 +7,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from poster_genres.model import Model
+from poster_genres.objects import Found, object_vectors
 
 
-def explain(model: Model, poster: np.ndarray, genres: list[int], device: torch.device) -> np.ndarray:
+def explain(
+    model: Model, poster: np.ndarray, genres: list[int], device: torch.device, objects: list[Found] | None = None
+) -> np.ndarray:
     """HiResCAM (Draelos and Carin 2020, arXiv:2011.08891) on the maps that the heads of the model's networks see, summed over maps
     and networks and, where the model looks at it too, the mirror image.
 
@@ -22,14 +25,17 @@ def explain(model: Model, poster: np.ndarray, genres: list[int], device: torch.d
     ----------
     poster : uint8 (height, width, 3)
     genres : columns of the model's output
+    objects : what is on the poster, for two streams. Lettering speaks for a genre where it stands; the vector of objects is at no
+        place
 
     Returns
     -------
     float32 (genres, height, width) in [0, 1]: how much each place speaks for the genre, the strongest place of a genre being 1; all
     0 where nothing does
     """
-    pixels = model.normalise(torch.from_numpy(poster[None]).to(device))
+    pixels = model.normalise(torch.tensor(poster[None], device=device))
     size = (model.height, model.width)
+    others = () if objects is None else (torch.from_numpy(object_vectors([objects], model.classes)).to(device),)
     found = torch.zeros(len(genres), *size, device=device)
     for network, share in model.weighted():
         network.eval()
@@ -37,12 +43,19 @@ def explain(model: Model, poster: np.ndarray, genres: list[int], device: torch.d
         for mirrored in (False, True) if model.flip else (False,):
             view = pixels.flip(3) if mirrored else pixels
             for i, genre in enumerate(genres):
-                attributions = method.attribute(view, target=genre)
+                attributions = method.attribute(view, target=genre, additional_forward_args=others)
                 for attribution in attributions if isinstance(attributions, tuple) else (attributions,):
                     places: Tensor = attribution.detach().sum(dim=1, keepdim=True)
                     # A place of a coarse map stands for more of the poster than one of a fine map.
                     density = share * places * (places.shape[2] * places.shape[3])
                     density = interpolate(density, size=size, mode="bilinear", align_corners=False)[0, 0]
                     found[i] += density.flip(1) if mirrored else density
+    lettering = [one for one in objects or () if one.text and one.width and one.height]
+    if model.words is not None and lettering:
+        for one, logits in zip(lettering, model.words.by_object(lettering), strict=True):
+            rows = slice(int(one.top * model.height), max(1, round((one.top + one.height) * model.height)))
+            columns = slice(int(one.left * model.width), max(1, round((one.left + one.width) * model.width)))
+            added = torch.from_numpy(logits[genres] / (one.width * one.height)).to(device)
+            found[:, rows, columns] += added[:, None, None]
     found = found.relu()
     return (found / found.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)).cpu().numpy()

@@ -1,4 +1,4 @@
-"""Writing files so that a reader never meets a half-written one."""
+"""Where the project is, and writing files so that a reader never meets a half-written one."""
 
 import json
 import os
@@ -6,6 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+def repository() -> Path:
+    """The project's folder, also where DVC runs an experiment in a temporary copy of it."""
+    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
 
 
 @contextmanager

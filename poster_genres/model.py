@@ -1,8 +1,6 @@
 """A trained model: one file that holds all that is needed to use it, and the probabilities it gives."""
 
 import contextlib
-import ctypes
-import platform
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +12,14 @@ from scipy.special import expit
 from torch import Tensor
 
 from poster_genres.cached import take_posters
+from poster_genres.devices import autocast
 from poster_genres.errors import InputError
 from poster_genres.files import whole_file
 from poster_genres.networks import Network, build_network
+from poster_genres.objects import Found, object_vectors, vector_names
+from poster_genres.words import Words
 
-FORMAT = "poster-genres model, version 3"
+FORMAT = "poster-genres model, version 4"
 BATCH = 64
 
 
@@ -36,6 +37,10 @@ class Model:
     networks : each of them float32 (N, 3, height, width), normalised, to logits (N, genres)
     prior : the share of training posters that have each genre
     shares : how much each network counts in the average, adding up to one; empty where they count the same
+    detectors : the names of those that found the objects which a two-stream network sees, each with its version; empty where it
+        sees none, or where they were given with the data set
+    classes : of these objects
+    words : what the words on a poster add to the logits; None where there are none
     flip : whether a poster's mirror image is looked at too, and the logits of both averaged
     temperature : logits are divided by it before the sigmoid, so that probabilities are as sure as they should be
     threshold : one for all genres
@@ -51,6 +56,9 @@ class Model:
     networks: list[Network]
     prior: list[float]
     shares: list[float] = field(default_factory=list)
+    detectors: dict[str, str] = field(default_factory=dict)
+    classes: list[str] = field(default_factory=list)
+    words: Words | None = None
     flip: bool = False
     temperature: float = 1.0
     backbone: dict[str, Any] = field(default_factory=dict)
@@ -68,45 +76,20 @@ class Model:
         return (posters.permute(0, 3, 1, 2).float() - mean) / std
 
 
-def choose_device() -> torch.device:
-    """CUDA where there is one, else Apple's MPS, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def prepare() -> torch.device:
-    """Choose the device, and set torch up for long work on it; for stages, at their beginning."""
-    device = choose_device()
-    # On the CPU the same seed gives the same bytes; CUDA has no deterministic form of some of the operations.
-    torch.use_deterministic_algorithms(device.type == "cpu")
-    # Nothing here reads memory before it is written, so that it need not be cleared for that.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    if platform.libc_ver()[0] == "glibc":
-        # Large maps of features would be given back to the system after each step, and be cleared by it again before the next:
-        # a third to half of the time on a CPU. M_MMAP_MAX = 0 and M_TRIM_THRESHOLD keep them; see mallopt(3).
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)
-        libc.mallopt(-1, 2**31 - 1)
-    return device
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 for convolutions and products where the machine computes in it, which is twice as fast; else plain float32."""
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
-    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
-
-
-def predict_logits(model: Model, posters: np.ndarray, device: torch.device, rows: np.ndarray | None = None) -> np.ndarray:
+def predict_logits(
+    model: Model,
+    posters: np.ndarray,
+    device: torch.device,
+    rows: np.ndarray | None = None,
+    found: list[list[Found]] | None = None,
+) -> np.ndarray:
     """The logit of each genre for each poster, averaged over the model's networks and, with `flip`, over mirror images.
 
     Parameters
     ----------
     posters : uint8 (N, height, width, 3); may be mapped from a file, of which a batch at a time is read
     rows : int (n,), which of them; all, where it is not given
+    found : the objects on each of the N posters, for two streams
 
     Returns
     -------
@@ -114,28 +97,42 @@ def predict_logits(model: Model, posters: np.ndarray, device: torch.device, rows
     """
     rows = np.arange(len(posters)) if rows is None else rows
     averages = np.empty((len(rows), len(model.genres)), np.float32)
+    seen = None if found is None else [found[row] for row in rows]
+    vectors = None if seen is None else torch.from_numpy(object_vectors(seen, model.classes))
     for network in model.networks:
         network.eval()
     with torch.inference_mode():
         for start in range(0, len(rows), BATCH):
-            pixels = torch.from_numpy(take_posters(posters, rows[start : start + BATCH])).to(device)
+            batch = rows[start : start + BATCH]
+            pixels = torch.from_numpy(take_posters(posters, batch)).to(device)
+            objects = None if vectors is None else vectors[start : start + BATCH].to(device)
             views = [model.normalise(pixels)]
             if model.flip:
                 views.append(views[0].flip(3))
             with autocast(device):
-                logits = torch.stack([share * network(view).float() for view in views for network, share in model.weighted()])
+                shares = model.weighted()
+                logits = torch.stack([share * network(view, objects).float() for view in views for network, share in shares])
             averages[start : start + BATCH] = (logits.sum(dim=0) / len(views)).cpu().numpy()
+    if model.words is not None and seen is not None:
+        averages += model.words.logits(seen)
     return averages
 
 
-def predict_probabilities(model: Model, posters: np.ndarray, device: torch.device, rows: np.ndarray | None = None) -> np.ndarray:
+def predict_probabilities(
+    model: Model,
+    posters: np.ndarray,
+    device: torch.device,
+    rows: np.ndarray | None = None,
+    found: list[list[Found]] | None = None,
+) -> np.ndarray:
     """The probability of each genre for each poster, float32 (n, genres) in [0, 1]; what it takes is `predict_logits`'."""
-    return expit(predict_logits(model, posters, device, rows) / model.temperature)
+    return expit(predict_logits(model, posters, device, rows, found) / model.temperature)
 
 
 def save_model(model: Model, path: Path) -> None:
     """Write a model to one file, which appears only when it is whole. The same model gives the same bytes."""
-    content: dict[str, Any] = {key: value for key, value in vars(model).items() if key != "networks"}
+    content: dict[str, Any] = {key: value for key, value in vars(model).items() if key not in ("networks", "words")}
+    content["words"] = None if model.words is None else model.words.state()
     weights = [
         {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()} for network in model.networks
     ]
@@ -166,9 +163,11 @@ def load_model(path: Path, device: torch.device) -> Model:
         networks = []
         for weights in content.pop("weights"):
             shape = content["height"], content["width"]
-            network = build_network(content["architecture"], len(content["genres"]), *shape, content["backbone"])
+            objects = len(vector_names(content["classes"]))
+            network = build_network(content["architecture"], len(content["genres"]), *shape, content["backbone"], objects)
             network.load_state_dict(weights)
             networks.append(network.to(device))
-        return Model(networks=networks, **content)
+        words = content.pop("words")
+        return Model(networks=networks, words=None if words is None else Words.load(words), **content)
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: damaged, or from another version of this project: {str(error).splitlines()[0]}") from None

@@ -1,7 +1,8 @@
 """The networks, by name: `build_network(name, genres=24, height=192, width=128)`.
 
 Every network maps float32 posters (N, 3, height, width), normalised, to logits (N, genres). There is no sigmoid at the end:
-the loss takes logits, which is numerically safer, and `predict_probabilities` of poster_genres.model applies the sigmoid.
+the loss takes logits, which is numerically safer, and `predict_probabilities` of poster_genres.model applies the sigmoid. Those of
+`two_stream/NAME` also take what detectors found on the posters.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from poster_genres.architectures import HUGGING_FACE
+from poster_genres.architectures import HUGGING_FACE, image_stream
 from poster_genres.efficientnet import VARIANTS, EfficientNetLite, imagenet_weights
 
 
@@ -24,8 +25,45 @@ class Head(nn.Linear):
             return super().forward(x.float())
 
 
+class ObjectStream(nn.Module):
+    """What a vector of detected objects, float32 (N, inputs), adds to each genre's logit.
+
+    A linear layer, and beside it a network with one hidden layer, which begins at zero. To add the two streams' logits is the
+    same as to join their last features before one common output layer, as Chu and Guo (2017) do: its weights are only written in
+    two parts.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, inputs: int, genres: int, hidden: int = 64) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(inputs))
+        self.register_buffer("deviation", torch.ones(inputs))
+        self.linear = nn.Linear(inputs, genres, bias=False)
+        self.hidden = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Dropout(0.5), nn.Linear(hidden, genres, bias=False))
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.hidden[-1].weight)  # type: ignore[arg-type]
+
+    def fit(self, objects: Tensor) -> None:
+        """Take mean and standard deviation of the training posters' vectors, float32 (N, inputs), for `standard`."""
+        self.mean.copy_(objects.mean(dim=0))
+        # An object that is on hardly any poster would else be hundreds of deviations away where it is.
+        self.deviation.copy_(objects.std(dim=0).clamp_min(0.05))
+
+    def standard(self, objects: Tensor) -> Tensor:
+        return (objects - self.mean) / self.deviation
+
+    def forward(self, objects: Tensor) -> Tensor:
+        with torch.autocast(objects.device.type, enabled=False):
+            standard = self.standard(objects.float())
+            logits: Tensor = self.linear(standard) + self.hidden(standard)
+            return logits
+
+
 class Network(nn.Module):
-    """A network in three parts: posters to `maps` of features, `pool` to features, `head` to logits.
+    """A network in three parts: posters to `maps` of features, `pool` to features, `head` to logits; and, where it has two streams,
+    a fourth, to whose logits those of the head are added.
 
     Attributes
     ----------
@@ -33,11 +71,13 @@ class Network(nn.Module):
         a part
     pool : to (N, features)
     head : to logits (N, genres)
+    objects : what detectors found on the posters, float32 (N, inputs), to logits (N, genres); None where only the poster is seen
     """
 
     def __init__(self, maps: nn.Module, pool: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.maps, self.pool, self.head = maps, pool, head
+        self.objects: ObjectStream | None = None
 
     def freeze(self, blocks: int) -> None:
         """Keep the weights of the first blocks of the maps as they are in training.
@@ -57,8 +97,11 @@ class Network(nn.Module):
         features: Tensor = self.pool(self.maps(posters))
         return features
 
-    def forward(self, posters: Tensor) -> Tensor:
+    def forward(self, posters: Tensor, objects: Tensor | None = None) -> Tensor:
         logits: Tensor = self.head(self.features(posters))
+        if self.objects is not None:
+            assert objects is not None
+            logits = logits + self.objects(objects)
         return logits
 
 
@@ -211,6 +254,7 @@ def describe(architecture: str) -> tuple[dict[str, Any], list[float], list[float
     -------
     The configuration of its backbone (empty but for `hf/…`); mean and deviation of the channels that its input is normalised by.
     """
+    architecture = image_stream(architecture)
     if architecture.startswith(HUGGING_FACE):
         from poster_genres.backbones import read_backbone
 
@@ -219,8 +263,15 @@ def describe(architecture: str) -> tuple[dict[str, Any], list[float], list[float
     return {}, list(found.mean), list(found.std)
 
 
-def build_network(architecture: str, genres: int, height: int, width: int, backbone: dict[str, Any] | None = None) -> Network:
-    """Build a network with fresh weights, from torch's global random numbers; `backbone` is the configuration of one of `hf/…`.
+def build_network(
+    architecture: str, genres: int, height: int, width: int, backbone: dict[str, Any] | None = None, objects: int = 0
+) -> Network:
+    """Build a network with fresh weights, from torch's global random numbers.
+
+    Parameters
+    ----------
+    backbone : the configuration of one of `hf/…`
+    objects : the length of the vector of objects, for two streams
 
     Raises
     ------
@@ -229,12 +280,15 @@ def build_network(architecture: str, genres: int, height: int, width: int, backb
     ValueError
         The posters are too small for it.
     """
-    if architecture.startswith(HUGGING_FACE):
+    image = image_stream(architecture)
+    if image.startswith(HUGGING_FACE):
         from poster_genres.backbones import BackboneNetwork
 
         network: Network = BackboneNetwork(backbone or {}, genres, height, width)
     else:
-        network = NETWORKS[architecture].build(genres, height, width)
+        network = NETWORKS[image].build(genres, height, width)
+    if image != architecture:
+        network.objects = ObjectStream(objects, genres)
     # Posters lie channels-last in memory; convolutions on the CPU are fastest when their weights do too.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -247,6 +301,7 @@ def load_pretrained(network: Network, architecture: str) -> bool:
     InputError
         They are not there, and how to get them.
     """
+    architecture = image_stream(architecture)
     if architecture.startswith(HUGGING_FACE):
         from poster_genres.backbones import load_backbone
 

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from poster_genres.architectures import ARCHITECTURES, is_known, recipe_name
+from poster_genres.architectures import ARCHITECTURES, DETECTORS, TWO_STREAM, is_detector, is_known, recipe_name
 from poster_genres.errors import InputError
 
 
@@ -69,6 +69,7 @@ class Parameters(BaseModel):
     image_height: Annotated[Integer, Field(ge=32, le=2048)]
     image_width: Annotated[Integer, Field(ge=32, le=2048)]
     max_unreadable: Annotated[Number, Field(ge=0, le=1)]
+    detectors: list[str]
     architecture: str
     epochs: Annotated[Integer, Field(ge=0)] | Auto
     batch_size: Annotated[Integer, Field(ge=2)] | Auto
@@ -76,6 +77,16 @@ class Parameters(BaseModel):
     patience: Annotated[Integer, Field(ge=0)]
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]]
     recipes: Recipes
+
+    @field_validator("detectors")
+    @classmethod
+    def _known_detectors(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if not is_detector(name):
+                raise ValueError(f"should be of {', '.join(DETECTORS)} and hf/<model ID or folder>")
+        if len(set(names)) < len(names):
+            raise ValueError("should name each detector once")
+        return names
 
     @model_validator(mode="after")
     def _something_is_trained(self) -> Self:
@@ -115,7 +126,7 @@ def check_parameters(values: Any, path: Path) -> Parameters:
         raise InputError(f"{path}: holds no keys")
     architecture = values.get("architecture")
     if "architecture" in values and not is_known(architecture):
-        choices = f"{', '.join(ARCHITECTURES)} and hf/<model ID or folder>"
+        choices = f"{', '.join(ARCHITECTURES)}, hf/<model ID or folder>, and {TWO_STREAM} before any of these"
         raise InputError(f"{path}: architecture: {architecture!r} is unknown; the choices are {choices}")
     try:
         return Parameters.model_validate(values)

@@ -43,16 +43,25 @@ def decode(data: bytes, height: int, width: int) -> np.ndarray:
     Unreadable
         The data is empty, no image, truncated, damaged, or of more than `MAX_PIXELS` pixels.
     """
+    # A large JPEG is decoded at a fraction of its size, still four times larger than what is kept of it.
+    return np.asarray(upright(data, (4 * width, 4 * height)).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def upright(data: bytes, least: tuple[int, int]) -> Image.Image:
+    """Decode a poster to RGB; see `decode`, also for what is raised.
+
+    Parameters
+    ----------
+    least : width and height; a large JPEG may be decoded at a fraction of its size that is no smaller
+    """
     if not data:
         raise Unreadable("empty file")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Unreadable(f"more than {MAX_PIXELS // 1_000_000} million pixels")
-            # A large JPEG is decoded at a fraction of its size, still four times larger than what is kept of it.
-            image.draft("RGB", (4 * width, 4 * height))
-            upright = ImageOps.exif_transpose(image)
-            return np.asarray(_to_rgb(upright).resize((width, height), Image.Resampling.BILINEAR))
+            image.draft("RGB", least)
+            return _to_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
         raise Unreadable("not an image") from None
     except Image.DecompressionBombError:

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 from mlflow.pyfunc import PythonModel
 
-from poster_genres.model import Model, choose_device, load_model, predict_probabilities
+from poster_genres.devices import choose_device
+from poster_genres.model import Model, load_model, predict_probabilities
 from poster_genres.posters import Unreadable, decode
 
 
@@ -24,17 +25,27 @@ class PosterModel(PythonModel):
 
     def load_context(self, context: Any) -> None:
         self.model = load_model(Path(context.artifacts["model"]), choose_device())
+        if self.model.detectors:
+            from poster_genres.detectors import check_detectors
+
+            check_detectors(self.model.detectors)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        posters = [self._pixels(text, i) for i, text in enumerate(model_input["poster"])]
-        probabilities = predict_probabilities(self.model, np.stack(posters), choose_device())
+        data = [self._read(text, i) for i, text in enumerate(model_input["poster"])]
+        posters = np.stack([pixels for _, pixels in data])
+        found = None
+        if self.model.classes:
+            from poster_genres.detectors import detect_all
+
+            found = detect_all(self.model.detectors, [content for content, _ in data])
+        probabilities = predict_probabilities(self.model, posters, choose_device(), found=found)
         return pd.DataFrame(probabilities.astype(float), columns=self.model.genres)
 
-    def _pixels(self, text: str, row: int) -> np.ndarray:
-        """A path is at most 4,096 characters; what is no file is base64."""
+    def _read(self, text: str, row: int) -> tuple[bytes, np.ndarray]:
+        """A poster's content and its pixels. A path is at most 4,096 characters; what is no file is base64."""
         try:
             data = Path(text).read_bytes() if len(text) <= 4096 and Path(text).is_file() else base64.b64decode(text, validate=True)
-            return decode(data, self.model.height, self.model.width)
+            return data, decode(data, self.model.height, self.model.width)
         except (binascii.Error, ValueError, Unreadable) as error:
             raise mlflow.MlflowException.invalid_parameter_value(
                 f"poster {row}: {error}; give an image file's path on the server, or the file's content in base64"

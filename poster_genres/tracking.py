@@ -25,9 +25,11 @@ import pandas as pd
 import yaml
 from PIL import Image
 
-from poster_genres.architectures import HUGGING_FACE
+from poster_genres.architectures import HUGGING_FACE, image_stream, needs_objects
 from poster_genres.errors import InputError
+from poster_genres.files import repository
 from poster_genres.movies import SPLITS, read_movies
+from poster_genres.objects import read_detections
 from poster_genres.parameters import Parameters
 
 EXPERIMENT = "poster-genres"
@@ -35,7 +37,10 @@ RUN = Path("models/run.json")
 MODEL = Path("models/model.pt")
 METRICS = Path("metrics")
 CACHE = Path("data/cache")
+DETECTIONS = Path("data/detections")
 EXAMPLES = 12
+# What the detectors of a served model need.
+DETECTOR_PACKAGES = {"lettering": ["onnxruntime", "rapidocr"]}
 FILES = (
     "evaluation.json",
     "scores.csv",
@@ -49,11 +54,6 @@ FILES = (
     "history.csv",
     "report.html",
 )
-
-
-def repository() -> Path:
-    """The project's folder, also where DVC runs an experiment in a temporary copy of it."""
-    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
 
 
 def describe_run(parameters: Parameters) -> dict[str, Any]:
@@ -317,22 +317,26 @@ def log_examples() -> None:
     import mlflow
 
     from poster_genres.cached import read_cache
-    from poster_genres.model import choose_device, load_model, predict_probabilities
+    from poster_genres.devices import choose_device
+    from poster_genres.model import load_model, predict_probabilities
 
     posters, movies = read_cache(CACHE)
     model = load_model(MODEL, choose_device())
+    found = None
+    if needs_objects(model.architecture):
+        found = list(read_detections(DETECTIONS, list(movies["id"])).found.values())
     test = np.flatnonzero(movies["split"] == "test")
     rows = test[np.linspace(0, len(test) - 1, min(EXAMPLES, len(test))).astype(int)]
-    probabilities = predict_probabilities(model, posters, choose_device(), rows)
+    probabilities = predict_probabilities(model, posters, choose_device(), rows, found)
     table: dict[str, list[Any]] = {"poster": [], "id": [], "title": [], "true genres": [], "predicted": []}
-    for row, found in zip(rows, probabilities, strict=True):
+    for row, said in zip(rows, probabilities, strict=True):
         movie = movies.iloc[row]
-        likeliest = np.argsort(-found)[:5]
+        likeliest = np.argsort(-said)[:5]
         table["poster"].append(mlflow.Image(np.array(posters[row])))
         table["id"].append(movie["id"])
         table["title"].append(movie["title"])
         table["true genres"].append(", ".join(genre for genre in model.genres if movie[genre]))
-        table["predicted"].append(", ".join(f"{model.genres[i]} ({found[i]:.2f})" for i in likeliest))
+        table["predicted"].append(", ".join(f"{model.genres[i]} ({said[i]:.2f})" for i in likeliest))
     mlflow.log_table(table, "test_posters.json")
 
 
@@ -344,7 +348,13 @@ def log_model(description: dict[str, Any]) -> None:
 
     genres = list(pd.read_csv(METRICS / "genres_test.csv")["genre"])
     packages = ["mlflow", "numpy", "pandas", "pillow", "scipy", "torch"]
-    if description["tags"]["architecture"].startswith(HUGGING_FACE):
+    architecture = description["tags"]["architecture"]
+    detectors: list[str] = []
+    if needs_objects(architecture):
+        packages += ["joblib", "scikit-learn"]
+        detectors = list(json.loads((DETECTIONS / "detectors.json").read_text(encoding="utf-8"))["detectors"])
+    packages += [package for name in detectors for package in DETECTOR_PACKAGES.get(name, [])]
+    if any(name.startswith(HUGGING_FACE) for name in (image_stream(architecture), *detectors)):
         packages.append("transformers")
     buffer = io.BytesIO()
     Image.new("RGB", (60, 90), (120, 40, 40)).save(buffer, "JPEG")

@@ -18,9 +18,11 @@ from tqdm import tqdm
 from poster_genres import scores
 from poster_genres.augmentation import augment
 from poster_genres.cached import take_posters
+from poster_genres.devices import autocast
 from poster_genres.errors import InputError
-from poster_genres.model import BATCH, Model, autocast, predict_logits
+from poster_genres.model import BATCH, Model, predict_logits
 from poster_genres.networks import Network
+from poster_genres.objects import Found, object_vectors
 from poster_genres.parameters import Recipe
 
 # Strengths of the probe's weight decay, of which validation chooses.
@@ -34,8 +36,8 @@ def build_optimizer(network: Network, recipe: Recipe, steps: int) -> tuple[torch
     "one_cycle" is Smith 2018, arXiv:1803.09820, over `steps` steps.
     """
     groups: list[dict[str, Any]] = []
-    head = list(network.head.parameters())
-    body = [one for name, one in network.named_parameters() if not name.startswith("head.") and one.requires_grad]
+    head = [one for name, one in network.named_parameters() if name.startswith(("head.", "objects."))]
+    body = [one for name, one in network.named_parameters() if not name.startswith(("head.", "objects.")) and one.requires_grad]
     for part, rate in ((head, recipe.learning_rate), (body, recipe.learning_rate * recipe.body_learning_rate)):
         weights = [parameter for parameter in part if parameter.ndim > 1]
         others = [parameter for parameter in part if parameter.ndim <= 1]
@@ -150,16 +152,28 @@ class Training:
     posters : uint8 (N, height, width, 3)
     labels : float32 (N, genres), 0 or 1
     splits : (N,), "train", "validation" or "test"; test posters are not looked at
+    found : the objects on each poster, for two streams
     """
 
     def __init__(
-        self, model: Model, posters: np.ndarray, labels: np.ndarray, splits: np.ndarray, recipe: Recipe, device: torch.device
+        self,
+        model: Model,
+        posters: np.ndarray,
+        labels: np.ndarray,
+        splits: np.ndarray,
+        recipe: Recipe,
+        device: torch.device,
+        found: list[list[Found]] | None = None,
     ) -> None:
         self.model, self.recipe, self.device = model, recipe, device
-        self.posters, self.labels = posters, labels
+        self.posters, self.labels, self.found = posters, labels, found
+        self.objects = None if found is None else torch.from_numpy(object_vectors(found, model.classes)).to(device)
         self.train_rows, self.validation_rows = np.flatnonzero(splits == "train"), np.flatnonzero(splits == "validation")
         self.history: list[dict[str, Any]] = []
         self.best: list[dict[str, Tensor]] = []
+        for network in model.networks:
+            if network.objects is not None and self.objects is not None:
+                network.objects.fit(self.objects[self.train_rows])
         last = len(self.train_rows) % recipe.batch_size
         steps = recipe.epochs * (len(self.train_rows) // recipe.batch_size + (last > 1))
         self.learners = []
@@ -180,10 +194,12 @@ class Training:
         """
         start = time.perf_counter()
         network = copy.deepcopy(self.model.networks[0])
-        features = {
-            split: frozen_features(network, self.model, self.posters, rows, self.device)
-            for split, rows in (("train", self.train_rows), ("validation", self.validation_rows))
-        }
+        features = {}
+        for split, rows in (("train", self.train_rows), ("validation", self.validation_rows)):
+            features[split] = frozen_features(network, self.model, self.posters, rows, self.device)
+            if network.objects is not None and self.objects is not None:
+                standard = network.objects.standard(self.objects[rows]).cpu()
+                features[split] = torch.cat([features[split], standard.expand(2, -1, -1)], dim=2)
         labels = torch.from_numpy(self.labels[self.train_rows])
         best = -1.0
         for decay in DECAYS:
@@ -213,7 +229,7 @@ class Training:
         """Average this network, which is not trained any more, with the trained ones."""
         self.probe = network
         alone = replace(self.model, networks=[network])
-        self.probe_logits = predict_logits(alone, self.posters, self.device, self.validation_rows)
+        self.probe_logits = predict_logits(alone, self.posters, self.device, self.validation_rows, self.found)
 
     def run_epoch(self) -> dict[str, Any]:
         """Train each network for an epoch, and score their average on validation: a row of metrics/history.csv."""
@@ -222,7 +238,7 @@ class Training:
         learning_rate = self.learners[0].optimizer.param_groups[0]["lr"]
         row = self._train_epoch(f"epoch {epoch}/{self.recipe.epochs}")
         trained = time.perf_counter() - start
-        logits = predict_logits(self.scored, self.posters, self.device, self.validation_rows)
+        logits = predict_logits(self.scored, self.posters, self.device, self.validation_rows, self.found)
         if self.probe_logits is not None:
             logits = (logits + self.probe_logits) / 2
         row |= score_epoch("validation", self.labels[self.validation_rows], logits)
@@ -259,7 +275,8 @@ class Training:
 
         Returns
         -------
-        The running scores, of the posters as augmented and the networks as they were at each step; see `score_epoch`.
+        The running scores, of the posters as augmented and the networks as they were at each step, without what words add, which
+        is learned by heart on these posters; see `score_epoch`.
         """
         seen: list[np.ndarray] = []
         outputs: list[Tensor] = []
@@ -279,7 +296,7 @@ class Training:
         pixels = self.model.normalise(torch.from_numpy(take_posters(self.posters, batch)).to(self.device))
         pixels = augment(pixels, self.recipe.flip, self.recipe.crop)
         with autocast(self.device):
-            logits = learner.network(pixels).float()
+            logits = learner.network(pixels, None if self.objects is None else self.objects[batch]).float()
         loss = binary_cross_entropy_with_logits(logits, torch.from_numpy(self.labels[batch]).to(self.device))
         learner.optimizer.zero_grad()
         loss.backward()
@@ -328,11 +345,14 @@ class Training:
 
 
 def set_head(network: Network, weight: Tensor, bias: Tensor) -> None:
-    """Give the last layer of a network these weights (genres, features) and biases (genres,)."""
+    """Give the last layer of a network these weights (genres, features) and biases (genres,). Where it has two streams, the
+    features are those of the poster and, after them, the standardised vector of objects."""
     last = network.head[-1]  # type: ignore[index]
     with torch.no_grad():
-        last.weight.copy_(weight)
+        last.weight.copy_(weight[:, : last.in_features])
         last.bias.copy_(bias)
+        if network.objects is not None:
+            network.objects.linear.weight.copy_(weight[:, last.in_features :])
 
 
 def score_epoch(split: str, labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:

@@ -16,12 +16,15 @@ from scipy.special import expit
 from sklearn.metrics import precision_recall_curve
 
 from poster_genres import errors, figures, scores, tracking
+from poster_genres.architectures import needs_objects
 from poster_genres.cached import read_cache
+from poster_genres.devices import prepare
 from poster_genres.duplicates import find_duplicates, perceptual_hashes
 from poster_genres.errors import InputError
 from poster_genres.files import whole_file, write_json
-from poster_genres.model import Model, load_model, predict_logits, prepare
+from poster_genres.model import Model, load_model, predict_logits
 from poster_genres.movies import SPLITS, genres_of, labels_of
+from poster_genres.objects import Found, read_detections
 from poster_genres.parameters import read_parameters
 from poster_genres.report import choose_examples, describe_poster, write_report
 
@@ -48,13 +51,20 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
         table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
 
 
-def read_inputs(device: torch.device) -> tuple[Model, np.ndarray, pd.DataFrame]:
-    """The model, and the cached posters with their movies, which must belong together."""
+def read_inputs(device: torch.device) -> tuple[Model, np.ndarray, pd.DataFrame, list[list[Found]] | None]:
+    """The model; the cached posters with their movies; and the objects on each poster, for two streams. They must belong
+    together."""
     posters, movies = read_cache(Path("data/cache"))
     model = load_model(Path("models/model.pt"), device)
     if model.genres != genres_of(movies) or posters.shape[1:3] != (model.height, model.width):
         raise InputError("models/model.pt: trained on other genres or another poster size than data/cache; `dvc repro` trains anew")
-    return model, posters, movies
+    found = None
+    if needs_objects(model.architecture):
+        detections = read_detections(Path("data/detections"), list(movies["id"]))
+        if (detections.detectors, detections.classes) != (model.detectors, model.classes):
+            raise InputError("models/model.pt: trained on other objects than those of data/detections; `dvc repro` trains anew")
+        found = list(detections.found.values())
+    return model, posters, movies, found
 
 
 def decades_of(movies: pd.DataFrame) -> np.ndarray:
@@ -129,13 +139,13 @@ def print_scores(test_scores: pd.DataFrame, by_genre: pd.DataFrame, posters: int
 def main() -> None:
     seed = read_parameters().seed
     device = prepare()
-    model, posters, movies = read_inputs(device)
+    model, posters, movies, found = read_inputs(device)
     genres, labels, splits = genres_of(movies), labels_of(movies), movies["split"].to_numpy(str)
 
     logits, priors = {}, {}
     for split in ("validation", "test"):
         rows = np.flatnonzero(splits == split)
-        logits[split] = predict_logits(model, posters, device, rows)
+        logits[split] = predict_logits(model, posters, device, rows, found)
         priors[split] = np.tile(np.array(model.prior, np.float32), (len(rows), 1))
     probabilities = {split: expit(found / model.temperature) for split, found in logits.items()}
     truth = {split: labels[splits == split] for split in probabilities}
@@ -170,6 +180,8 @@ def main() -> None:
         "posters": ", ".join(f"{(splits == split).sum():,} {split}" for split in SPLITS),
         "temperature": f"{model.temperature:.3f}",
     }
+    if model.classes:
+        about["objects"] = ", ".join(f"{name} ({version})" for name, version in model.detectors.items()) or "detections.csv"
     test_scores = all_scores[all_scores["split"] == "test"]
     gallery = choose_gallery(posters, movies, test, probabilities["test"], seed)
     write_report(METRICS / "report.html", about, test_scores, by_genre["test"], confused, decades, duplicates, FIGURES, gallery)

@@ -9,18 +9,24 @@ import sys
 from collections.abc import Iterator
 from decimal import Decimal
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from poster_genres import errors
-from poster_genres.dataset import POSTER_SUFFIXES
+from poster_genres.architectures import needs_objects
+from poster_genres.dataset import POSTER_SUFFIXES, read_bytes
 from poster_genres.errors import InputError
 from poster_genres.movies import genres_of, read_movies
+from poster_genres.objects import Found, parse_objects
 from poster_genres.parameters import read_parameters
 from poster_genres.posters import Unreadable, load_poster
+
+if TYPE_CHECKING:
+    from poster_genres.model import Model
 
 BATCH = 256
 EXPLAINED = 5
@@ -80,9 +86,33 @@ def format_genres(genres: list[str], probabilities: np.ndarray, top: int) -> str
     return "\n".join(f"{genres[i]} ({Decimal(f'{probabilities[i]:#.3g}'):f})" for i in order)
 
 
-def predict(model_path: Path, posters: list[Poster]) -> Iterator[tuple[str, list[str], np.ndarray | str]]:
+def find_objects(model: "Model", posters: list[Poster], detections: Path | None) -> list[list[Found]] | None:
+    """The objects on each of some posters that can be read; None where the model sees none.
+
+    Raises
+    ------
+    InputError
+        The model's detectors are not here; or it was trained on objects from a table, and there is no such table of these posters.
+    """
+    if not needs_objects(model.architecture):
+        return None
+    if detections is not None:
+        given = parse_objects(detections.read_bytes(), str(detections))
+        return [given.get(PurePosixPath(path).stem, []) for _, (_, _, path) in posters]
+    if not model.detectors:
+        raise InputError("the model was trained on objects from a table; give such a table of these posters with --detections")
+    from poster_genres.detectors import check_detectors, detect_all
+
+    check_detectors(model.detectors)
+    return detect_all(model.detectors, [read_bytes(*place) for _, place in posters])
+
+
+def predict(
+    model_path: Path, posters: list[Poster], detections: Path | None = None
+) -> Iterator[tuple[str, list[str], np.ndarray | str]]:
     """For each poster in turn its name, the genres, and float32 (genres,) probabilities, or why it cannot be read."""
-    from poster_genres.model import choose_device, load_model, predict_probabilities
+    from poster_genres.devices import choose_device
+    from poster_genres.model import load_model, predict_probabilities
 
     device = choose_device()
     model = load_model(model_path, device)
@@ -91,12 +121,16 @@ def predict(model_path: Path, posters: list[Poster]) -> Iterator[tuple[str, list
     while batch := list(islice(rest, BATCH)):
         loaded = parallel(delayed(load)(poster, model.height, model.width) for poster in batch)
         readable = [pixels for pixels in loaded if isinstance(pixels, np.ndarray)]
-        probabilities = iter(predict_probabilities(model, np.stack(readable), device) if readable else [])
+        probabilities: Iterator[np.ndarray] = iter(())
+        if readable:
+            good = [poster for poster, pixels in zip(batch, loaded, strict=True) if isinstance(pixels, np.ndarray)]
+            found = find_objects(model, good, detections)
+            probabilities = iter(predict_probabilities(model, np.stack(readable), device, found=found))
         for (name, _), pixels in zip(batch, loaded, strict=True):
             yield name, model.genres, pixels if isinstance(pixels, str) else next(probabilities)
 
 
-def explain_poster(model_path: Path, poster: Poster, path: Path) -> None:
+def explain_poster(model_path: Path, poster: Poster, path: Path, detections: Path | None = None) -> None:
     """Write a picture of what speaks for each of the likeliest genres of a poster.
 
     Raises
@@ -104,18 +138,20 @@ def explain_poster(model_path: Path, poster: Poster, path: Path) -> None:
     InputError
         The poster cannot be read.
     """
+    from poster_genres.devices import choose_device
     from poster_genres.explanations import explain
     from poster_genres.figures import draw_explanation
-    from poster_genres.model import choose_device, load_model, predict_probabilities
+    from poster_genres.model import load_model, predict_probabilities
 
     device = choose_device()
     model = load_model(model_path, device)
     pixels = load(poster, model.height, model.width)
     if isinstance(pixels, str):
         raise InputError(f"{poster[0]}: {pixels}; JPEG, PNG, GIF, WebP, BMP and TIFF can be read")
-    (probabilities,) = predict_probabilities(model, pixels[None], device)
+    found = find_objects(model, [poster], detections)
+    (probabilities,) = predict_probabilities(model, pixels[None], device, found=found)
     likeliest = np.argsort(-probabilities, kind="stable")[:EXPLAINED]
-    maps = explain(model, pixels, likeliest.tolist(), device)
+    maps = explain(model, pixels, likeliest.tolist(), device, None if found is None else found[0])
     draw_explanation(pixels, [model.genres[i] for i in likeliest], probabilities[likeliest], maps, path)
     print(f"{path}: what speaks for its {len(likeliest)} likeliest genres", file=sys.stderr)
 
@@ -128,6 +164,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object a poster, with every genre")
     parser.add_argument("--model", type=Path, default=Path("models/model.pt"), help="the model file (models/model.pt)")
     parser.add_argument("--explain", type=Path, metavar="PNG", help="also draw what on the poster speaks for its likeliest genres")
+    parser.add_argument("--detections", type=Path, metavar="CSV", help="what is on the posters, instead of the model's detectors")
     arguments = parser.parse_args()
     if arguments.random == bool(arguments.posters):
         parser.error("name posters or folders, or give --random")
@@ -143,9 +180,9 @@ def main() -> None:
     if arguments.explain:
         if len(posters) > 1 or arguments.explain.suffix.lower() != ".png":
             parser.error("--explain draws one poster, into a file whose name ends in .png")
-        explain_poster(arguments.model, posters[0], arguments.explain)
+        explain_poster(arguments.model, posters[0], arguments.explain, arguments.detections)
     unreadable = 0
-    predictions = predict(arguments.model, posters)
+    predictions = predict(arguments.model, posters, arguments.detections)
     # The bar is for many posters whose results go to a file.
     show = len(posters) > BATCH and not sys.stdout.isatty()
     for name, genres, result in tqdm(predictions, total=len(posters), unit=" posters", disable=None if show else True):

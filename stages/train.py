@@ -1,11 +1,13 @@
 """Train networks on the cached posters, and keep their weights of the epoch with the best validation score.
 
-In: data/cache. Out: models/model.pt; metrics/history.csv, an epoch a row; models/run.json, what the MLflow run is known by.
-A training that was interrupted goes on from its last whole epoch when it is started again. Run: `python -m stages.train`.
+In: data/cache and, for two_stream/…, data/detections. Out: models/model.pt; metrics/history.csv, an epoch a row; models/run.json,
+what the MLflow run is known by. A training that was interrupted goes on from its last whole epoch when it is started again. Run:
+`python -m stages.train`.
 """
 
 import contextlib
 import hashlib
+import io
 import json
 import sys
 import time
@@ -19,24 +21,37 @@ from scipy.special import expit
 from tqdm import tqdm
 
 from poster_genres import errors, scores
+from poster_genres.architectures import needs_objects
 from poster_genres.cached import read_cache
+from poster_genres.devices import prepare
 from poster_genres.errors import InputError
-from poster_genres.files import whole_file, write_json
-from poster_genres.model import Model, predict_logits, prepare, save_model
+from poster_genres.files import repository, whole_file, write_json
+from poster_genres.model import Model, predict_logits, save_model
 from poster_genres.movies import genres_of, labels_of
 from poster_genres.networks import build_network, describe, load_pretrained
+from poster_genres.objects import Detections, read_detections, vector_names
 from poster_genres.parameters import Parameters, read_parameters
-from poster_genres.tracking import RUN, Tracking, describe_run, repository
+from poster_genres.tracking import RUN, Tracking, describe_run
 from poster_genres.training import Training
+from poster_genres.words import fit_words
 
 CACHE = Path("data/cache")
+DETECTIONS = Path("data/detections")
 HISTORY = Path("metrics/history.csv")
 # Checkpoints of trainings that nobody went on with are cleared away after a week.
 KEPT_SECONDS = 7 * 24 * 3600
 
 
-def new_model(parameters: Parameters, genres: list[str], shape: tuple[int, ...], prior: np.ndarray, device: torch.device) -> Model:
+def new_model(
+    parameters: Parameters,
+    genres: list[str],
+    shape: tuple[int, ...],
+    prior: np.ndarray,
+    device: torch.device,
+    detections: Detections | None = None,
+) -> Model:
     """A model with networks to be trained, for posters of `shape` (N, height, width, 3)."""
+    classes = [] if detections is None else detections.classes
     _, height, width, _ = shape
     recipe = parameters.recipe()
     backbone, mean, std = describe(parameters.architecture)
@@ -44,7 +59,7 @@ def new_model(parameters: Parameters, genres: list[str], shape: tuple[int, ...],
     for i in range(recipe.networks):
         torch.manual_seed(parameters.seed + i)
         try:
-            network = build_network(parameters.architecture, len(genres), height, width, backbone)
+            network = build_network(parameters.architecture, len(genres), height, width, backbone, len(vector_names(classes)))
         except ValueError as error:
             raise InputError(f"params.yaml: image_height, image_width: {height} x {width} is too small; {error}") from None
         if not load_pretrained(network, parameters.architecture) and recipe.probe:
@@ -65,6 +80,8 @@ def new_model(parameters: Parameters, genres: list[str], shape: tuple[int, ...],
         std,
         networks,
         prior.tolist(),
+        detectors={} if detections is None else detections.detectors,
+        classes=classes,
         flip=recipe.flip,
         backbone=backbone,
     )
@@ -78,8 +95,10 @@ def checkpoint_path(parameters: Parameters) -> Path:
     used = parameters.model_dump(include={"architecture", "patience", "seed"}) | parameters.recipe().model_dump()
     digest = hashlib.sha256(json.dumps([used, torch.__version__], sort_keys=True).encode())
     code = sorted(Path(__file__).parent.parent.glob("poster_genres/*.py"))
-    for path in (CACHE / "movies.csv", CACHE / "posters.npy", Path(__file__), *code):
-        with path.open("rb") as file:
+    inputs = [CACHE / "movies.csv", CACHE / "posters.npy", DETECTIONS / "objects.csv", DETECTIONS / "detectors.json"]
+    for path in (*inputs, Path(__file__), *code):
+        # Without the stage `detect` there are no detections, which most architectures do not need.
+        with path.open("rb") if path.is_file() else io.BytesIO() as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return repository() / ".dvc" / "tmp" / "training" / f"{digest.hexdigest()[:32]}.pt"
 
@@ -139,12 +158,19 @@ def main() -> None:
     if (splits == "train").sum() < 2:
         raise InputError("data/cache: one poster is not enough to train on; raise `limit` or lower `validation`")
     device = prepare()
-    model = new_model(parameters, genres, posters.shape, labels[splits == "train"].mean(axis=0), device)
+    detections = read_detections(DETECTIONS, list(movies["id"])) if needs_objects(parameters.architecture) else None
+    model = new_model(parameters, genres, posters.shape, labels[splits == "train"].mean(axis=0), device, detections)
+    found = None
+    if detections is not None:
+        found = list(detections.found.values())
+        model.words = fit_words(found, labels, splits)
+        if model.words is not None:
+            print(f"words: {len(model.words.vocabulary):,} parts of words", flush=True)
     size = sum(parameter.numel() for network in model.networks for parameter in network.parameters())
     numbers = f"{(splits == 'train').sum()} posters to train, {(splits == 'validation').sum()} to validate"
     print(f"{model.architecture}: {size:,} parameters on {device.type}, {numbers}", flush=True)
 
-    training = Training(model, posters, labels, splits, recipe, device)
+    training = Training(model, posters, labels, splits, recipe, device, found)
     checkpoint = checkpoint_path(parameters)
     description = describe_run(parameters)
     state = read_checkpoint(checkpoint)
@@ -164,7 +190,7 @@ def main() -> None:
             raise
         training.finish()
         validation = np.flatnonzero(splits == "validation")
-        logits = predict_logits(model, posters, device, validation)
+        logits = predict_logits(model, posters, device, validation, found)
         model.temperature = scores.fit_temperature(labels[validation], logits)
         probabilities = expit(logits / model.temperature)
         model.threshold, thresholds = scores.tune_thresholds(labels[validation], probabilities)

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from poster_genres.architectures import ARCHITECTURES
+from poster_genres.architectures import needs_objects, recipe_name
 from poster_genres.augmentation import augment
 from poster_genres.cached import read_cache
 from poster_genres.model import load_model
@@ -21,6 +21,7 @@ from poster_genres.networks import build_network
 from poster_genres.parameters import read_parameters
 from poster_genres.training import build_optimizer, exponential_average, shuffled_batches
 from tests.conftest import ROOT, run, set_parameters, stage
+from tests.test_detect import plant
 from tests.test_tracking import runs_of
 
 CPU = torch.device("cpu")
@@ -100,11 +101,16 @@ def test_interrupted_training_leaves_no_model_behind(cached: Path, kill: signal.
 
 
 @pytest.mark.parametrize(
-    ("architecture", "recipe"), [("residual", {"networks": 2}), ("tutorial", {}), ("efficientnet_lite0", {"probe": True})]
+    ("architecture", "recipe"),
+    [("two_stream/residual", {"networks": 2}), ("tutorial", {}), ("efficientnet_lite0", {"probe": True})],
 )
 def test_a_killed_training_goes_on_and_ends_in_the_same_model(cached: Path, architecture: str, recipe: dict[str, object]) -> None:
     recipes = yaml.safe_load((cached / "params.yaml").read_text(encoding="utf-8"))["recipes"]
-    recipes[ARCHITECTURES[architecture]] |= recipe
+    recipes[recipe_name(architecture)] |= recipe
+    if needs_objects(architecture):
+        plant(cached, written=True)
+        set_parameters(cached, architecture=architecture)
+        stage("detect", cwd=cached)
     without_break = trained(cached, architecture=architecture, epochs=6, recipes=recipes)
     history = cached / "metrics" / "history.csv"
     whole = pd.read_csv(history)

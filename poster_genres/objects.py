@@ -1,0 +1,169 @@
+"""What detectors found on posters: a table with a row an object, and a vector of fixed length a poster."""
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from poster_genres.errors import InputError
+from poster_genres.files import whole_file, write_json
+
+NUMBERS = ["confidence", "left", "top", "width", "height"]
+COLUMNS = ["id", "label", *NUMBERS, "text"]
+# What the vector says of each class.
+MEASURES = ("confidence", "count", "area", "largest", "center")
+# How far an edge of a box may lie outside of the poster, from rounding or by a detector's guess; it is cut off.
+TOLERANCE = 0.1
+
+
+class Found(NamedTuple):
+    """An object on a poster.
+
+    Attributes
+    ----------
+    label : its class
+    confidence : how sure the detector is, in [0, 1]
+    left, top, width, height : its box, in shares of the poster's size
+    text : what it says, where it is lettering
+    """
+
+    label: str
+    confidence: float
+    left: float
+    top: float
+    width: float
+    height: float
+    text: str = ""
+
+
+def clipped(label: str, confidence: float, left: float, top: float, right: float, bottom: float, text: str = "") -> Found:
+    """An object whose box is cut off at the poster's edges, rounded to six digits, as tables have it."""
+    left, top, right, bottom = (min(max(float(value), 0.0), 1.0) for value in (left, top, right, bottom))
+    confidence, left, top, width, height = (round(float(value), 6) for value in (confidence, left, top, right - left, bottom - top))
+    return Found(label, confidence, left, top, width, height, text)
+
+
+def parse_objects(data: bytes, name: str) -> dict[str, list[Found]]:
+    """Read a table of objects that somebody gives.
+
+    Parameters
+    ----------
+    data : UTF-8 CSV with the columns `COLUMNS`, of which `text` may be missing; others are passed over
+    name : what to call it in errors
+
+    Returns
+    -------
+    The objects by the movies' IDs.
+
+    Raises
+    ------
+    InputError
+        A column is missing; a number is none, or out of range; a box lies outside of the poster. The message names the row.
+    """
+    try:
+        table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False, na_filter=False, encoding="utf-8-sig")
+    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise InputError(f"{name}: not readable as UTF-8 CSV: {' '.join(str(error).split())}") from None
+    if "text" not in table:
+        table["text"] = ""
+    if missing := [column for column in COLUMNS if column not in table]:
+        raise InputError(f"{name}: has no column {missing[0]!r}; the columns are {', '.join(COLUMNS)}")
+
+    def refuse(wrong: pd.Series, column: str, right: str) -> None:
+        if wrong.any():
+            row = int(wrong.to_numpy().argmax())
+            raise InputError(f"{name}: row {row + 2}: {column} {table[column].iloc[row]!r}: should be {right}")
+
+    for column in ("id", "label"):
+        refuse(table[column].str.strip() == "", column, "a name")
+    numbers = table[NUMBERS].apply(pd.to_numeric, errors="coerce")
+    for column in NUMBERS:
+        low = -TOLERANCE if column in ("left", "top") else 0.0
+        high = 1.0 if column == "confidence" else 1 + 2 * TOLERANCE
+        share = "a number in [0, 1]" if column == "confidence" else "a share of the poster's size, in [0, 1]"
+        refuse(~numbers[column].between(low, high), column, share)
+    for start, size in (("left", "width"), ("top", "height")):
+        refuse(numbers[start] + numbers[size] > 1 + TOLERANCE, size, f"no more than what is left of the poster from its {start}")
+    found: dict[str, list[Found]] = {}
+    rows = zip(table["id"], table["label"], *(numbers[column] for column in NUMBERS), table["text"], strict=True)
+    for movie, label, confidence, left, top, width, height, text in rows:
+        found.setdefault(movie, []).append(clipped(label, confidence, left, top, left + width, top + height, text))
+    return found
+
+
+def object_vectors(found: list[list[Found]], classes: list[str]) -> np.ndarray:
+    """Describe each poster's objects by a vector of fixed length.
+
+    Parameters
+    ----------
+    found : the objects of each poster
+    classes : the labels that count
+
+    Returns
+    -------
+    float32 (posters, len(classes) * len(MEASURES)). Of each class: the highest confidence; the logarithm of one more than the
+    number of objects; the share of the poster that their boxes take, 1 at most; that of the largest; and how far below the
+    poster's middle their centre lies, in [-0.5, 0.5], large boxes weighing more. 0 where there are none. The mirror image's vector
+    is the same.
+    """
+    vectors = np.zeros((len(found), len(classes), len(MEASURES)), np.float32)
+    for i, objects in enumerate(found):
+        for k, label in enumerate(classes):
+            if boxes := [one for one in objects if one.label == label]:
+                areas = np.array([one.width * one.height for one in boxes])
+                centers = [one.top + one.height / 2 for one in boxes]
+                confidence = max(one.confidence for one in boxes)
+                center = np.average(centers, weights=areas + 1e-6) - 0.5
+                vectors[i, k] = (confidence, np.log1p(len(boxes)), min(areas.sum(), 1.0), areas.max(), center)
+    return vectors.reshape(len(found), len(classes) * len(MEASURES))
+
+
+def vector_names(classes: list[str]) -> list[str]:
+    """What each number of the vector is: `person confidence`, `person count`, …"""
+    return [f"{label} {measure}" for label in classes for measure in MEASURES]
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What the stage `detect` found: the objects by the movies' IDs; the detectors with their versions; the classes."""
+
+    found: dict[str, list[Found]]
+    detectors: dict[str, str]
+    classes: list[str]
+
+
+def write_detections(detections: Detections, folder: Path) -> None:
+    """Write objects.csv, a row an object; vectors.csv, a row a movie; and detectors.json."""
+    rows = [(movie, *one) for movie, objects in detections.found.items() for one in objects]
+    vectors = pd.DataFrame(
+        object_vectors(list(detections.found.values()), detections.classes), columns=vector_names(detections.classes)
+    )
+    vectors.insert(0, "id", list(detections.found))
+    for name, table in (("objects", pd.DataFrame(rows, columns=COLUMNS)), ("vectors", vectors)):
+        with whole_file(folder / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False, encoding="utf-8", float_format="%.6g", lineterminator="\n")
+    write_json(folder / "detectors.json", {"detectors": detections.detectors, "classes": detections.classes})
+
+
+def read_detections(folder: Path, ids: list[str]) -> Detections:
+    """Read what the stage `detect` wrote, for the movies with these IDs, in their order.
+
+    Raises
+    ------
+    InputError
+        It is not there, or does not belong to these movies.
+    """
+    try:
+        about = json.loads((folder / "detectors.json").read_text(encoding="utf-8"))
+        table = (folder / "objects.csv").read_bytes()
+        movies = pd.read_csv(folder / "vectors.csv", usecols=["id"], dtype=str, keep_default_na=False, na_filter=False)["id"]
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename}: not there yet; `dvc repro` makes it") from None
+    if not about["classes"] or not set(ids) <= set(movies):
+        raise InputError(f"{folder}: not of these movies, or of another architecture; `dvc repro` makes it anew")
+    found = parse_objects(table, str(folder / "objects.csv"))
+    return Detections({movie: found.get(movie, []) for movie in ids}, about["detectors"], about["classes"])

@@ -1,0 +1,117 @@
+"""What the words on a poster say of its genres."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from poster_genres import scores
+from poster_genres.objects import Found
+
+# Inverse strengths of the penalty, of which validation chooses.
+STRENGTHS = (1.0, 3.0, 10.0)
+# Parts of words, as short as "war" and as long as "ghost", that are on so many training posters at least. Parts, as a reader of
+# posters' lettering now and then takes one letter for another.
+LENGTHS = (3, 5)
+LEAST = 3
+
+
+def text_of(objects: list[Found]) -> str:
+    """All that is written on a poster, a line a piece of lettering."""
+    return "\n".join(one.text for one in objects if one.text)
+
+
+@dataclass
+class Words:
+    """Logistic regressions on the parts of the words of a poster, one a genre.
+
+    Attributes
+    ----------
+    vocabulary : the parts of words, n of them
+    frequencies : float32 (n,), the logarithm of how rare each is (inverse document frequency)
+    weights : float32 (n, genres)
+    offset : float32 (genres,), what they say of training posters on average
+    """
+
+    vocabulary: list[str]
+    frequencies: np.ndarray
+    weights: np.ndarray
+    offset: np.ndarray
+
+    def vectorizer(self) -> TfidfVectorizer:
+        vectorizer = new_vectorizer(vocabulary={part: i for i, part in enumerate(self.vocabulary)})
+        vectorizer.idf_ = self.frequencies
+        return vectorizer
+
+    def logits(self, found: list[list[Found]]) -> np.ndarray:
+        """What the words add to each genre's logit, float32 (posters, genres); 0 on average.
+
+        An image's logit and this are added as if, given the genre, the words did not depend on the picture (naive Bayes).
+        """
+        spoken = self.vectorizer().transform([text_of(objects) for objects in found]) @ self.weights
+        return np.asarray(spoken - self.offset, np.float32)
+
+    def by_object(self, objects: list[Found]) -> np.ndarray:
+        """What each piece of lettering adds to each genre's logit, float32 (objects, genres): with the offset they add up to
+        `logits`. A part of a word that stands on several is shared by them."""
+        vectorizer = self.vectorizer()
+        whole = vectorizer.transform([text_of(objects)])
+        present = (vectorizer.transform([one.text for one in objects]) > 0).astype(np.float32)
+        sharing = np.maximum(np.asarray(present.sum(axis=0)).ravel(), 1)
+        values = whole.toarray()[0] / sharing
+        return np.asarray(present.multiply(values[None]).tocsr() @ self.weights, np.float32)
+
+    def state(self) -> dict[str, Any]:
+        """As plain values and tensors, for the model's file; `Words.load` reads it."""
+        import torch
+
+        arrays = ("frequencies", "weights", "offset")
+        return {"vocabulary": self.vocabulary} | {name: torch.from_numpy(getattr(self, name)) for name in arrays}
+
+    @classmethod
+    def load(cls, state: dict[str, Any]) -> "Words":
+        return cls(state["vocabulary"], *(state[name].numpy() for name in ("frequencies", "weights", "offset")))
+
+
+def new_vectorizer(**options: Any) -> TfidfVectorizer:
+    return TfidfVectorizer(
+        analyzer="char_wb", ngram_range=LENGTHS, strip_accents="unicode", sublinear_tf=True, dtype=np.float32, **options
+    )
+
+
+def fit_words(found: list[list[Found]], labels: np.ndarray, splits: np.ndarray) -> Words | None:
+    """Learn what words say, from the training posters; how strongly they are held back is chosen on validation.
+
+    Parameters
+    ----------
+    found : the objects of each poster
+    labels : float32 (posters, genres), 0 or 1
+    splits : (posters,)
+
+    Returns
+    -------
+    None where there are hardly any words.
+    """
+    train, validation = np.flatnonzero(splits == "train"), np.flatnonzero(splits == "validation")
+    vectorizer = new_vectorizer(min_df=LEAST)
+    try:
+        parts = vectorizer.fit_transform([text_of(found[i]) for i in train])
+    except ValueError:  # no part of a word is on LEAST posters
+        return None
+    # The vocabulary has the order of its columns in the table.
+    vocabulary = vectorizer.get_feature_names_out().tolist()
+    best, chosen = -1.0, None
+    for strength in STRENGTHS:
+        weights = np.zeros((len(vocabulary), labels.shape[1]), np.float32)
+        for genre, truth in enumerate(labels[train].T):
+            if 0 < truth.sum() < len(truth):
+                regression = LogisticRegression(C=strength, solver="liblinear").fit(parts, truth)
+                weights[:, genre] = regression.coef_[0]
+        offset = np.asarray(parts @ weights).mean(axis=0)
+        words = Words(vocabulary, vectorizer.idf_.astype(np.float32), weights, offset)
+        score = scores.macro_average_precision(labels[validation], words.logits([found[i] for i in validation]))
+        if score > best:
+            best, chosen = score, words
+    return chosen

@@ -1,0 +1,386 @@
+"""Two streams: what detectors find on posters, and what a network makes of it."""
+
+import base64
+import io
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import transformers
+from PIL import Image, ImageDraw, ImageFont
+
+from poster_genres.cached import read_cache
+from poster_genres.detectors import HEIGHT, WIDTH, detect_chunk, open_detector
+from poster_genres.errors import InputError
+from poster_genres.model import load_model, predict_probabilities
+from poster_genres.movies import SPLITS, read_movies
+from poster_genres.networks import build_network
+from poster_genres.objects import COLUMNS, MEASURES, Found, object_vectors, parse_objects, read_detections
+from poster_genres.words import Words, fit_words, text_of
+from tests.conftest import jpeg, run, set_parameters, stage
+from tests.test_tracking import runs_of
+
+CPU = torch.device("cpu")
+
+
+def tiny_yolos(folder: Path, labels: list[str]) -> Path:
+    """A detector of the YOLOS kind with random weights, saved as the library does; sharp enough to be sure of something."""
+    torch.manual_seed(0)
+    config = transformers.YolosConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+        image_size=[96, 64],
+        patch_size=16,
+        num_detection_tokens=12,
+        id2label=dict(enumerate(labels)),
+    )
+    model = transformers.YolosForObjectDetection(config)
+    with torch.no_grad():
+        model.class_labels_classifier.layers[-1].weight *= 5000
+        model.vit.embeddings.detection_tokens.normal_(0, 3)
+    model.save_pretrained(folder)
+    transformers.YolosImageProcessorPil(size={"shortest_edge": 64, "longest_edge": 128}).save_pretrained(folder)
+    return folder
+
+
+def tiny_rt_detr(folder: Path, labels: list[str]) -> Path:
+    """The same of the DETR kind."""
+    torch.manual_seed(0)
+    config = transformers.RTDetrV2Config(
+        backbone_config=transformers.RTDetrResNetConfig(  # type: ignore[call-arg]
+            embedding_size=8,
+            hidden_sizes=[8, 16, 16, 16],
+            depths=[1, 1, 1, 1],
+            layer_type="basic",
+            out_features=["stage2", "stage3", "stage4"],
+        ),
+        encoder_in_channels=[16, 16, 16],
+        encoder_hidden_dim=16,
+        encoder_ffn_dim=16,
+        encoder_attention_heads=2,
+        hidden_expansion=0.5,
+        d_model=16,
+        num_queries=8,
+        decoder_in_channels=[16, 16, 16],
+        decoder_ffn_dim=16,
+        decoder_layers=2,
+        decoder_attention_heads=2,
+        num_denoising=0,
+        id2label=dict(enumerate(labels)),
+    )
+    model = transformers.RTDetrV2ForObjectDetection(config)
+    model.save_pretrained(folder)
+    transformers.RTDetrImageProcessorPil(size={"height": 96, "width": 96}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def gray(project: Path) -> Path:
+    """A project whose posters tell nothing: they all have the same bytes but for the noise."""
+    for i, path in enumerate(sorted((project / "data" / "posters").glob("*.jpg"))):
+        path.write_bytes(jpeg((120, 120, 120), i))
+    set_parameters(project, architecture="two_stream/residual", epochs=10)
+    return project
+
+
+def plant(project: Path, shuffled: bool = False, written: bool = False) -> pd.DataFrame:
+    """A detections.csv that tells the genre: a knife on posters of Horror, a balloon on those of Comedy."""
+    truth = pd.read_csv(project / "data" / "posters" / "movies.csv")
+    label = np.where(truth["Genre"].str.contains("Horror"), "knife", "balloon")
+    if shuffled:
+        label = np.random.default_rng(0).permutation(label)
+    table = pd.DataFrame({"id": truth["Id"], "label": label, "confidence": 0.9})
+    table[["left", "top", "width", "height"]] = [0.2, 0.3, 0.25, 0.5]
+    table["text"] = table["label"].map({"knife": "SCREAM", "balloon": "PARTY"}) if written else ""
+    table.to_csv(project / "data" / "posters" / "detections.csv", index=False)
+    return table
+
+
+def test_the_vector_of_a_poster() -> None:
+    cats = [Found("cat", 0.5, 0.0, 0.0, 0.5, 0.5), Found("cat", 0.9, 0.5, 0.5, 0.5, 0.5), Found("ship", 1, 0, 0, 1, 1)]
+    dog = [Found("dog", 0.4, 0.0, 0.8, 1.0, 0.2)]
+    vectors = object_vectors([dog, cats, []], ["cat", "dog"])
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (3, 2 * len(MEASURES))
+    # Confidence, count, area, largest, centre below the middle.
+    np.testing.assert_allclose(vectors[1], [0.9, np.log(3), 0.5, 0.25, 0.0, 0, 0, 0, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(vectors[0], [0, 0, 0, 0, 0, 0.4, np.log(2), 0.2, 0.2, 0.4], atol=1e-6)
+    assert not vectors[2].any()
+    mirrored = [one._replace(left=1 - one.left - one.width) for one in cats]
+    np.testing.assert_allclose(object_vectors([mirrored], ["cat", "dog"])[0], vectors[1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        ("m000,cat,1.2,0,0,1,1", "row 2: confidence '1.2'"),
+        ("m000,cat,high,0,0,1,1", "row 2: confidence 'high': should be a number in [0, 1]"),
+        ("m000,cat,,0,0,1,1", "row 2: confidence ''"),
+        ("m000,cat,0.5,12,0,100,1", "row 2: left '12': should be a share"),
+        ("m000,cat,0.5,0,-0.3,1,1", "row 2: top '-0.3'"),
+        ("m000,cat,0.5,0.6,0,0.6,1", "row 2: width '0.6': should be no more than what is left of the poster from its left"),
+        ("m000,,0.5,0,0,1,1", "row 2: label '': should be a name"),
+        ("m000,cat,nan,0,0,1,1", "row 2: confidence 'nan'"),
+    ],
+)
+def test_a_wrong_table_is_refused_with_its_row(row: str, named: str) -> None:
+    with pytest.raises(InputError) as error:
+        parse_objects(f"{','.join(COLUMNS[:-1])}\n{row}\n".encode(), "detections.csv")
+    assert named in str(error.value)
+
+
+def test_a_table_as_people_have_it() -> None:
+    text = "\ufeffheight,width,top,left,confidence,label,id,note\r\n0.5,1.02,0,-0.01,1,Person,tt001,x\r\n"
+    assert parse_objects(text.encode(), "detections.csv") == {"tt001": [Found("Person", 1.0, 0.0, 0.0, 1.0, 0.5)]}
+    for data, named in ((b"id,label\n", "no column 'confidence'"), (b"", "not readable"), (b"\xff\xfe\x00", "not readable")):
+        with pytest.raises(InputError, match=named):
+            parse_objects(data, "detections.csv")
+
+
+def test_planted_objects_raise_the_score_and_shuffled_ones_do_not(gray: Path) -> None:
+    def score() -> float:
+        for name in ("detect", "train"):
+            stage(name, cwd=gray)
+        return float(pd.read_csv(gray / "metrics" / "history.csv")["validation_macro_average_precision"].iloc[-1])
+
+    for name in ("join", "cache"):
+        stage(name, cwd=gray)
+    table = plant(gray)
+    planted = score()
+    counts = json.loads((gray / "metrics" / "detect.json").read_text(encoding="utf-8"))
+    assert counts["source"] == "detections.csv"
+    assert counts["objects"] == {"balloon": 40, "knife": 40}
+
+    # The model takes the objects of other posters from such a table too, and has nothing else to go by.
+    posters = gray / "data" / "posters"
+    assert (
+        "give such a table of these posters with --detections"
+        in stage("predict", posters / "m000.jpg", cwd=gray, fails=True).stderr
+    )
+    command = (posters / "m000.jpg", "--explain", gray / "why.png", "--detections")
+    assert stage("predict", *command, posters / "detections.csv", cwd=gray).stdout.startswith("Comedy")
+    assert (gray / "why.png").stat().st_size > 10_000
+    table["label"] = table["label"].map({"knife": "balloon", "balloon": "knife"})
+    table.to_csv(gray / "other.csv", index=False)
+    assert stage("predict", *command, gray / "other.csv", cwd=gray).stdout.startswith("Horror")
+
+    plant(gray, shuffled=True)
+    shuffled = score()
+    # Drama is a coin's throw; Comedy and Horror are known from their things alone.
+    assert planted > 0.75
+    assert shuffled < planted - 0.15
+
+
+@pytest.mark.parametrize("make", [tiny_yolos, tiny_rt_detr])
+def test_detectors_of_transformers(project: Path, make: Any) -> None:
+    make(project / "detectors" / "tiny", ["person", "N/A", "horse", "boat"])
+    set_parameters(project, architecture="two_stream/residual", detectors=["hf/detectors/tiny"])
+    for name in ("join", "detect"):
+        stage(name, cwd=project)
+    objects = pd.read_csv(project / "data" / "detections" / "objects.csv")
+    assert list(objects.columns) == COLUMNS
+    assert len(objects) > 80
+    assert set(objects["label"]) <= {"person", "horse", "boat"}
+    assert objects["confidence"].between(0.3, 1).all()
+    assert ((objects["left"] + objects["width"]) <= 1.00001).all()
+    vectors = pd.read_csv(project / "data" / "detections" / "vectors.csv")
+    assert vectors.shape == (80, 1 + 3 * len(MEASURES))
+
+
+def test_the_whole_pipeline(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_yolos(project / "detectors" / "tiny", ["person", "N/A", "horse", "boat"])
+    set_parameters(project, architecture="two_stream/residual", detectors=["hf/detectors/tiny", "lettering"])
+    for name in ("join", "cache", "detect", "train", "evaluate"):
+        stage(name, cwd=project)
+    # Predict runs the same detectors on a bare poster, and says what evaluate saw.
+    posters, movies = read_cache(project / "data" / "cache")
+    model = load_model(project / "models" / "model.pt", CPU)
+    assert model.classes == ["person", "horse", "boat", "lettering"]
+    found = list(read_detections(project / "data" / "detections", list(movies["id"])).found.values())
+    expected = predict_probabilities(model, posters, CPU, found=found)
+    lines = stage("predict", project / "data" / "posters", "--json", cwd=project).stdout.splitlines()
+    for line in lines:
+        said = json.loads(line)
+        row = movies.index[movies["id"] == Path(said["poster"]).stem][0]
+        for genre, probability in said["genres"].items():
+            assert probability == pytest.approx(expected[row, model.genres.index(genre)], abs=2e-3)
+    assert len(lines) == 80
+    # So does MLflow's model.
+    (one,) = runs_of(project)
+    monkeypatch.chdir(project)
+    open_detector.cache_clear()
+    assert one.outputs is not None
+    served = mlflow.pyfunc.load_model(f"models:/{one.outputs.model_outputs[0].model_id}")
+    poster = base64.b64encode((project / "data" / "posters" / f"{movies['id'][0]}.jpg").read_bytes()).decode()
+    answer = served.predict(pd.DataFrame({"poster": [poster]}))
+    np.testing.assert_allclose(answer.to_numpy()[0], expected[0], atol=2e-3)
+    # Another detector under the same name is another model.
+    tiny_yolos(project / "detectors" / "tiny", ["person", "N/A", "horse", "ship"])
+    refused = stage("predict", project / "data" / "posters" / "m000.jpg", cwd=project, fails=True).stderr
+    assert "detectors: hf/detectors/tiny: the model was trained with weights" in refused
+
+
+def test_boxes_are_those_of_the_detector_itself(tmp_path: Path) -> None:
+    folder = tiny_yolos(tmp_path / "tiny", ["person", "horse"])
+    image = Image.open(io.BytesIO(jpeg((90, 30, 160)))).convert("RGB").resize((WIDTH, HEIGHT))
+    model = transformers.AutoModelForObjectDetection.from_pretrained(folder).eval()
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    with torch.inference_mode():
+        output = model(**processor(images=[image], return_tensors="pt"))
+    (expected,) = processor.post_process_object_detection(output, threshold=0.3, target_sizes=[(HEIGHT, WIDTH)])
+    ((found),) = open_detector(f"hf/{folder}").detect([image])
+    assert len(found) == len(expected["boxes"]) > 0
+    for one, (left, top, right, bottom) in zip(found, expected["boxes"].tolist(), strict=True):
+        box = np.clip([left / WIDTH, top / HEIGHT, right / WIDTH, bottom / HEIGHT], 0, 1)
+        np.testing.assert_allclose([one.left, one.top, one.left + one.width, one.top + one.height], box, atol=1e-4)
+
+
+def test_lettering_is_where_it_is() -> None:
+    image = Image.new("RGB", (300, 450), (20, 30, 60))
+    font = ImageFont.load_default(28)
+    ImageDraw.Draw(image).text((30, 330), "THE GREAT MOVIE", fill="white", font=font, stroke_width=1)
+    (nothing,), (found,) = (open_detector("lettering").detect([one]) for one in (Image.new("RGB", (300, 450), (20, 30, 60)), image))
+    assert nothing == []
+    (line,) = found
+    assert line.label == "lettering"
+    assert line.text == "THE GREAT MOVIE"
+    left, top, right, bottom = ImageDraw.Draw(image).textbbox((30, 330), "THE GREAT MOVIE", font=font)
+    assert line.left == pytest.approx(left / 300, abs=0.04)
+    assert line.left + line.width == pytest.approx(min(right, 300) / 300, abs=0.04)
+    assert line.top == pytest.approx(top / 450, abs=0.03)
+    assert line.top + line.height == pytest.approx(bottom / 450, abs=0.03)
+
+
+def test_unreadable_posters_are_passed_over() -> None:
+    good = jpeg((200, 10, 10))
+    results = detect_chunk("lettering", [good, b"", b"no image", good[:300]])
+    assert isinstance(results[0], list)
+    assert results[1:3] == ["empty file", "not an image"]
+    assert results[3] in ("truncated", "damaged")
+
+
+def test_lettering_of_real_posters(project: Path, real_posters: Path) -> None:
+    """And an interrupted detection goes on, in the same tables."""
+    set_parameters(project, dataset=str(real_posters), architecture="two_stream/residual", limit=30, test=0.004)
+    stage("join", cwd=project)
+    process = subprocess.Popen([sys.executable, "-m", "stages.detect"], cwd=project, stderr=subprocess.PIPE, text=True)
+    store = project / ".dvc" / "tmp" / "detections.db"
+
+    def stored() -> int:
+        try:
+            with sqlite3.connect(store) as connection:
+                return int(connection.execute("SELECT count(*) FROM found").fetchone()[0])
+        except sqlite3.OperationalError:
+            return 0
+
+    deadline = time.monotonic() + 120
+    while stored() < 4 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    before = stored()
+    movies = read_movies(project / "data" / "movies.csv")
+    assert 4 <= before < len(movies)
+    assert not (project / "data" / "detections").exists()
+    stage("detect", cwd=project)
+    assert stored() == len(movies)
+    objects = (project / "data" / "detections" / "objects.csv").read_bytes()
+    store.unlink()
+    stage("detect", cwd=project)
+    assert (project / "data" / "detections" / "objects.csv").read_bytes() == objects
+    counts = json.loads((project / "metrics" / "detect.json").read_text(encoding="utf-8"))
+    # Nearly every poster has its title on it.
+    assert counts["posters_without_objects"] < len(movies) / 10
+    assert counts["objects"]["lettering"] > len(movies)
+    found = read_detections(project / "data" / "detections", list(movies["id"])).found
+    hits = [bool(set(row.title.lower().split()) & set(text_of(found[row.id]).lower().split())) for row in movies.itertuples()]
+    assert np.mean(hits) > 0.5
+    assert set(movies["split"]) == set(SPLITS)
+
+
+def test_other_architectures_need_no_detector(project: Path) -> None:
+    stage("join", cwd=project)
+    program = (
+        "import sys\nfor name in ('rapidocr', 'onnxruntime', 'cv2', 'transformers', 'torch'): sys.modules[name] = None\n"
+        "import runpy; runpy.run_module('stages.detect', run_name='__main__')"
+    )
+    output = run(sys.executable, "-c", program, cwd=project).stdout
+    assert output == "residual sees no objects: nothing to detect\n"
+    assert json.loads((project / "metrics" / "detect.json").read_text(encoding="utf-8")) == {"needed": False}
+
+
+def test_what_is_missing_is_said(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage("join", cwd=project)
+    set_parameters(project, architecture="two_stream/residual", detectors=[])
+    assert "detectors: two_stream/residual needs one at least" in stage("detect", cwd=project, fails=True).stderr
+    set_parameters(project, detectors=["hf/nowhere/to-be-found"])
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "detectors: hf/nowhere/to-be-found: " in stage("detect", cwd=project, fails=True).stderr
+    set_parameters(project, detectors=["lettering", "noses"])
+    assert "detectors: should be of lettering and hf/" in stage("detect", cwd=project, fails=True).stderr
+    program = (
+        "import importlib.metadata as metadata, runpy\ndef version(name): raise metadata.PackageNotFoundError(name)\n"
+        "metadata.version = version; runpy.run_module('stages.detect', run_name='__main__')"
+    )
+    set_parameters(project, detectors=["lettering"])
+    done = run(sys.executable, "-c", program, cwd=project, fails=True)
+    assert done.returncode == 1
+    assert "detectors: lettering needs onnxruntime: pip install -r requirements.txt" in done.stderr
+    assert "Traceback" not in done.stderr
+    (project / "data" / "posters" / "detections.csv").write_text(f"{','.join(COLUMNS)}\nzz,cat,1,0,0,1,1\n", encoding="utf-8")
+    assert "detections.csv has no object of any of the 80 movies" in stage("detect", cwd=project, fails=True).stderr
+
+
+def lettering(*lines: str) -> list[Found]:
+    return [Found("lettering", 0.9, 0.1, 0.1 * i, 0.8, 0.08, line) for i, line in enumerate(lines)]
+
+
+def test_what_words_say() -> None:
+    random = np.random.default_rng(0)
+    said = {"Horror": ["BLOOD", "EVIL DEAD"], "Comedy": ["LOVE AND LAUGHTER", "FUNNY FARM"]}
+    genre = random.permutation(["Horror", "Comedy"] * 40)
+    found = [lettering(f"MOVIE {random.integers(1000)}", str(random.choice(said[one]))) for one in genre]
+    labels = np.stack([genre == "Comedy", genre == "Horror", genre == "News"], axis=1).astype(np.float32)
+    splits = np.array(["train"] * 50 + ["validation"] * 15 + ["test"] * 15)
+    words = fit_words(found, labels, splits)
+    assert words is not None
+    np.testing.assert_allclose(words.logits(found[:50]).mean(axis=0), 0, atol=1e-5)
+    logits = words.logits(found[50:])
+    assert ((logits[:, 0] > logits[:, 1]) == (genre[50:] == "Comedy")).all()
+    assert not logits[:, 2].any()  # a genre that no movie has
+    # One letter read wrongly is no other word; a poster without words says what posters without words say.
+    assert words.logits([lettering("FUMNY FARM")])[0, 0] > 0.5
+    np.testing.assert_allclose(words.logits([[]])[0], -words.offset, atol=1e-6)
+    # It adds up, piece by piece, and comes back from its file.
+    objects = lettering("BLOOD", "MOVIE BLOOD", "FARM")
+    np.testing.assert_allclose(words.by_object(objects).sum(axis=0) - words.offset, words.logits([objects])[0], atol=1e-5)
+    again = Words.load(words.state())
+    np.testing.assert_array_equal(again.logits(found), words.logits(found))
+    assert fit_words([[] for _ in found], labels, splits) is None
+
+
+def test_two_streams_are_their_sum() -> None:
+    torch.manual_seed(0)
+    network = build_network("two_stream/tutorial", 3, 80, 80, objects=4).eval()
+    posters, objects = torch.randn(2, 3, 80, 80), torch.randn(2, 4)
+    assert network.objects is not None
+    assert torch.equal(network(posters, objects), network(posters, objects * 0))  # it begins at zero
+    for parameter in network.objects.parameters():
+        torch.nn.init.normal_(parameter)
+    network.objects.fit(torch.randn(50, 4) * 3 + 5)
+    joined = network.head(network.features(posters)) + network.objects(objects)
+    assert torch.equal(network(posters, objects), joined)
