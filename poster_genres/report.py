@@ -58,6 +58,7 @@ def write_report(
     confusions: pd.DataFrame,
     decades: pd.DataFrame,
     duplicates: pd.DataFrame,
+    words: pd.DataFrame,
     figures: Path,
     gallery: dict[str, list[dict[str, Any]]],
 ) -> None:
@@ -67,7 +68,7 @@ def write_report(
     ----------
     model : what it is, a name and a value a line
     scores : rows of the test split of metrics/scores.csv
-    by_genre, confusions, decades, duplicates : as in the files of those names
+    by_genre, confusions, decades, duplicates, words : as in the files of those names
     figures : the folder of the pictures
     gallery : for each heading, posters as `describe_poster` gives them
     """
@@ -81,6 +82,7 @@ def write_report(
         decades=decades.to_dict("records"),
         duplicates=duplicates.head(20).to_dict("records"),
         duplicate_count=len(duplicates),
+        words={genre: list(rows["word"]) for genre, rows in words.groupby("genre")},
         figures={name: picture((figures / f"{name}.png").read_bytes(), "png") for name in FIGURES},
         gallery=gallery,
     )

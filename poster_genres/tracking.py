@@ -51,6 +51,7 @@ FILES = (
     "confusions.csv",
     "decades.csv",
     "duplicates.csv",
+    "words.csv",
     "history.csv",
     "report.html",
 )

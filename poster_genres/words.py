@@ -1,9 +1,12 @@
 """What the words on a poster say of its genres."""
 
+import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
@@ -16,6 +19,10 @@ STRENGTHS = (1.0, 3.0, 10.0)
 # posters' lettering now and then takes one letter for another.
 LENGTHS = (3, 5)
 LEAST = 3
+# Of the words that a table shows.
+WORD = re.compile(r"[^\W\d_]{3,}")
+COMMON = 6
+SHOWN = 10
 
 
 def text_of(objects: list[Found]) -> str:
@@ -62,6 +69,27 @@ class Words:
         sharing = np.maximum(np.asarray(present.sum(axis=0)).ravel(), 1)
         values = whole.toarray()[0] / sharing
         return np.asarray(present.multiply(values[None]).tocsr() @ self.weights, np.float32)
+
+    def telling(self, found: list[list[Found]], genres: list[str]) -> pd.DataFrame:
+        """The words that speak most for each genre, of those that are on at least `COMMON` of some posters.
+
+        Returns
+        -------
+        A row a word: genre, word, log_odds (what it adds where it stands alone) and posters (how many it is on); by genre, the
+        strongest first.
+        """
+        on = Counter(word for objects in found for word in set(WORD.findall(text_of(objects).lower())))
+        words = sorted(word for word, number in on.items() if number >= COMMON)
+        columns = ["genre", "word", "log_odds", "posters"]
+        if not words:
+            return pd.DataFrame(columns=columns)
+        strength = self.vectorizer().transform(words) @ self.weights
+        rows = []
+        for k, genre in enumerate(genres):
+            for i in np.argsort(-strength[:, k], kind="stable")[:SHOWN]:
+                if strength[i, k] > 0:
+                    rows.append((genre, words[i], float(strength[i, k]), on[words[i]]))
+        return pd.DataFrame(rows, columns=columns)
 
     def state(self) -> dict[str, Any]:
         """As plain values and tensors, for the model's file; `Words.load` reads it."""

@@ -1,9 +1,10 @@
 """Score the trained model on validation and test posters, beside the prior: the genres' frequencies in training.
 
-In: models/model.pt, data/cache, metrics/history.csv. Out, in metrics/: evaluation.json (the headline), scores.csv (all scores, with
-intervals), genres_*.csv (a row a genre), precision_recall.csv, reliability.csv, confusions.csv (which genres are taken for which),
-decades.csv, duplicates.csv (posters that are nearly the same in two splits), figures/ and report.html, the page to read; and all
-that in the MLflow run of models/run.json. Run: `python -m stages.evaluate`.
+In: models/model.pt, data/cache, data/detections, metrics/history.csv. Out, in metrics/: evaluation.json (the headline), scores.csv
+(all scores, with intervals), genres_*.csv (a row a genre), precision_recall.csv, reliability.csv, confusions.csv (which genres are
+taken for which), decades.csv, duplicates.csv (posters that are nearly the same in two splits), words.csv (which words speak for
+which genre), figures/ and report.html, the page to read; and all that in the MLflow run of models/run.json. Run:
+`python -m stages.evaluate`.
 """
 
 from pathlib import Path
@@ -112,6 +113,13 @@ def score_splits(
     return pd.DataFrame(scored), by_genre, headline
 
 
+def telling_words(model: Model, found: list[list[Found]] | None, train: np.ndarray) -> pd.DataFrame:
+    """The words on training posters that speak most for each genre; see `Words.telling`. Empty where the model reads none."""
+    if model.words is None or found is None:
+        return pd.DataFrame(columns=["genre", "word", "log_odds", "posters"])
+    return model.words.telling([found[row] for row in np.flatnonzero(train)], model.genres)
+
+
 def choose_gallery(
     posters: np.ndarray, movies: pd.DataFrame, labels: np.ndarray, probabilities: np.ndarray, seed: int
 ) -> dict[str, list[dict[str, Any]]]:
@@ -161,7 +169,9 @@ def main() -> None:
     confused = scores.confusions(genres, test, probabilities["test"] >= np.array(model.thresholds))
     decades = scores.score_slices(decades_of(movies[splits == "test"]), test, probabilities["test"], priors["test"])
     duplicates = duplicates_between_splits(posters, movies)
+    words = telling_words(model, found, splits == "train")
     tables = {"precision_recall": curve, "reliability": bins, "confusions": confused, "decades": decades, "duplicates": duplicates}
+    tables["words"] = words
     for name, table in tables.items():
         write_table(table, METRICS / f"{name}.csv")
 
@@ -184,7 +194,9 @@ def main() -> None:
         about["objects"] = ", ".join(f"{name} ({version})" for name, version in model.detectors.items()) or "detections.csv"
     test_scores = all_scores[all_scores["split"] == "test"]
     gallery = choose_gallery(posters, movies, test, probabilities["test"], seed)
-    write_report(METRICS / "report.html", about, test_scores, by_genre["test"], confused, decades, duplicates, FIGURES, gallery)
+    write_report(
+        METRICS / "report.html", about, test_scores, by_genre["test"], confused, decades, duplicates, words, FIGURES, gallery
+    )
     tracking.complete()
     print_scores(test_scores, by_genre["test"], len(test))
     if len(duplicates):

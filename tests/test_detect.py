@@ -365,6 +365,9 @@ def test_what_words_say() -> None:
     # One letter read wrongly is no other word; a poster without words says what posters without words say.
     assert words.logits([lettering("FUMNY FARM")])[0, 0] > 0.5
     np.testing.assert_allclose(words.logits([[]])[0], -words.offset, atol=1e-6)
+    table = words.telling(found, ["Comedy", "Horror", "News"])
+    assert set(table.loc[table["genre"] == "Horror", "word"].head(3)) == {"blood", "evil", "dead"}
+    assert set(table["genre"]) == {"Comedy", "Horror"}
     # It adds up, piece by piece, and comes back from its file.
     objects = lettering("BLOOD", "MOVIE BLOOD", "FARM")
     np.testing.assert_allclose(words.by_object(objects).sum(axis=0) - words.offset, words.logits([objects])[0], atol=1e-5)

@@ -39,7 +39,8 @@ def test_what_comes_from_outside_is_text_and_not_code(tmp_path: Path) -> None:
     row = dict.fromkeys(numbers, 0.5) | {"genre": "<u>", "positives": 3, "calibration_error": 0.01, "scored": True}
     genres = pd.DataFrame([row])
     nothing = pd.DataFrame()
-    tables = (scores, genres, nothing, nothing, nothing)
+    words = pd.DataFrame({"genre": ["<u>"], "word": ["<b>"]})
+    tables = (scores, genres, nothing, nothing, nothing, words)
     write_report(tmp_path / "page.html", {"architecture": "<s>"}, *tables, tmp_path, {"Best": [poster]})
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "&lt;script&gt;alert(1)" in page
