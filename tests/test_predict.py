@@ -15,7 +15,7 @@ from captum.attr import LayerGradientXActivation
 from PIL import Image
 
 from poster_genres.explanations import explain
-from poster_genres.model import Model
+from poster_genres.model import FORMAT, Model
 from poster_genres.networks import build_network, load_pretrained
 from stages.predict import format_genres
 from tests.conftest import copy_project, make_dataset, run, set_parameters, stage
@@ -97,7 +97,7 @@ def write_pickle(path: Path) -> None:
 
 
 def write_torch_pickle(path: Path) -> None:
-    torch.save({"format": "poster-genres model, version 3", "weights": Attack()}, path)
+    torch.save({"format": FORMAT, "weights": Attack()}, path)
 
 
 def write_other(path: Path) -> None:
@@ -105,7 +105,7 @@ def write_other(path: Path) -> None:
 
 
 def write_damaged(path: Path) -> None:
-    torch.save({"format": "poster-genres model, version 3", "architecture": "residual", "genres": ["a"]}, path)
+    torch.save({"format": FORMAT, "architecture": "residual", "genres": ["a"]}, path)
 
 
 @pytest.mark.parametrize(
