@@ -16,13 +16,14 @@ import pytest
 import yaml
 
 import stages.cache
+import stages.detect
 import stages.evaluate
 import stages.join
 import stages.train
 from poster_genres.parameters import Parameters, read_parameters
 from tests.conftest import QUICK, ROOT, jpeg, make_dataset, run, set_parameters
 
-STAGES = ("sample", "join", "cache", "train", "evaluate")
+STAGES = ("sample", "join", "cache", "detect", "train", "evaluate")
 
 
 def test_repro_makes_all_that_is_declared_and_nothing_else(finished: Path) -> None:
@@ -190,10 +191,11 @@ class Recorder:
 
 def test_a_stage_declares_all_parameters_that_it_reads(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
+    set_parameters(project, architecture="two_stream/residual")
     # MLflow puts its store's address into the environment, from which it must go again after this test.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlflow.db")
     declared = yaml.safe_load((project / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    for module in (stages.join, stages.cache, stages.train, stages.evaluate):
+    for module in (stages.join, stages.cache, stages.detect, stages.train, stages.evaluate):
         recorder = Recorder(read_parameters())
         monkeypatch.setattr(module, "read_parameters", lambda recorder=recorder: recorder)
         module.main()
