@@ -163,7 +163,8 @@ def main() -> None:
     found = None
     if detections is not None:
         found = list(detections.found.values())
-        model.words = fit_words(found, labels, splits)
+        train = np.flatnonzero(splits == "train")
+        model.words = fit_words([found[row] for row in train], labels[train])
         if model.words is not None:
             print(f"words: {len(model.words.vocabulary):,} parts of words", flush=True)
     size = sum(parameter.numel() for network in model.networks for parameter in network.parameters())
