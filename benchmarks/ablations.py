@@ -1,5 +1,5 @@
-"""What each technique of a recipe brings: train an architecture on real posters as params.yaml says, and with one thing changed at
-a time, and print a table of validation scores.
+"""What each technique of a recipe brings: train an architecture on real posters as params.yaml says, but for one network where it
+averages several, and with one thing changed at a time; and print a table of validation scores.
 
 Run: `python -m benchmarks.ablations [DATASET] [--architecture NAME] [--seeds 0 1 2] [--only KEY=VALUE …]`, by default on
 ../shared/movie-posters. Works in a temporary copy of the project; Linux and macOS.
@@ -15,9 +15,9 @@ import pandas as pd
 import yaml
 
 from benchmarks.pipeline import DATASET, ROOT, machine, project_copy, run_python, set_parameters, size_of
-from poster_genres.architectures import recipe_name
+from poster_genres.architectures import image_stream, needs_objects, recipe_name
 
-# What a recipe's keys are when the technique is left out; `networks` and `epochs` show what more, or less, of it brings.
+# What a recipe's keys are when the technique is left out; `networks` shows what more brings, `epochs` what the probe does alone.
 CHANGES: dict[str, list[Any]] = {
     "probe": [False],
     "frozen_blocks": [0],
@@ -27,7 +27,7 @@ CHANGES: dict[str, list[Any]] = {
     "schedule": ["constant"],
     "body_learning_rate": [1.0],
     "weight_decay": [0.0],
-    "networks": [1, 2],
+    "networks": [2],
     "epochs": [0],
 }
 
@@ -83,22 +83,27 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write all numbers to this file")
     arguments = parser.parse_args()
     family = recipe_name(arguments.architecture)
-    recipe = values["recipes"][family]
+    recipe = values["recipes"][family] | {"networks": 1}
     changes = changes_of(recipe)
+    if needs_objects(arguments.architecture):
+        changes.insert(0, {"architecture": image_stream(arguments.architecture)})
     if arguments.only:
         changes = [{key: yaml.safe_load(value)} for key, _, value in (text.partition("=") for text in arguments.only)]
     size = size_of(arguments.architecture)
     results: dict[str, list[dict[str, float]]] = {}
     with project_copy() as folder:
         for change in ({}, *changes):
-            name = ", ".join(f"`{key}: {value}`" for key, value in change.items()) or "as it is"
+            name = ", ".join(f"`{key}: {value}`" for key, value in change.items()) or "as it is, one network"
             for seed in arguments.seeds:
-                chosen = {"dataset": str(arguments.dataset.resolve()), "architecture": arguments.architecture, "seed": seed}
-                results.setdefault(name, []).append(train(folder, family, recipe | change, **chosen, **size))
+                chosen = {"dataset": str(arguments.dataset.resolve()), "seed": seed, **size}
+                changed = recipe | change
+                chosen["architecture"] = changed.pop("architecture", arguments.architecture)
+                results.setdefault(name, []).append(train(folder, family, changed, **chosen))
+                # After each training, as they take long.
+                if arguments.json:
+                    arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(f"\n{machine()}")
     print_table(results)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

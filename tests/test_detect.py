@@ -184,19 +184,23 @@ def test_planted_objects_raise_the_score_and_shuffled_ones_do_not(gray: Path) ->
 
 
 @pytest.mark.parametrize("make", [tiny_yolos, tiny_rt_detr])
-def test_detectors_of_transformers(project: Path, make: Any) -> None:
+def test_detectors_of_transformers_on_real_posters(project: Path, real_posters: Path, make: Any) -> None:
     make(project / "detectors" / "tiny", ["person", "N/A", "horse", "boat"])
+    set_parameters(project, dataset=str(real_posters), limit=60, test=0.004)
     set_parameters(project, architecture="two_stream/residual", detectors=["hf/detectors/tiny"])
     for name in ("join", "detect"):
         stage(name, cwd=project)
     objects = pd.read_csv(project / "data" / "detections" / "objects.csv")
     assert list(objects.columns) == COLUMNS
-    assert len(objects) > 80
+    movies = read_movies(project / "data" / "movies.csv")
+    assert len(objects) > len(movies) > 60
+    assert set(objects["id"]) <= set(movies["id"])
     assert set(objects["label"]) <= {"person", "horse", "boat"}
     assert objects["confidence"].between(0.3, 1).all()
     assert ((objects["left"] + objects["width"]) <= 1.00001).all()
     vectors = pd.read_csv(project / "data" / "detections" / "vectors.csv")
-    assert vectors.shape == (80, 1 + 3 * len(MEASURES))
+    assert vectors.shape == (len(movies), 1 + 3 * len(MEASURES))
+    assert list(vectors["id"]) == list(movies["id"])
 
 
 def test_the_whole_pipeline(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
