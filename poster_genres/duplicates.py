@@ -5,12 +5,14 @@ import pandas as pd
 from PIL import Image
 from scipy.fft import dctn
 
+from poster_genres.cached import Posters
+
 BATCH = 256
 # Of 64 bits, those in which two different posters differ are hardly ever so few: none of 8 million pairs in the real data.
 MAX_DISTANCE = 6
 
 
-def perceptual_hashes(posters: np.ndarray) -> np.ndarray:
+def perceptual_hashes(posters: Posters) -> np.ndarray:
     """A hash that stays nearly the same when a poster is compressed or resized: the signs of its 64 lowest frequencies, against
     their median (Zauner 2010, "Implementation and benchmarking of perceptual image hash functions", section 3.2).
 
@@ -24,7 +26,7 @@ def perceptual_hashes(posters: np.ndarray) -> np.ndarray:
     """
     hashes = np.empty((len(posters), 4), np.uint16)
     for start in range(0, len(posters), BATCH):
-        small = [Image.fromarray(np.asarray(one)).convert("L").resize((32, 32)) for one in posters[start : start + BATCH]]
+        small = [Image.fromarray(one).convert("L").resize((32, 32)) for one in posters[start : start + BATCH]]
         frequencies = dctn(np.stack([np.asarray(one, np.float32) for one in small]), axes=(1, 2))[:, :8, :8].reshape(-1, 64)
         bits = frequencies > np.median(frequencies, axis=1, keepdims=True)
         hashes[start : start + BATCH] = np.packbits(bits, axis=1).view(np.uint16)

@@ -11,7 +11,7 @@ import torch
 from scipy.special import expit
 from torch import Tensor
 
-from poster_genres.cached import take_posters
+from poster_genres.cached import Posters
 from poster_genres.devices import autocast
 from poster_genres.errors import InputError
 from poster_genres.files import whole_file
@@ -78,7 +78,7 @@ class Model:
 
 def predict_logits(
     model: Model,
-    posters: np.ndarray,
+    posters: Posters,
     device: torch.device,
     rows: np.ndarray | None = None,
     found: list[list[Found]] | None = None,
@@ -104,7 +104,7 @@ def predict_logits(
     with torch.inference_mode():
         for start in range(0, len(rows), BATCH):
             batch = rows[start : start + BATCH]
-            pixels = torch.from_numpy(take_posters(posters, batch)).to(device)
+            pixels = torch.from_numpy(posters[batch]).to(device)
             objects = None if vectors is None else vectors[start : start + BATCH].to(device)
             views = [model.normalise(pixels)]
             if model.flip:
@@ -120,7 +120,7 @@ def predict_logits(
 
 def predict_probabilities(
     model: Model,
-    posters: np.ndarray,
+    posters: Posters,
     device: torch.device,
     rows: np.ndarray | None = None,
     found: list[list[Found]] | None = None,

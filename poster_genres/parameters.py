@@ -69,6 +69,7 @@ class Parameters(BaseModel):
     image_height: Annotated[Integer, Field(ge=32, le=2048)]
     image_width: Annotated[Integer, Field(ge=32, le=2048)]
     max_unreadable: Annotated[Number, Field(ge=0, le=1)]
+    dask_scheduler: str | None
     detectors: list[str]
     architecture: str
     epochs: Annotated[Integer, Field(ge=0)] | Auto

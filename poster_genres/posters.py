@@ -5,11 +5,13 @@ import warnings
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from poster_genres.dataset import read_bytes
+from poster_genres.files import whole_file
 
 # Only what people keep posters in: some of Pillow's other formats start programs. By import, as Pillow knows only the
 # first four by itself.
@@ -95,3 +97,33 @@ def load_poster(dataset: Path, archive: str, path: str, height: int, width: int)
     except (OSError, KeyError, zipfile.BadZipFile, EOFError, ValueError, zlib.error):
         raise Unreadable("cannot be read") from None
     return decode(data, height, width)
+
+
+def write_shard(dataset: Path, places: list[tuple[str, str]], height: int, width: int, path: Path) -> list[str]:
+    """Load posters and write those that can be used to `path`, in their order; it appears when it is whole.
+
+    Parameters
+    ----------
+    places : archive and path of each poster in the data set
+
+    Returns
+    -------
+    For each poster "", or the reason why it cannot be used.
+    """
+    reasons = []
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        _write_header(file, (len(places), height, width, 3))
+        for archive, poster in places:
+            try:
+                file.write(load_poster(dataset, archive, poster, height, width).data)
+                reasons.append("")
+            except Unreadable as error:
+                reasons.append(str(error))
+        # The header has the same length for any number of posters: it is padded.
+        file.seek(0)
+        _write_header(file, (reasons.count(""), height, width, 3))
+    return reasons
+
+
+def _write_header(file: Any, shape: tuple[int, ...]) -> None:
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})

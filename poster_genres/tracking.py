@@ -333,7 +333,7 @@ def log_examples() -> None:
     for row, said in zip(rows, probabilities, strict=True):
         movie = movies.iloc[row]
         likeliest = np.argsort(-said)[:5]
-        table["poster"].append(mlflow.Image(np.array(posters[row])))
+        table["poster"].append(mlflow.Image(posters[row]))
         table["id"].append(movie["id"])
         table["title"].append(movie["title"])
         table["true genres"].append(", ".join(genre for genre in model.genres if movie[genre]))

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from poster_genres import scores
 from poster_genres.augmentation import augment
-from poster_genres.cached import take_posters
+from poster_genres.cached import Posters
 from poster_genres.devices import autocast
 from poster_genres.errors import InputError
 from poster_genres.model import BATCH, Model, predict_logits
@@ -71,7 +71,7 @@ def shuffled_batches(rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
             yield batch
 
 
-def frozen_features(network: Network, model: Model, posters: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
+def frozen_features(network: Network, model: Model, posters: Posters, rows: np.ndarray, device: torch.device) -> Tensor:
     """What a network in its present state makes of posters and of their mirror images.
 
     Returns
@@ -82,7 +82,7 @@ def frozen_features(network: Network, model: Model, posters: np.ndarray, rows: n
     found: list[Tensor] = []
     with torch.inference_mode(), tqdm(total=len(rows), desc="features", unit=" posters", leave=False, disable=None) as progress:
         for start in range(0, len(rows), BATCH):
-            pixels = model.normalise(torch.from_numpy(take_posters(posters, rows[start : start + BATCH])).to(device))
+            pixels = model.normalise(torch.from_numpy(posters[rows[start : start + BATCH]]).to(device))
             with autocast(device):
                 found.append(torch.stack([network.features(view).float().cpu() for view in (pixels, pixels.flip(3))]))
             progress.update(len(pixels))
@@ -158,7 +158,7 @@ class Training:
     def __init__(
         self,
         model: Model,
-        posters: np.ndarray,
+        posters: Posters,
         labels: np.ndarray,
         splits: np.ndarray,
         recipe: Recipe,
@@ -293,7 +293,7 @@ class Training:
 
     def _step(self, learner: Learner, batch: np.ndarray) -> Tensor:
         """Learn from a batch of rows; the logits it gave."""
-        pixels = self.model.normalise(torch.from_numpy(take_posters(self.posters, batch)).to(self.device))
+        pixels = self.model.normalise(torch.from_numpy(self.posters[batch]).to(self.device))
         pixels = augment(pixels, self.recipe.flip, self.recipe.crop)
         with autocast(self.device):
             logits = learner.network(pixels, None if self.objects is None else self.objects[batch]).float()

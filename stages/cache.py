@@ -1,55 +1,80 @@
-"""Decode and resize each poster once, into one tensor that training maps into memory.
+"""Decode and resize each poster once, into shards of one tensor.
 
-In: data/movies.csv and the posters of `dataset`. Out: data/cache/posters.npy, uint8 (movies, height, width, 3), and
-data/cache/movies.csv, the same movies in the same order; metrics/cache.json. Run: `python -m stages.cache`.
+In: data/movies.csv and the posters of `dataset`. Out, in data/cache: posters-000.npy and so on, uint8 (posters, height, width, 3),
+and movies.csv, the same movies in the same order; metrics/cache.json. Run: `python -m stages.cache`.
 """
 
+import shutil
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, parallel_config
 from tqdm import tqdm
 
 from poster_genres import errors
 from poster_genres.errors import InputError
-from poster_genres.files import whole_file, write_json
+from poster_genres.files import write_json
 from poster_genres.movies import SPLITS, read_movies, write_movies
 from poster_genres.parameters import read_parameters
-from poster_genres.posters import Unreadable, load_poster
+from poster_genres.posters import write_shard
 
-CHUNK = 64
+# A reader keeps all shards open, of which systems allow some hundreds.
+MAX_SHARDS = 256
+MIN_SHARD = 128
 
-Chunk = list[tuple[np.ndarray | None, str]]
+
+def shard_size(posters: int) -> int:
+    """How many posters a shard holds. It depends on their number alone, so that any number of workers makes the same files."""
+    return max(MIN_SHARD, -(-posters // MAX_SHARDS))
 
 
-def load_chunk(dataset: Path, places: list[tuple[str, str]], height: int, width: int) -> Chunk:
-    """Load posters. For each: its pixels and "", or None and the reason why it cannot be used."""
-    loaded: Chunk = []
-    for archive, path in places:
+@contextmanager
+def workers(dask_scheduler: str | None) -> Iterator[None]:
+    """Have joblib work on this machine's cores or, with an address, on a Dask cluster, which makes a lost worker's shards again.
+
+    Raises
+    ------
+    InputError
+        Dask is not installed, or no scheduler answers.
+    """
+    if dask_scheduler is None:
+        # Threads: Pillow decodes and resizes without holding Python's lock, and processes would first have to start.
+        with parallel_config("threading", n_jobs=-1):
+            yield
+        return
+    try:
+        from distributed import Client
+    except ImportError:
+        raise InputError("dask_scheduler needs more packages: pip install -r requirements-dask.txt") from None
+    try:
+        client = Client(dask_scheduler, timeout=10)
+    except (OSError, ValueError):
+        raise InputError(f"params.yaml: dask_scheduler: no scheduler answers at {dask_scheduler}") from None
+    with client, parallel_config("dask", client=client):
         try:
-            loaded.append((load_poster(dataset, archive, path, height, width), ""))
-        except Unreadable as error:
-            loaded.append((None, str(error)))
-    return loaded
-
-
-def load_chunks(dataset: Path, movies: pd.DataFrame, height: int, width: int) -> Iterator[Chunk]:
-    """Load the posters of all movies in their order, on all cores, a few chunks ahead of the reader."""
-    places = list(zip(movies["archive"], movies["poster"], strict=True))
-    chunks = [places[i : i + CHUNK] for i in range(0, len(places), CHUNK)]
-    # Threads: Pillow decodes and resizes without holding Python's lock, and nothing has to be copied between processes.
-    parallel = Parallel(n_jobs=-1, backend="threading", return_as="generator", pre_dispatch="2*n_jobs")
-    yield from parallel(delayed(load_chunk)(dataset, chunk, height, width) for chunk in chunks)
+            client.wait_for_workers(1, timeout=60)
+        except TimeoutError:
+            raise InputError(
+                f"params.yaml: dask_scheduler: {dask_scheduler} has no workers; README tells how to start them"
+            ) from None
+        yield
 
 
 def write_cache(
-    dataset: Path, movies: pd.DataFrame, height: int, width: int, max_unreadable: float, folder: Path
+    dataset: Path,
+    movies: pd.DataFrame,
+    height: int,
+    width: int,
+    max_unreadable: float,
+    folder: Path,
+    dask_scheduler: str | None = None,
 ) -> dict[str, Any]:
-    """Write the tensor and its movies to `folder`.
+    """Write the tensor and its movies to `folder`, which is replaced when all is there.
 
     Posters that cannot be used are left out of both.
 
@@ -60,22 +85,24 @@ def write_cache(
     Raises
     ------
     InputError
-        More than the share `max_unreadable` of the posters cannot be used, or the movies of a whole split.
+        More than the share `max_unreadable` of the posters cannot be used, or the movies of a whole split; see also `workers`.
     """
+    places = list(zip(movies["archive"], movies["poster"], strict=True))
+    size = shard_size(len(places))
+    # Absolute, as workers elsewhere run in folders of their own.
+    temporary = folder.with_name(f".{folder.name}.part").resolve()
+    shutil.rmtree(temporary, ignore_errors=True)
+    tasks = [
+        delayed(write_shard)(dataset.resolve(), places[start : start + size], height, width, temporary / f"posters-{number:03}.npy")
+        for number, start in enumerate(range(0, len(places), size))
+    ]
     reasons: list[str] = []
-    with whole_file(folder / "posters.npy") as temporary:
-        with temporary.open("wb") as file, tqdm(total=len(movies), desc="cache", unit=" posters", disable=None) as progress:
-            _write_header(file, (len(movies), height, width, 3))
-            for chunk in load_chunks(dataset, movies, height, width):
-                for pixels, reason in chunk:
-                    reasons.append(reason)
-                    if pixels is not None:
-                        file.write(pixels.data)
-                progress.update(len(chunk))
-            readable = np.array([not reason for reason in reasons])
-            # The header has the same length for any number of posters: it is padded.
-            file.seek(0)
-            _write_header(file, (int(readable.sum()), height, width, 3))
+    try:
+        with workers(dask_scheduler), tqdm(total=len(movies), desc="cache", unit=" posters", disable=None) as progress:
+            for shard in Parallel(return_as="generator", batch_size=1)(tasks):
+                reasons += shard
+                progress.update(len(shard))
+        readable = np.array([not reason for reason in reasons])
         unreadable = movies[~readable].assign(reason=[reason for reason in reasons if reason])
         names = [f"{row.archive}/{row.poster}".lstrip("/") for row in unreadable.itertuples()]
         if len(unreadable) > max_unreadable * len(movies):
@@ -88,7 +115,13 @@ def write_cache(
         for split in SPLITS:
             if not (kept["split"] == split).any():
                 raise InputError(f"{dataset}: no poster of the {split} split can be read; repair posters or add movies")
-    write_movies(kept, folder / "movies.csv")
+        for left in temporary.glob(".*.part"):  # of a worker that was lost
+            left.unlink()
+        write_movies(kept, temporary / "movies.csv")
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return {
         "posters": len(kept),
         "height": height,
@@ -97,10 +130,6 @@ def write_cache(
         "reasons": dict(sorted(Counter(unreadable["reason"]).items())),
         "left_out": dict(zip(names, unreadable["reason"], strict=True)),
     }
-
-
-def _write_header(file: Any, shape: tuple[int, ...]) -> None:
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
 def main() -> None:
@@ -113,6 +142,7 @@ def main() -> None:
         parameters.image_width,
         parameters.max_unreadable,
         Path("data/cache"),
+        parameters.dask_scheduler,
     )
     write_json(Path("metrics/cache.json"), counts)
     print(f"{counts['posters']} posters of {counts['height']} x {counts['width']} pixels, {counts['unreadable']} left out")

@@ -18,7 +18,7 @@ from sklearn.metrics import precision_recall_curve
 
 from poster_genres import errors, figures, scores, tracking
 from poster_genres.architectures import needs_objects
-from poster_genres.cached import read_cache
+from poster_genres.cached import CachedPosters, Posters, read_cache
 from poster_genres.devices import prepare
 from poster_genres.duplicates import find_duplicates, perceptual_hashes
 from poster_genres.errors import InputError
@@ -52,7 +52,7 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
         table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
 
 
-def read_inputs(device: torch.device) -> tuple[Model, np.ndarray, pd.DataFrame, list[list[Found]] | None]:
+def read_inputs(device: torch.device) -> tuple[Model, CachedPosters, pd.DataFrame, list[list[Found]] | None]:
     """The model; the cached posters with their movies; and the objects on each poster, for two streams. They must belong
     together."""
     posters, movies = read_cache(Path("data/cache"))
@@ -73,7 +73,7 @@ def decades_of(movies: pd.DataFrame) -> np.ndarray:
     return np.array([f"{year[:3]}0s" if year else "" for year in movies["year"]])
 
 
-def duplicates_between_splits(posters: np.ndarray, movies: pd.DataFrame) -> pd.DataFrame:
+def duplicates_between_splits(posters: Posters, movies: pd.DataFrame) -> pd.DataFrame:
     """Pairs of nearly the same poster in different splits, by the movies' IDs."""
     splits = movies["split"].to_numpy(str)
     pairs = find_duplicates(perceptual_hashes(posters), splits)
@@ -121,7 +121,7 @@ def telling_words(model: Model, found: list[list[Found]] | None, train: np.ndarr
 
 
 def choose_gallery(
-    posters: np.ndarray, movies: pd.DataFrame, labels: np.ndarray, probabilities: np.ndarray, seed: int
+    posters: Posters, movies: pd.DataFrame, labels: np.ndarray, probabilities: np.ndarray, seed: int
 ) -> dict[str, list[dict[str, Any]]]:
     """Test posters for the report's page under a heading each, from the (test posters, genres) labels and probabilities."""
     rows = np.flatnonzero(movies["split"] == "test")

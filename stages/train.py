@@ -95,7 +95,7 @@ def checkpoint_path(parameters: Parameters) -> Path:
     used = parameters.model_dump(include={"architecture", "patience", "seed"}) | parameters.recipe().model_dump()
     digest = hashlib.sha256(json.dumps([used, torch.__version__], sort_keys=True).encode())
     code = sorted(Path(__file__).parent.parent.glob("poster_genres/*.py"))
-    inputs = [CACHE / "movies.csv", CACHE / "posters.npy", DETECTIONS / "objects.csv", DETECTIONS / "detectors.json"]
+    inputs = [CACHE / "movies.csv", *sorted(CACHE.glob("*.npy")), DETECTIONS / "objects.csv", DETECTIONS / "detectors.json"]
     for path in (*inputs, Path(__file__), *code):
         # Without the stage `detect` there are no detections, which most architectures do not need.
         with path.open("rb") if path.is_file() else io.BytesIO() as file:

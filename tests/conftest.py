@@ -82,6 +82,14 @@ def environment() -> dict[str, str]:
     return os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
+def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Wait until a condition holds; it is an error when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @contextmanager
 def serving(*command: str | Path, cwd: Path, healthy: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Run a command that serves HTTP on the port `{port}`, chosen here, until the end; its address, once `healthy` answers."""

@@ -1,15 +1,23 @@
 """The tensor cache: aligned with its movies, whole or absent, honest about what was left out."""
 
+import contextlib
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from distributed import Client
+from PIL import Image
 
-from poster_genres.cached import read_cache
+from poster_genres.cached import CachedPosters, read_cache
 from poster_genres.errors import InputError
 from poster_genres.posters import load_poster
-from tests.conftest import set_parameters, stage
+from stages.cache import MAX_SHARDS, MIN_SHARD, shard_size
+from tests.conftest import ROOT, environment, set_parameters, stage, wait_until
 
 
 def test_rows_are_the_posters_in_the_tables_order(project: Path) -> None:
@@ -18,10 +26,92 @@ def test_rows_are_the_posters_in_the_tables_order(project: Path) -> None:
     stage("cache", cwd=project)
     posters, movies = read_cache(project / "data" / "cache")
     assert posters.shape == (len(movies), 36, 32, 3)
-    assert isinstance(posters, np.memmap)
     for row in (0, 7, len(movies) - 1):
         expected = load_poster(project / "data" / "posters", "", movies["poster"][row], 36, 32)
         assert (posters[row] == expected).all()
+
+
+def test_many_shards_are_read_as_one_array(tmp_path: Path) -> None:
+    whole = np.random.default_rng(0).integers(0, 256, (23, 4, 3, 3), np.uint8)
+    paths = [tmp_path / f"{i}.npy" for i in range(5)]
+    for path, (start, end) in zip(paths, ((0, 9), (9, 9), (9, 10), (10, 22), (22, 23)), strict=True):
+        np.save(path, whole[start:end])
+    posters = CachedPosters(paths)
+    assert posters.shape == whole.shape
+    for rows in (0, 9, 22, np.int64(10), slice(None), slice(5, 12), np.array([22, 0, 9, 9, 21, 10]), np.array([], int)):
+        assert (posters[rows] == whole[rows]).all(), rows
+        assert posters[rows].shape == whole[rows].shape
+
+
+def test_the_number_of_shards_is_bounded() -> None:
+    assert shard_size(1) == shard_size(4000) == MIN_SHARD
+    for posters in (100_000, 1_000_001):
+        assert posters / shard_size(posters) <= MAX_SHARDS
+
+
+@pytest.fixture
+def dask_cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """A real Dask scheduler and two workers on loopback, each a process: the address and the workers."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*words: str) -> subprocess.Popen[bytes]:
+            # In the project's folder, as README says, so that workers find its code.
+            process = subprocess.Popen([sys.executable, "-m", "dask", *words], cwd=ROOT)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            return process
+
+        described = tmp_path / "scheduler.json"
+        start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(described))
+        workers = [
+            start("worker", "--scheduler-file", str(described), "--nthreads", "1", "--no-nanny", "--no-dashboard") for _ in "ab"
+        ]
+        wait_until(described.is_file)
+        address = json.loads(described.read_text(encoding="utf-8"))["address"]
+        with Client(address) as client:
+            client.wait_for_workers(2, timeout=120)
+        yield address, workers
+
+
+def test_a_dask_cluster_makes_the_same_cache_though_a_worker_is_killed(
+    project: Path, dask_cluster: tuple[str, list[subprocess.Popen[bytes]]]
+) -> None:
+    address, workers = dask_cluster
+    folder = project / "data" / "posters"
+    genres = pd.read_csv(folder / "movies.csv")
+    for i in range(300):  # large ones, so that each shard takes a while
+        large = Image.new("RGB", (1200, 800), (i % 256, 90, i // 2))
+        large.putpixel((0, 0), (i % 256, i // 256, 0))
+        large.save(folder / f"n{i:03}.png", compress_level=1)
+    more = pd.DataFrame({"Id": [f"n{i:03}" for i in range(300)], "Genre": ["Comedy", "Horror"] * 150})
+    pd.concat([genres, more]).to_csv(folder / "movies.csv", index=False)
+    set_parameters(project, limit=1000)
+    stage("join", cwd=project)
+    stage("cache", cwd=project)
+    cache = project / "data" / "cache"
+    local = {path.name: path.read_bytes() for path in cache.iterdir()}
+    assert len(local) == 4
+
+    set_parameters(project, dask_scheduler=address)
+    command = [sys.executable, "-m", "stages.cache"]
+    running = subprocess.Popen(
+        command, cwd=project, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    # A shard that is being written bears the number of its writer.
+    part = project / "data" / ".cache.part"
+    wait_until(lambda: all(list(part.glob(f".*.{worker.pid}.part")) for worker in workers))
+    workers[0].kill()
+    _, errors = running.communicate(timeout=300)
+    assert running.returncode == 0, errors
+    assert workers[1].poll() is None
+    assert {path.name: path.read_bytes() for path in cache.iterdir()} == local
+    assert not part.exists()
+
+
+def test_a_dask_scheduler_that_does_not_answer(project: Path) -> None:
+    stage("join", cwd=project)
+    set_parameters(project, dask_scheduler="tcp://127.0.0.1:9")
+    assert "dask_scheduler: no scheduler answers at tcp://127.0.0.1:9" in stage("cache", cwd=project, fails=True).stderr
 
 
 def test_unreadable_posters_are_left_out_and_listed(project: Path) -> None:
@@ -60,12 +150,18 @@ def test_a_cache_that_does_not_fit_its_table_is_refused(project: Path) -> None:
     stage("join", cwd=project)
     stage("cache", cwd=project)
     cache = project / "data" / "cache"
-    np.save(cache / "posters.npy", np.zeros((3, 80, 80, 3), np.uint8))
-    with pytest.raises(InputError, match="does not belong to"):
+    shard = cache / "posters-000.npy"
+    np.save(shard, np.zeros((3, 80, 80, 3), np.uint8))
+    with pytest.raises(InputError, match="do not belong to"):
         read_cache(cache)
-    (cache / "posters.npy").write_bytes(b"no tensor")
-    with pytest.raises(InputError, match="damaged"):
+    np.save(cache / "posters-001.npy", np.zeros((3, 80, 79, 3), np.uint8))
+    with pytest.raises(InputError, match=r"posters-001.npy: of another size than .*posters-000.npy"):
         read_cache(cache)
-    (cache / "posters.npy").unlink()
+    for damage in (b"no tensor", shard.read_bytes()[:-1]):
+        shard.write_bytes(damage)
+        with pytest.raises(InputError, match=r"posters-000.npy: damaged"):
+            read_cache(cache)
+    shard.unlink()
+    (cache / "posters-001.npy").unlink()
     with pytest.raises(InputError, match="not there yet"):
         read_cache(cache)

@@ -71,7 +71,7 @@ def test_metrics_and_plots_are_shown(finished: Path) -> None:
 
 @pytest.mark.parametrize("change", ["epochs=2", "architecture=tutorial", "learning_rate=0.00001"])
 def test_an_experiment_trains_anew_but_never_decodes_anew(repository: Path, change: str) -> None:
-    cache = repository / "data" / "cache" / "posters.npy"
+    cache = repository / "data" / "cache" / "posters-000.npy"
     before = cache.stat().st_mtime_ns
     output = run("dvc", "exp", "run", "-S", change, cwd=repository).stdout
     assert "Running stage 'train'" in output

@@ -43,7 +43,7 @@ def test_a_sweep_loses_no_run_on_a_fresh_store(repository: Path, time: int) -> N
 
 
 def test_the_tensor_cache_is_linked_and_not_copied(finished: Path) -> None:
-    tensor = finished / "data" / "cache" / "posters.npy"
+    tensor = finished / "data" / "cache" / "posters-000.npy"
     # One file under several names (a hard link), read-only, so that nothing writes into DVC's cache by accident.
     assert tensor.stat().st_nlink > 1
     assert tensor.stat().st_mode & 0o222 == 0

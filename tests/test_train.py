@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import mlflow
@@ -20,7 +19,7 @@ from poster_genres.model import load_model
 from poster_genres.networks import build_network
 from poster_genres.parameters import read_parameters
 from poster_genres.training import build_optimizer, exponential_average, shuffled_batches
-from tests.conftest import ROOT, run, set_parameters, stage
+from tests.conftest import ROOT, run, set_parameters, stage, wait_until
 from tests.test_detect import plant
 from tests.test_tracking import runs_of
 
@@ -51,9 +50,9 @@ def test_one_seed_gives_the_same_bytes(cached: Path, architecture: str) -> None:
 def test_test_posters_are_not_looked_at(cached: Path) -> None:
     before = trained(cached)
     posters, movies = read_cache(cached / "data" / "cache")
-    changed = np.array(posters)
+    changed = posters[:]
     changed[(movies["split"] == "test").to_numpy()] = 77
-    np.save(cached / "data" / "cache" / "posters.npy", changed)
+    np.save(cached / "data" / "cache" / "posters-000.npy", changed)
     assert trained(cached) == before
 
 
@@ -89,9 +88,7 @@ def test_interrupted_training_leaves_no_model_behind(cached: Path, kill: signal.
         [sys.executable, "-m", "stages.train"], cwd=cached, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     history = cached / "metrics" / "history.csv"
-    deadline = time.monotonic() + 120
-    while not history.is_file() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(history.is_file)
     process.send_signal(kill)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == (130 if kill != signal.SIGKILL else -signal.SIGKILL)
@@ -119,9 +116,7 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_model(cached: Path, arch
 
     command = [sys.executable, "-m", "stages.train"]
     process = subprocess.Popen(command, cwd=cached, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (history.is_file() and len(pd.read_csv(history)) >= 2):
-        time.sleep(0.02)
+    wait_until(lambda: history.is_file() and len(pd.read_csv(history)) >= 2)
     process.kill()
     process.wait()
     assert not (cached / "models" / "model.pt").exists()
