@@ -1,5 +1,6 @@
 """How a stage ends: quietly, or with one clear line and exit code 1."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -20,7 +21,8 @@ def run(main: Callable[[], None]) -> NoReturn:
     try:
         main()
     except InputError as error:
-        sys.exit(f"error: {error}")
+        # Of several processes that train together, all of which meet it, the first says so.
+        sys.exit(f"error: {error}" if os.environ.get("RANK", "0") == "0" else 1)
     except KeyboardInterrupt:
         print("interrupted: nothing half-written was left behind", file=sys.stderr)
         sys.exit(130)

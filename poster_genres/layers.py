@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from poster_genres import processes
+
 # Numbers that are worked on at a time, so that what is needed only in between is small.
 CHUNK = 2**19
 
@@ -75,7 +77,10 @@ class Dropout(nn.Dropout):
             return super().forward(x)
         dropped = round(self.p * 2**16)
         seed = int(torch.randint(2**62, ()))
-        bits = torch.from_numpy(np.random.SFC64(seed).random_raw(-(-x.numel() // 4)).view(np.int16))[: x.numel()]
+        count = processes.number() * x.numel()
+        bits = torch.from_numpy(np.random.SFC64(seed).random_raw(-(-count // 4)).view(np.int16))[:count]
         # In the order in which the numbers lie in memory, channels last; all others are slow.
-        kept = bits.view(x.movedim(1, -1).shape).movedim(-1, 1) >= dropped - 2**15
+        posters, channels, *places = x.shape
+        bits = bits.view(posters * processes.number(), *places, channels).movedim(-1, 1)
+        kept = processes.share(bits) >= dropped - 2**15
         return x * kept.to(x.dtype).mul_(2**16 / (2**16 - dropped))

@@ -76,6 +76,7 @@ class Parameters(BaseModel):
     batch_size: Annotated[Integer, Field(ge=2)] | Auto
     learning_rate: Annotated[Number, Field(gt=0)] | Auto
     patience: Annotated[Integer, Field(ge=0)]
+    processes: Count
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]]
     recipes: Recipes
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.special import expit
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from poster_genres import scores
-from poster_genres.augmentation import augment
+from poster_genres import processes, scores
+from poster_genres.augmentation import augment, random_transforms
 from poster_genres.cached import Posters
 from poster_genres.devices import autocast
 from poster_genres.errors import InputError
@@ -62,13 +62,18 @@ def exponential_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int]
     return average
 
 
+def batch_starts(rows: int, batch_size: int) -> range:
+    """Where the batches of so many rows begin. A last one of one row is left out, as batch norm cannot take it, and one that has
+    not a row for each process."""
+    last = rows % batch_size
+    return range(0, rows if last >= max(2, processes.number()) else rows - last, batch_size)
+
+
 def shuffled_batches(rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """The rows in random order, from torch's global generator, in batches. A last batch of one row is left out: batch norm
-    cannot take it."""
+    """The rows in random order, from torch's global generator, in batches."""
     order = rows[torch.randperm(len(rows)).numpy()]
-    for start in range(0, len(rows), batch_size):
-        if len(batch := order[start : start + batch_size]) > 1:
-            yield batch
+    for start in batch_starts(len(rows), batch_size):
+        yield order[start : start + batch_size]
 
 
 def frozen_features(network: Network, model: Model, posters: Posters, rows: np.ndarray, device: torch.device) -> Tensor:
@@ -122,9 +127,11 @@ def fit_probe(features: Tensor, labels: Tensor, decay: float) -> tuple[Tensor, T
 
 @dataclass
 class Learner:
-    """A network in training, and what changes with it. `average` is the moving average of its weights, where there is one."""
+    """A network in training, and what changes with it. `distributed` is the same network, as several processes call it to train;
+    `average` is the moving average of its weights, where there is one."""
 
     network: Network
+    distributed: nn.Module
     average: AveragedModel | None
     optimizer: torch.optim.Optimizer
     scheduler: LRScheduler | None
@@ -174,15 +181,15 @@ class Training:
         for network in model.networks:
             if network.objects is not None and self.objects is not None:
                 network.objects.fit(self.objects[self.train_rows])
-        last = len(self.train_rows) % recipe.batch_size
-        steps = recipe.epochs * (len(self.train_rows) // recipe.batch_size + (last > 1))
+        steps = recipe.epochs * len(batch_starts(len(self.train_rows), recipe.batch_size))
         self.learners = []
         for network in model.networks:
             average = None
             if recipe.weight_averaging:
                 # Batch norm's statistics are averaged too.
                 average = AveragedModel(network, avg_fn=exponential_average(recipe.weight_averaging), use_buffers=True)
-            self.learners.append(Learner(network, average, *build_optimizer(network, recipe, steps)))
+            learner = Learner(network, processes.distribute(network), average, *build_optimizer(network, recipe, steps))
+            self.learners.append(learner)
         self.scored = replace(model, networks=[learner.scored for learner in self.learners])
         self.probe: Network | None = None
         self.probe_logits: np.ndarray | None = None
@@ -196,7 +203,8 @@ class Training:
         network = copy.deepcopy(self.model.networks[0])
         features = {}
         for split, rows in (("train", self.train_rows), ("validation", self.validation_rows)):
-            features[split] = frozen_features(network, self.model, self.posters, rows, self.device)
+            part = frozen_features(network, self.model, self.posters, processes.share(rows), self.device)
+            features[split] = torch.from_numpy(processes.gather(part.transpose(0, 1).numpy())).transpose(0, 1)
             if network.objects is not None and self.objects is not None:
                 standard = network.objects.standard(self.objects[rows]).cpu()
                 features[split] = torch.cat([features[split], standard.expand(2, -1, -1)], dim=2)
@@ -229,16 +237,22 @@ class Training:
         """Average this network, which is not trained any more, with the trained ones."""
         self.probe = network
         alone = replace(self.model, networks=[network])
-        self.probe_logits = predict_logits(alone, self.posters, self.device, self.validation_rows, self.found)
+        self.probe_logits = self._validation_logits(alone)
+
+    def _validation_logits(self, model: Model) -> np.ndarray:
+        """float32 (validation posters, genres)"""
+        rows = processes.share(self.validation_rows)
+        return processes.gather(predict_logits(model, self.posters, self.device, rows, self.found))
 
     def run_epoch(self) -> dict[str, Any]:
         """Train each network for an epoch, and score their average on validation: a row of metrics/history.csv."""
         epoch = self.epoch + 1
         start = time.perf_counter()
+        processes.agree_on_random_numbers()
         learning_rate = self.learners[0].optimizer.param_groups[0]["lr"]
         row = self._train_epoch(f"epoch {epoch}/{self.recipe.epochs}")
         trained = time.perf_counter() - start
-        logits = predict_logits(self.scored, self.posters, self.device, self.validation_rows, self.found)
+        logits = self._validation_logits(self.scored)
         if self.probe_logits is not None:
             logits = (logits + self.probe_logits) / 2
         row |= score_epoch("validation", self.labels[self.validation_rows], logits)
@@ -287,17 +301,22 @@ class Training:
                 learner.network.train()
                 for batch in shuffled_batches(self.train_rows, self.recipe.batch_size):
                     outputs.append(self._step(learner, batch))
-                    seen.append(batch)
+                    seen.append(processes.share(batch))
                     progress.update(len(batch))
-        return score_epoch("train", self.labels[np.concatenate(seen)], torch.cat(outputs).cpu().numpy())
+        rows, logits = (processes.collect(part) for part in (np.concatenate(seen), torch.cat(outputs).cpu().numpy()))
+        return score_epoch("train", self.labels[np.concatenate(rows)], np.concatenate(logits))
 
     def _step(self, learner: Learner, batch: np.ndarray) -> Tensor:
-        """Learn from a batch of rows; the logits it gave."""
-        pixels = self.model.normalise(torch.from_numpy(self.posters[batch]).to(self.device))
-        pixels = augment(pixels, self.recipe.flip, self.recipe.crop)
+        """Learn from a batch of rows; the logits it gave, of this process's share of them."""
+        transforms = random_transforms(len(batch), self.recipe.flip, self.recipe.crop)
+        rows = processes.share(batch)
+        pixels = self.model.normalise(torch.from_numpy(self.posters[rows]).to(self.device))
+        pixels = augment(pixels, None if transforms is None else processes.share(transforms))
         with autocast(self.device):
-            logits = learner.network(pixels, None if self.objects is None else self.objects[batch]).float()
-        loss = binary_cross_entropy_with_logits(logits, torch.from_numpy(self.labels[batch]).to(self.device))
+            logits = learner.distributed(pixels, None if self.objects is None else self.objects[rows]).float()
+        loss = binary_cross_entropy_with_logits(logits, torch.from_numpy(self.labels[rows]).to(self.device))
+        # Gradients are averaged over the processes, whose shares may differ by a poster.
+        loss = loss * (len(rows) * processes.number() / len(batch))
         learner.optimizer.zero_grad()
         loss.backward()
         learner.optimizer.step()

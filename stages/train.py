@@ -2,7 +2,7 @@
 
 In: data/cache and, for two_stream/…, data/detections. Out: models/model.pt; metrics/history.csv, an epoch a row; models/run.json,
 what the MLflow run is known by. A training that was interrupted goes on from its last whole epoch when it is started again. Run:
-`python -m stages.train`.
+`python -m stages.train`; with `processes: 4` it starts so many of itself, and on several machines `torchrun` starts it.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ import torch
 from scipy.special import expit
 from tqdm import tqdm
 
-from poster_genres import errors, scores
+from poster_genres import errors, processes, scores
 from poster_genres.architectures import needs_objects
 from poster_genres.cached import read_cache
 from poster_genres.devices import prepare
@@ -92,7 +92,7 @@ def checkpoint_path(parameters: Parameters) -> Path:
 
     In DVC's folder for temporary files, which experiments in temporary copies share.
     """
-    used = parameters.model_dump(include={"architecture", "patience", "seed"}) | parameters.recipe().model_dump()
+    used = parameters.model_dump(include={"architecture", "patience", "processes", "seed"}) | parameters.recipe().model_dump()
     digest = hashlib.sha256(json.dumps([used, torch.__version__], sort_keys=True).encode())
     code = sorted(Path(__file__).parent.parent.glob("poster_genres/*.py"))
     inputs = [CACHE / "movies.csv", *sorted(CACHE.glob("*.npy")), DETECTIONS / "objects.csv", DETECTIONS / "detectors.json"]
@@ -132,17 +132,21 @@ def print_epoch(history: list[dict[str, Any]], epochs: int) -> None:
     )
 
 
-def run_epochs(training: Training, tracking: Tracking, checkpoint: Path, patience: int) -> None:
-    """Train epoch by epoch to the end, or until `patience` epochs brought nothing better. All is saved after each epoch."""
+def run_epochs(training: Training, tracking: Tracking | None, checkpoint: Path, patience: int) -> None:
+    """Train epoch by epoch to the end, or until `patience` epochs brought nothing better. All is saved after each epoch, by the
+    process with `tracking`."""
     epochs = training.recipe.epochs
-    if training.history and training.epoch == 0:
+    if tracking is not None and training.history and training.epoch == 0:
         write_history(training.history)
         print_epoch(training.history, epochs)
     while training.epoch < epochs:
         if patience and training.history and training.epochs_since_best() >= patience:
-            print(f"no better validation score for {patience} epochs; stopping")
+            if tracking is not None:
+                print(f"no better validation score for {patience} epochs; stopping")
             break
         row = training.run_epoch()
+        if tracking is None:
+            continue
         with whole_file(checkpoint) as temporary, temporary.open("wb") as file:
             torch.save(training.state() | {"training": tracking.description["tags"]["training"]}, file)
         write_history(training.history)
@@ -150,26 +154,39 @@ def run_epochs(training: Training, tracking: Tracking, checkpoint: Path, patienc
         tracking.log_epoch(row)
 
 
-def main() -> None:
-    parameters = read_parameters()
+def finish(model: Model, training: Training, validation: np.ndarray) -> None:
+    """Give the model its best weights, and its temperature and thresholds, which validation chooses; and save it."""
+    training.finish()
+    labels = training.labels[validation]
+    logits = predict_logits(model, training.posters, training.device, validation, training.found)
+    model.temperature = scores.fit_temperature(labels, logits)
+    probabilities = expit(logits / model.temperature)
+    model.threshold, thresholds = scores.tune_thresholds(labels, probabilities)
+    model.thresholds = thresholds.tolist()
+    save_model(model, Path("models/model.pt"))
+
+
+def train(parameters: Parameters, device: torch.device) -> None:
+    first = processes.rank() == 0
     recipe = parameters.recipe()
     posters, movies = read_cache(CACHE)
     genres, labels, splits = genres_of(movies), labels_of(movies), movies["split"].to_numpy(str)
     if (splits == "train").sum() < 2:
         raise InputError("data/cache: one poster is not enough to train on; raise `limit` or lower `validation`")
-    device = prepare()
     detections = read_detections(DETECTIONS, list(movies["id"])) if needs_objects(parameters.architecture) else None
     model = new_model(parameters, genres, posters.shape, labels[splits == "train"].mean(axis=0), device, detections)
     found = None
     if detections is not None:
         found = list(detections.found.values())
-        train = np.flatnonzero(splits == "train")
-        model.words = fit_words([found[row] for row in train], labels[train])
-        if model.words is not None:
+        rows = np.flatnonzero(splits == "train")
+        model.words = fit_words([found[row] for row in rows], labels[rows])
+        if model.words is not None and first:
             print(f"words: {len(model.words.vocabulary):,} parts of words", flush=True)
-    size = sum(parameter.numel() for network in model.networks for parameter in network.parameters())
-    numbers = f"{(splits == 'train').sum()} posters to train, {(splits == 'validation').sum()} to validate"
-    print(f"{model.architecture}: {size:,} parameters on {device.type}, {numbers}", flush=True)
+    if first:
+        size = sum(parameter.numel() for network in model.networks for parameter in network.parameters())
+        numbers = f"{(splits == 'train').sum()} posters to train, {(splits == 'validation').sum()} to validate"
+        where = device.type if processes.number() == 1 else f"{processes.number()} x {device.type}"
+        print(f"{model.architecture}: {size:,} parameters on {where}, {numbers}", flush=True)
 
     training = Training(model, posters, labels, splits, recipe, device, found)
     checkpoint = checkpoint_path(parameters)
@@ -178,10 +195,14 @@ def main() -> None:
     if state is not None:
         description["tags"]["training"] = state.pop("training")
         training.load(state)
-        write_history(training.history)
-        print(f"going on after epoch {training.epoch}, where this training was interrupted", flush=True)
     elif recipe.probe:
         training.start_from_probe()
+    if not first:
+        run_epochs(training, None, checkpoint, parameters.patience)
+        return
+    if state is not None:
+        write_history(training.history)
+        print(f"going on after epoch {training.epoch}, where this training was interrupted", flush=True)
     with Tracking(description) as tracking:
         tracking.log_missing_epochs(training.history)
         try:
@@ -189,18 +210,21 @@ def main() -> None:
         except KeyboardInterrupt:
             print("the same command goes on from the last whole epoch", file=sys.stderr)
             raise
-        training.finish()
-        validation = np.flatnonzero(splits == "validation")
-        logits = predict_logits(model, posters, device, validation, found)
-        model.temperature = scores.fit_temperature(labels[validation], logits)
-        probabilities = expit(logits / model.temperature)
-        model.threshold, thresholds = scores.tune_thresholds(labels[validation], probabilities)
-        model.thresholds = thresholds.tolist()
-        save_model(model, Path("models/model.pt"))
+        finish(model, training, np.flatnonzero(splits == "validation"))
         write_json(RUN, tracking.description)
     checkpoint.unlink(missing_ok=True)
     best = max(training.history, key=lambda row: row["validation_macro_average_precision"])
     print(f"kept epoch {best['epoch']}: validation macro AP {best['validation_macro_average_precision']:.4f}")
+
+
+def main() -> None:
+    parameters = read_parameters()
+    if parameters.processes > 1 and processes.number() == 1:
+        processes.start(parameters.processes, "stages.train")
+        return
+    device = prepare()
+    with processes.together(device):
+        train(parameters, device)
 
 
 if __name__ == "__main__":

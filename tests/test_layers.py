@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from poster_genres import layers
+from poster_genres import layers, processes
 from poster_genres.layers import Dropout, MaxPool
 
 
@@ -69,3 +69,16 @@ def test_dropout_has_no_pattern_over_posters_channels_and_places() -> None:
         means = kept.mean(dim=dimensions)
         deviation = 0.5 / (kept.numel() / means.numel()) ** 0.5
         assert float((means - 0.5).abs().max()) < 4.5 * deviation
+
+
+@pytest.mark.parametrize("posters", [64, 65])
+def test_dropout_is_the_same_in_several_processes(posters: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.ones(posters, 6, 5, 4)
+    layer = Dropout(0.3)
+    torch.manual_seed(0)
+    whole = layer(x)
+    monkeypatch.setattr(processes, "number", lambda: 2)
+    for rank in (0, 1):
+        monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
+        torch.manual_seed(0)
+        assert torch.equal(layer(processes.share(x)), whole[rank::2])

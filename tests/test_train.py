@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from poster_genres.architectures import needs_objects, recipe_name
-from poster_genres.augmentation import augment
+from poster_genres.augmentation import augment, random_transforms
 from poster_genres.cached import read_cache
 from poster_genres.model import load_model
 from poster_genres.networks import build_network
@@ -202,6 +202,33 @@ def test_one_cycle_of_any_length(steps: int) -> None:
         assert max(rates) > 0.9 * recipe.learning_rate
 
 
+@pytest.mark.parametrize("architecture", ["two_stream/residual", "efficientnet_lite0"])
+def test_two_processes_train_as_one_does(cached: Path, architecture: str) -> None:
+    if needs_objects(architecture):
+        plant(cached, written=True)
+    set_parameters(cached, architecture=architecture, epochs=2, batch_size=15, learning_rate=0.0001)
+    stage("detect", cwd=cached)
+    tables = []
+    for processes in (1, 2):
+        set_parameters(cached, processes=processes)
+        output = stage("train", cwd=cached).stdout
+        assert output.count("kept epoch") == 1
+        tables.append(pd.read_csv(cached / "metrics" / "history.csv"))
+        assert len(runs_of(cached)) == processes
+    assert "2 x cpu" in output
+    one, two = (table.filter(like="_").drop(columns=["learning_rate", "posters_per_second"]) for table in tables)
+    # Sums are taken in another order, and rounded otherwise where the machine computes in bfloat16.
+    losses = ["train_loss", "validation_loss"]
+    assert np.abs(one / two - 1)[losses].max(axis=None) < 0.02, (one, two)
+    assert np.abs(one - two).drop(columns=losses).max(axis=None) < 0.03, (one, two)
+
+
+def test_of_several_processes_one_says_what_is_wrong(cached: Path) -> None:
+    set_parameters(cached, architecture="efficientnet_lite0", processes=2, epochs=1, learning_rate=1e30)
+    errors = stage("train", cwd=cached, fails=True).stderr
+    assert errors.count("training diverged") == 1
+
+
 def test_each_poster_comes_once_an_epoch() -> None:
     rows = np.arange(10, 75)
     batches = list(shuffled_batches(rows, 16))
@@ -215,13 +242,14 @@ def test_each_poster_comes_once_an_epoch() -> None:
 def test_augmentation_changes_posters_but_not_their_kind() -> None:
     torch.manual_seed(0)
     posters = torch.randn(64, 3, 20, 12).cumsum(3)
-    assert torch.equal(augment(posters, flip=False, crop=0.0), posters)
-    flipped = augment(posters, flip=True, crop=0.0)
+    assert random_transforms(6, flip=False, crop=0.0) is None
+    assert torch.equal(augment(posters, None), posters)
+    flipped = augment(posters, random_transforms(64, flip=True, crop=0.0))
     mirrored = [torch.allclose(new, old.flip(2), atol=1e-4) for new, old in zip(flipped, posters, strict=True)]
     kept = [torch.allclose(new, old, atol=1e-4) for new, old in zip(flipped, posters, strict=True)]
     assert sum(mirrored) + sum(kept) == 64
     assert 16 < sum(mirrored) < 48
-    cropped = augment(posters, flip=False, crop=0.5)
+    cropped = augment(posters, random_transforms(64, flip=False, crop=0.5))
     assert cropped.shape == posters.shape
     assert cropped.min() >= posters.min() - 1e-4
     assert not torch.allclose(cropped, posters, atol=0.1)

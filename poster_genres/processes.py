@@ -1,0 +1,136 @@
+"""Several processes that train one network together, each on its share of every batch, as `torchrun` starts them.
+
+All of them go through the same steps with the same random numbers and end with the same weights. One process alone is the plain
+case: nothing here then does anything.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+
+
+def rank() -> int:
+    """This process's number, from 0; the first one speaks and writes for all."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def number() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def start(processes: int, module: str) -> None:
+    """Run `python -m MODULE` in so many processes on this machine, and wait for them; ends this one if they fail."""
+    import logging
+
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    # The first process says what went wrong.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    config = LaunchConfig(1, 1, processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0)
+    try:
+        elastic_launch(config, sys.executable)("-m", module)
+    except ChildFailedError:
+        sys.exit(1)
+
+
+@contextmanager
+def together(device: torch.device) -> Iterator[None]:
+    """Meet the other processes, and part from them at the end."""
+    if number() == 1:
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def share(rows: Any) -> Any:
+    """This process's part of rows, an array or a tensor (N, …)."""
+    return rows[rank() :: number()]
+
+
+def collect(part: np.ndarray) -> list[np.ndarray]:
+    """What all processes give, in the order of their numbers."""
+    parts: list[Any] = [part] * number()
+    if number() > 1:
+        distributed.all_gather_object(parts, part)
+    return parts
+
+
+def gather(part: np.ndarray) -> np.ndarray:
+    """What all processes made of their `share` of rows, in the order of the rows."""
+    parts = collect(part)
+    whole = np.empty((sum(map(len, parts)), *part.shape[1:]), part.dtype)
+    for i, one in enumerate(parts):
+        whole[i :: number()] = one
+    return whole
+
+
+def agree_on_random_numbers() -> None:
+    """Have torch's global generator go on in all processes as it does in the first."""
+    if number() > 1:
+        state = [torch.get_rng_state()]
+        distributed.broadcast_object_list(state)
+        torch.set_rng_state(state[0])
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over all processes, each of which goes on with it."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor) -> Tensor:
+        whole = part.clone()
+        distributed.all_reduce(whole)
+        return whole
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        whole = gradient.clone()
+        distributed.all_reduce(whole)
+        return whole
+
+
+class SyncedBatchNorm(nn.BatchNorm2d):
+    """Batch norm over the whole batch, of which each process has a part; torch's own, `SyncBatchNorm`, is for GPUs only."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        x = input.float()
+        dimensions = (0, 2, 3)
+        count = _Sum.apply(torch.tensor(float(x.numel() // x.shape[1]), device=x.device))
+        mean = _Sum.apply(x.sum(dimensions)) / count
+        centered = x - mean[:, None, None]
+        variance = _Sum.apply(centered.square().sum(dimensions)) / count
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centered * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
+
+
+def distribute(network: nn.Module) -> nn.Module:
+    """The network as it is trained: its gradients are averaged over all processes, and its batch norms are over whole batches."""
+    if number() == 1:
+        return network
+    from torch.nn.parallel import DistributedDataParallel
+
+    for module in network.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SyncedBatchNorm
+    return DistributedDataParallel(network, broadcast_buffers=False, static_graph=True)
