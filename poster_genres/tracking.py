@@ -117,7 +117,14 @@ def connect() -> str:
             return str(experiment.experiment_id)
         # Absolute, as an experiment keeps it for ever: one that is relative to a temporary copy points at nothing afterwards.
         location = (root / "mlartifacts").as_uri() if store == own else None
-        return str(mlflow.create_experiment(name, artifact_location=location))
+        try:
+            return str(mlflow.create_experiment(name, artifact_location=location))
+        except mlflow.MlflowException:
+            # The lock keeps off this folder's workers, but on a server another machine may just have made it.
+            experiment = mlflow.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+            return str(experiment.experiment_id)
 
 
 def start_run(experiment: str, description: dict[str, Any], **options: Any) -> Any:

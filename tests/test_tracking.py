@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 from mlflow.entities import Run
 
-from poster_genres.tracking import Tracking
+from poster_genres.tracking import Tracking, connect
 from tests.conftest import environment, run, serving, set_parameters, stage
 
 PLOTS = {"Loss", "Accuracy", "Macro average precision", "Average precision by genre", "Precision and recall"}
@@ -229,6 +229,16 @@ def test_a_server_is_used_and_may_die_in_the_middle(
     stage("evaluate", cwd=repository)
     (later,) = runs_of(repository)
     check_whole(later, epochs=12)
+
+
+def test_an_experiment_that_another_machine_has_just_made_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    # What `connect` puts into the environment goes with the test.
+    monkeypatch.setattr(os, "environ", os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/server.db"})
+    made = connect()
+    looks = iter([None, mlflow.get_experiment_by_name("poster-genres")])
+    monkeypatch.setattr(mlflow, "get_experiment_by_name", lambda name: next(looks))
+    assert connect() == made
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
