@@ -90,13 +90,18 @@ def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
         time.sleep(0.01)
 
 
+def free_port() -> int:
+    """A port on loopback that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 @contextmanager
 def serving(*command: str | Path, cwd: Path, healthy: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Run a command that serves HTTP on the port `{port}`, chosen here, until the end; its address, once `healthy` answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    words = [str(word).replace("{port}", port) for word in command]
+    port = free_port()
+    words = [str(word).replace("{port}", str(port)) for word in command]
     log = cwd / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(words, cwd=cwd, env=environment(), stdout=output, stderr=output, start_new_session=True)

@@ -3,23 +3,28 @@
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pandas as pd
+import psycopg2
 import pytest
 from mlflow.entities import Run
 
 from poster_genres.tracking import Tracking, connect
-from tests.conftest import environment, run, serving, set_parameters, stage
+from tests.conftest import environment, free_port, run, serving, set_parameters, stage
 
 PLOTS = {"Loss", "Accuracy", "Macro average precision", "Average precision by genre", "Precision and recall"}
 
@@ -194,12 +199,48 @@ def test_a_store_out_of_reach_costs_one_warning_and_no_training(
     check_whole(one, epochs=1)
 
 
+def mlflow_server(store: str, folder: Path) -> AbstractContextManager[tuple[str, subprocess.Popen[bytes]]]:
+    """A real MLflow server on loopback, with its runs in a store and its artifacts in a folder."""
+    stores = ["--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts")]
+    return serving("mlflow", "server", "--port", "{port}", "--workers", "1", *stores, cwd=folder, healthy="/health")
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A real MLflow server on loopback, with a store of its own."""
-    stores = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path / "artifacts")]
-    with serving("mlflow", "server", "--port", "{port}", "--workers", "1", *stores, cwd=tmp_path, healthy="/health") as served:
+    """An MLflow server with a SQLite store of its own."""
+    with mlflow_server(f"sqlite:///{tmp_path}/server.db", tmp_path) as served:
         yield served
+
+
+@pytest.fixture
+def postgresql() -> Iterator[str]:
+    """The address of an empty database in a real PostgreSQL on loopback; skipped where PostgreSQL is not installed."""
+    # Debian puts the tools of each version into a folder of its own, which is not on the path.
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
+    initdb = shutil.which("initdb") or next(reversed(versions), None)
+    if initdb is None:
+        pytest.skip("PostgreSQL is not on this machine (Debian: `apt-get install postgresql`)")
+    tools = Path(initdb).resolve().parent
+    # Not in pytest's folder: PostgreSQL refuses to run as root, and another user may not look into that one.
+    folder = Path(tempfile.mkdtemp(prefix="postgresql-"))
+    owner: list[str] = []
+    if os.geteuid() == 0:
+        owner = ["runuser", "-u", "postgres", "--"]
+        shutil.chown(folder, "postgres")
+    port = free_port()
+    control: list[str | Path] = [*owner, tools / "pg_ctl", "-D", folder / "data"]
+    try:
+        names = ["-U", "tester", "-A", "trust", "-E", "UTF8", "--no-locale"]
+        run(*owner, tools / "initdb", "-D", folder / "data", *names, cwd=folder)
+        options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
+        run(*control, "-l", folder / "log", "-o", options, "-w", "start", cwd=folder)
+        try:
+            # With the driver's name: which one plain `postgresql://` means depends on the version of SQLAlchemy.
+            yield f"postgresql+psycopg2://tester@127.0.0.1:{port}/postgres"
+        finally:
+            run(*control, "-m", "immediate", "stop", cwd=folder)
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_a_server_is_used_and_may_die_in_the_middle(
@@ -229,6 +270,31 @@ def test_a_server_is_used_and_may_die_in_the_middle(
     stage("evaluate", cwd=repository)
     (later,) = runs_of(repository)
     check_whole(later, epochs=12)
+
+
+def test_two_people_train_at_once_with_a_server_on_postgresql(
+    repository: Path, postgresql: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = [repository, shutil.copytree(repository, tmp_path / "another", symlinks=True)]
+
+    def work(folder: Path) -> None:
+        for name in ("train", "evaluate"):
+            assert "warning: no MLflow" not in (done := stage(name, cwd=folder)).stderr, done.stderr
+
+    with mlflow_server(postgresql, tmp_path) as (address, _):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(work, people))
+        found = runs_of(address)
+        assert len(found) == 2
+        for one in found:
+            check_whole(one, epochs=1)
+    # The runs are in the database and nowhere else, the models in the server's folder.
+    with closing(psycopg2.connect(postgresql.replace("+psycopg2", ""))) as database, database.cursor() as cursor:
+        cursor.execute("SELECT run_uuid FROM runs")
+        assert {row[0] for row in cursor.fetchall()} == {one.info.run_id for one in found}
+    assert not list(tmp_path.rglob("mlflow.db"))
+    assert len(list((tmp_path / "artifacts").rglob("model.pt"))) == 2
 
 
 def test_an_experiment_that_another_machine_has_just_made_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
