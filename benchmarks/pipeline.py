@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import yaml
 
@@ -32,6 +33,27 @@ def project_copy() -> Iterator[Path]:
         yield folder
 
 
+@contextmanager
+def project_clone(**parameters: object) -> Iterator[Path]:
+    """A temporary clone of the project as committed, with these parameters, also committed: DVC runs in it as for a user."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "project"
+        subprocess.run(["git", "clone", "-q", "--no-local", "--depth=1", ROOT, folder], check=True)
+        set_parameters(folder, **parameters)
+        # What DVC remembers of files' hashes goes with the clone.
+        (folder / ".dvc" / "config.local").write_text(f"[core]\n    site_cache_dir = {temporary}/dvc\n", encoding="utf-8")
+        for key, value in {"user.name": "A benchmark", "user.email": "benchmark@example.com"}.items():
+            subprocess.run(["git", "config", key, value], cwd=folder, check=True)
+        commit(folder)
+        yield folder
+
+
+def commit(folder: Path) -> None:
+    """Commit all that changed in a clone."""
+    subprocess.run(["git", "add", "-A"], cwd=folder, check=True)
+    subprocess.run(["git", "commit", "-qm", "Benchmark"], cwd=folder, check=True)
+
+
 def set_parameters(folder: Path, **parameters: object) -> None:
     """The project's params.yaml with these values, written to the copy in `folder`."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")) | parameters
@@ -47,11 +69,19 @@ def size_of(architecture: str) -> dict[str, int]:
 
 def run_python(arguments: list[str], folder: Path) -> tuple[float, float]:
     """Run Python with these arguments. Its seconds, all imports included, and its peak memory in MB."""
+    return run([sys.executable, *arguments], folder)
+
+
+def run(command: list[str], folder: Path, output: IO[str] | None = None) -> tuple[float, float]:
+    """Run a command, as after the activation of the project's environment. Its seconds, and the peak memory in MB of the largest
+    process: the command's own, or one that it or its children waited for, as DVC waits for its stages."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *arguments], cwd=folder)
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output)
+    # Linux hands the largest of all descendants' peaks up from process to process, each time one is waited for.
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        sys.exit(f"python {' '.join(arguments)} failed")
+        sys.exit(f"{' '.join(command)} failed")
     kilobytes = usage.ru_maxrss / (1024 if platform.system() == "Darwin" else 1)
     return time.perf_counter() - start, kilobytes / 1024
 
