@@ -86,6 +86,20 @@ def run(command: list[str], folder: Path, output: IO[str] | None = None) -> tupl
     return time.perf_counter() - start, kilobytes / 1024
 
 
+def environment() -> dict[str, str]:
+    """The environment as in the activated virtual environment, for commands that start `python` and `dvc` by name."""
+    return os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def run_quietly(arguments: list[str], folder: Path) -> float:
+    """Run Python with these arguments, and show what it prints only if it fails. Its seconds, all imports included."""
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"python {' '.join(arguments)} failed\n{done.stdout}{done.stderr}")
+    return time.perf_counter() - start
+
+
 def machine() -> str:
     """One line on where and when a benchmark ran."""
     return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}"

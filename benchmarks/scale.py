@@ -1,0 +1,112 @@
+"""Cost against the number of posters: join, cache and an epoch of training, in time and peak memory.
+
+Run: `python -m benchmarks.scale [DATASET] [--sizes 3000 30000 100000] [--height 96] [--width 64]`, by default with the posters of
+../shared/movie-posters, or the sample where that is not, again and again under new IDs. They are copies, each with its ID behind
+the picture's last byte, where no decoder looks: `join` takes posters of the same bytes for one movie's, and would split a few
+thousand groups, however many posters there are. 100,000 real ones take 3.5 GB of the temporary folder, and the tensor 2 GB.
+
+The network is `residual`, and `limit` all posters: 60 % are trained on, 15 % validate, 25 % are the test. Linux and macOS.
+"""
+
+import argparse
+import csv
+import json
+import shutil
+from pathlib import Path
+
+from benchmarks.pipeline import DATASET, machine, project_copy, run_python, set_parameters
+
+# And what each imports at the least, late or early.
+STAGES = {"join": "stages.join, iterstrat.ml_stratifiers", "cache": "stages.cache", "train": "stages.train, mlflow"}
+# In a process of its own: one's peak memory is never less than that of the process which started it.
+REPEAT = """
+import sys
+from pathlib import Path
+import pandas as pd
+from poster_genres.dataset import list_files, read_bytes
+from poster_genres.metadata import read_metadata
+from stages.join import find_posters
+
+source, target, size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+files = list_files(source)
+posters, _ = find_posters(files)
+movies = read_metadata(source, files).movies
+movies = movies[movies["id"].isin(posters.keys())]
+rows = []
+for i in range(size):
+    movie = movies.iloc[i % len(movies)]
+    poster = posters[movie["id"]]
+    name = f"m{i:07}"
+    folder = target / f"{i // 1000:04}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}{poster.suffix}").write_bytes(read_bytes(source, poster.archive, poster.path) + name.encode())
+    rows.append((name, list(movie["genres"]) or ["N/A"]))
+table = pd.DataFrame(rows, columns=["Id", "Genre"])
+for genre in sorted({genre for row in table["Genre"] for genre in row}):
+    table[genre] = [int(genre in row) for row in table["Genre"]]
+table.to_csv(target / "train.csv", index=False)
+"""
+
+Cost = dict[str, float]
+
+
+def measure(folder: Path, size: int) -> Cost:
+    """Seconds and peak memory in MB of each stage, on the data set that lies there; `epoch` is the epoch's seconds alone."""
+    cost: Cost = {"posters": size}
+    for stage in STAGES:
+        cost[f"{stage} s"], cost[f"{stage} MB"] = run_python(["-m", f"stages.{stage}"], folder)
+    with (folder / "metrics" / "history.csv").open(encoding="utf-8") as file:
+        cost["epoch s"] = float(next(csv.DictReader(file))["seconds"])
+    return cost
+
+
+def print_table(costs: list[Cost]) -> None:
+    """A Markdown table: first what starting the stages costs, which the growth in the last row leaves out."""
+    print("\n| posters | join s | MB | cache s | MB | posters/s | epoch s | train MB |\n|" + " --- |" * 8)
+    start, smallest, largest = costs[0], costs[1], costs[-1]
+    for cost in costs:
+        seconds = cost["cache s"] - start["cache s"]
+        speed, epoch = (f"{cost['posters'] / seconds:.0f}", f"{cost['epoch s']:.1f}") if cost["posters"] else ("", "")
+        join, cache = (f"{cost[f'{stage} s']:.1f} | {cost[f'{stage} MB']:.0f}" for stage in ("join", "cache"))
+        name = f"{cost['posters']:,}" if cost["posters"] else "0: start-up"
+        print(f"| {name} | {join} | {cache} | {speed} | {epoch} | {cost['train MB']:.0f} |")
+
+    def per_poster(name: str) -> str:
+        of_largest, of_smallest = ((cost[name] - start[name]) / cost["posters"] for cost in (largest, smallest))
+        return f"x {of_largest / of_smallest:.2f}"
+
+    join, cache, train = (f"x {largest[f'{stage} MB'] / smallest[f'{stage} MB']:.2f}" for stage in STAGES)
+    print(f"| growth: time per poster, memory | {per_poster('join s')} | {join} | {per_poster('cache s')} | {cache} | ", end="")
+    print(f"| {per_poster('epoch s')} | {train} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Cost against the number of posters.")
+    parser.add_argument("dataset", nargs="?", type=Path, default=DATASET if DATASET.is_dir() else None)
+    parser.add_argument("--sizes", nargs="+", type=int, default=[3000, 30000, 100000], help="(3000 30000 100000)")
+    parser.add_argument("--height", type=int, default=96, help="of the cached posters (96)")
+    parser.add_argument("--width", type=int, default=64, help="(64)")
+    parser.add_argument("--json", type=Path, help="also write all numbers to this file")
+    arguments = parser.parse_args()
+    with project_copy() as folder:
+        if arguments.dataset is None:
+            run_python(["-m", "stages.sample"], folder)
+        source = folder / "data" / "sample" if arguments.dataset is None else arguments.dataset.resolve()
+        costs: list[Cost] = [{"posters": 0, "epoch s": 0.0}]
+        for stage, modules in STAGES.items():
+            costs[0][f"{stage} s"], costs[0][f"{stage} MB"] = run_python(["-c", f"import {modules}"], folder)
+        for size in sorted(arguments.sizes):
+            image = {"image_height": arguments.height, "image_width": arguments.width}
+            set_parameters(folder, dataset="data/posters", limit=size, architecture="residual", epochs=1, **image)
+            run_python(["-c", REPEAT, str(source), "data/posters", str(size)], folder)
+            costs.append(measure(folder, size))
+            shutil.rmtree(folder / "data" / "posters")
+            # After each size, as the large ones take long.
+            if arguments.json:
+                arguments.json.write_text(json.dumps(costs, indent=2) + "\n", encoding="utf-8")
+    print(f"\n{machine()}: residual at {arguments.height} x {arguments.width}, one epoch")
+    print_table(costs)
+
+
+if __name__ == "__main__":
+    main()
