@@ -62,6 +62,22 @@ def exponential_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int]
     return average
 
 
+def loader(posters: Posters, device: torch.device) -> Callable[[np.ndarray], Tensor]:
+    """What brings rows of posters to a device, as uint8 (rows, height, width, 3).
+
+    A GPU keeps all posters where they take up to half of its free memory. Else each batch is read and sent on its way while the GPU
+    still works on the one before.
+    """
+    if device.type != "cuda":
+        return lambda rows: torch.from_numpy(posters[rows]).to(device)
+    if np.prod(posters.shape) > torch.cuda.mem_get_info(device)[0] / 2:
+        return lambda rows: torch.from_numpy(posters[rows]).pin_memory().to(device, non_blocking=True)
+    kept = torch.empty(posters.shape, dtype=torch.uint8, device=device)
+    for part in torch.arange(len(kept)).split(1024):
+        kept[part[0] : part[-1] + 1] = torch.from_numpy(posters[part.numpy()]).to(device)
+    return lambda rows: kept[torch.from_numpy(rows).to(device)]
+
+
 def batch_starts(rows: int, batch_size: int) -> range:
     """Where the batches of so many rows begin. A last one of one row is left out, as batch norm cannot take it, and one that has
     not a row for each process."""
@@ -174,6 +190,7 @@ class Training:
     ) -> None:
         self.model, self.recipe, self.device = model, recipe, device
         self.posters, self.labels, self.found = posters, labels, found
+        self.load_posters = loader(posters, device)
         self.objects = None if found is None else torch.from_numpy(object_vectors(found, model.classes)).to(device)
         self.train_rows, self.validation_rows = np.flatnonzero(splits == "train"), np.flatnonzero(splits == "validation")
         self.history: list[dict[str, Any]] = []
@@ -310,7 +327,7 @@ class Training:
         """Learn from a batch of rows; the logits it gave, of this process's share of them."""
         transforms = random_transforms(len(batch), self.recipe.flip, self.recipe.crop)
         rows = processes.share(batch)
-        pixels = self.model.normalise(torch.from_numpy(self.posters[rows]).to(self.device))
+        pixels = self.model.normalise(self.load_posters(rows))
         pixels = augment(pixels, None if transforms is None else processes.share(transforms))
         with autocast(self.device):
             logits = learner.distributed(pixels, None if self.objects is None else self.objects[rows]).float()
