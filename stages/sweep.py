@@ -24,6 +24,8 @@ from poster_genres.errors import InputError
 from poster_genres.parameters import check_parameters, read_parameters
 
 POLL_SECONDS = 2.0
+# With another value of these, other posters validate, and scores on them tell nothing about which model is better.
+SPLITTING = ("dataset", "metadata", "limit", "validation", "test", "seed")
 
 
 def dvc(*arguments: str, show: bool = False) -> str:
@@ -107,7 +109,8 @@ def wait(names: list[str]) -> list[str]:
 
 
 def results(names: list[str], keys: list[str]) -> pd.DataFrame:
-    """A row an experiment: its name, what the grid set, and its scores; the best by validation first."""
+    """A row an experiment: its name, what the grid set, and its scores; the best by validation first, or in the order of `names`
+    where each has validation posters of its own."""
     from dvc.api import exp_show
 
     rows = []
@@ -121,6 +124,8 @@ def results(names: list[str], keys: list[str]) -> pd.DataFrame:
             # DVC gives whole numbers as floats.
             settings = {key: f"{value:g}" if isinstance(value := experiment.get(key), float) else value for key in keys}
             rows.append({"experiment": experiment["Experiment"], **settings, **scores})
+    if set(keys) & set(SPLITTING):
+        return pd.DataFrame(sorted(rows, key=lambda row: names.index(row["experiment"])))
     return pd.DataFrame(rows).sort_values("validation macro AP", ascending=False, ignore_index=True)
 
 
@@ -148,7 +153,10 @@ def main() -> None:
         raise InputError("all experiments of the sweep failed")
     table = results(names, list(sweep))
     print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
-    print(f"\nApply the winner, the best on validation: dvc exp apply {table['experiment'][0]}")
+    if splitting := [key for key in sweep if key in SPLITTING]:
+        print(f"\nNo winner: with another {' or '.join(splitting)} other posters validate. Apply any: dvc exp apply {names[0]}")
+    else:
+        print(f"\nApply the winner, the best on validation: dvc exp apply {table['experiment'][0]}")
     if failed:
         raise InputError(f"{len(failed)} of {len(names)} experiments failed")
 

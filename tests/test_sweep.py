@@ -42,6 +42,12 @@ def test_a_sweep_loses_no_run_on_a_fresh_store(repository: Path, time: int) -> N
     assert best.loc[("validation", "macro_average_precision"), "model"] == pytest.approx(scores[0], abs=1e-4)
 
 
+def test_a_sweep_over_other_validation_posters_has_no_winner(repository: Path) -> None:
+    output = stage("sweep", "-S", "limit=60,50", cwd=repository).stdout
+    assert "No winner: with another limit other posters validate." in output
+    assert [line.split()[1] for line in output.splitlines() if line.lstrip().startswith("sweep-")] == ["60", "50"]
+
+
 def test_the_tensor_cache_is_linked_and_not_copied(finished: Path) -> None:
     tensor = finished / "data" / "cache" / "posters-000.npy"
     # One file under several names (a hard link), read-only, so that nothing writes into DVC's cache by accident.
