@@ -133,4 +133,4 @@ def distribute(network: nn.Module) -> nn.Module:
     for module in network.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SyncedBatchNorm
-    return DistributedDataParallel(network, broadcast_buffers=False, static_graph=True)
+    return DistributedDataParallel(network, forward_sync_buffers=False, static_graph=True)
