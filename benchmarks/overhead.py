@@ -122,7 +122,7 @@ def print_tables(found: dict[str, dict[str, list[float]]]) -> None:
     print(f"| {nothing['repro']:.2f} s | {nothing['status']:.2f} s | {nothing['repro'] / nothing['status']:.2f} |")
     stage, network, step = (first[moment] for moment in ("stage", "network", "step"))
     print("\n| DVC, until train starts | until the network is there | until the first step | in all |")
-    print("| --- |" + " --- |" * 3)
+    print("|" + " --- |" * 4)
     print(f"| {stage:.2f} s | {network - stage:.2f} s | {step - network:.2f} s | {step:.2f} s |")
     print(f"\n| sweep of {RUNS}, {JOBS} at once | bare loop | ratio |\n| --- | --- | --- |")
     print(f"| {sweep['sweep']:.1f} s | {sweep['bare loop']:.1f} s | {sweep['sweep'] / sweep['bare loop']:.2f} |")

@@ -16,8 +16,9 @@ def choose_device() -> torch.device:
 def prepare() -> torch.device:
     """Choose the device, and set torch up for long work on it; for stages, at their beginning."""
     device = choose_device()
-    # On the CPU the same seed gives the same bytes; CUDA has no deterministic form of some of the operations.
-    torch.use_deterministic_algorithms(device.type == "cpu")
+    # On the CPU the same seed gives the same bytes; CUDA has no deterministic form of some of the operations. The same as
+    # `torch.use_deterministic_algorithms`, which would import torch's compiler, for a second.
+    torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "default")
     # Nothing here reads memory before it is written, so that it need not be cleared for that.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if platform.libc_ver()[0] == "glibc":

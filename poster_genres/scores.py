@@ -21,6 +21,8 @@ from sklearn.metrics import (
 MIN_POSITIVES = 10
 SHRINKAGE = 20
 BOOTSTRAPS = 1000
+# Poster-genre pairs that are ranked at a time.
+BOOTSTRAP_PAIRS = 1_000_000
 BINS = 10
 
 
@@ -216,9 +218,10 @@ def bootstrap(
         "macro_average_precision": [], "micro_average_precision": [], "macro_f1": [], "micro_f1": []
     }  # fmt: skip
     by_genre: list[np.ndarray] = []
-    for _ in range(BOOTSTRAPS // 50):
-        # 50 at a time, so that the ranking of all poster-genre pairs fits into memory.
-        weights = random.multinomial(posters, np.full(posters, 1 / posters), size=50)
+    # A few at a time, so that memory stays the same for any number of posters.
+    step = max(1, BOOTSTRAP_PAIRS // labels.size)
+    for start in range(0, BOOTSTRAPS, step):
+        weights = random.multinomial(posters, np.full(posters, 1 / posters), size=min(step, BOOTSTRAPS - start))
         each = np.stack([resampled_average_precision(labels[:, i], probabilities[:, i], weights) for i in range(genres)], axis=1)
         by_genre.append(each)
         pairs = resampled_average_precision(labels.ravel(), probabilities.ravel(), np.repeat(weights, genres, axis=1))
