@@ -11,13 +11,29 @@ class InputError(Exception):
     """Something given from outside is wrong. The message names the file, key or row, and says what would be right."""
 
 
+_interrupted: list[int] = []
+
+
+def _interrupt(number: int, frame: object) -> None:
+    _interrupted.append(number)
+    raise KeyboardInterrupt
+
+
+def check_interrupt() -> None:
+    """Raise KeyboardInterrupt if there was one. For long work to call now and then: where Python was called back from C++ or by a
+    destructor, what the signal's handler raised may have been swallowed."""
+    if _interrupted:
+        raise KeyboardInterrupt
+
+
 def run(main: Callable[[], None]) -> NoReturn:
     """Run a command's `main` and exit: 0, 1 with one line on standard error for bad input, 130 when interrupted.
 
     Anything else is a fault of this program, and keeps its traceback.
     """
     # A plain kill ends like Ctrl-C, so that temporary files are cleared away.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         main()
     except InputError as error:

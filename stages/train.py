@@ -140,6 +140,7 @@ def run_epochs(training: Training, tracking: Tracking | None, checkpoint: Path, 
         write_history(training.history)
         print_epoch(training.history, epochs)
     while training.epoch < epochs:
+        errors.check_interrupt()
         if patience and training.history and training.epochs_since_best() >= patience:
             if tracking is not None:
                 print(f"no better validation score for {patience} epochs; stopping")

@@ -200,7 +200,8 @@ def test_a_stage_declares_all_parameters_that_it_reads(project: Path, monkeypatc
         monkeypatch.setattr(module, "read_parameters", lambda recorder=recorder: recorder)
         module.main()
         name = module.__name__.removeprefix("stages.")
-        assert recorder.read == {key.split(".")[0] for key in declared[name]["params"]}, name
+        # Where posters are decoded makes no difference to what comes out.
+        assert recorder.read - {"dask_scheduler"} == {key.split(".")[0] for key in declared[name]["params"]}, name
 
 
 def test_a_run_on_the_real_posters(repository: Path, real_posters: Path) -> None:

@@ -223,6 +223,23 @@ def test_two_processes_train_as_one_does(cached: Path, architecture: str) -> Non
     assert np.abs(one - two).drop(columns=losses).max(axis=None) < 0.03, (one, two)
 
 
+def test_an_interrupt_that_was_swallowed_is_raised_again() -> None:
+    program = """if True:
+        import os, signal
+        from poster_genres import errors
+        def main():
+            errors.check_interrupt()
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt:
+                print("swallowed", flush=True)
+            errors.check_interrupt()
+            print("went on")
+        errors.run(main)"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (130, "swallowed\n")
+
+
 def test_of_several_processes_one_says_what_is_wrong(cached: Path) -> None:
     set_parameters(cached, architecture="efficientnet_lite0", processes=2, epochs=1, learning_rate=1e30)
     errors = stage("train", cwd=cached, fails=True).stderr
