@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from poster_genres.architectures import HUGGING_FACE, image_stream
 from poster_genres.efficientnet import VARIANTS, EfficientNetLite, imagenet_weights
-from poster_genres.layers import Dropout, MaxPool
+from poster_genres.layers import Dropout, MaxPool, ReLUBatchNormMaxPool, ReLUMaxPool
 
 
 class Head(nn.Linear):
@@ -116,11 +116,10 @@ def tutorial(genres: int, height: int, width: int) -> Network:
     layers: list[nn.Module] = []
     channels = 3
     for block, filters in enumerate((16, 32, 64, 64)):
-        # In place: nothing needs the convolution's output again, and it is the largest thing in memory.
-        pool, relu, norm = MaxPool(2), nn.ReLU(inplace=True), nn.BatchNorm2d(filters, eps=1e-3, momentum=0.01)
         layers += [nn.Conv2d(channels, filters, 5)]
-        # ReLU before pooling, as in the tutorial, or after it is the same, but for four times fewer numbers.
-        layers += [relu, norm, pool] if block == 0 else [pool, relu, norm]
+        norm = nn.BatchNorm2d(filters, eps=1e-3, momentum=0.01)
+        # The first block's batch norm is before its pooling.
+        layers += [ReLUBatchNormMaxPool(norm)] if block == 0 else [ReLUMaxPool(), norm]
         layers += [Dropout(0.2)]
         channels, height, width = filters, (height - 4) // 2, (width - 4) // 2
     if height < 1 or width < 1:

@@ -86,20 +86,33 @@ def agree_on_random_numbers() -> None:
         torch.set_rng_state(state[0])
 
 
+def total(part: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, in its place."""
+    if number() > 1:
+        distributed.all_reduce(part)
+    return part
+
+
 class _Sum(torch.autograd.Function):
-    """The sum of a tensor over all processes, each of which goes on with it."""
+    """`total`, which each process goes on with."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor) -> Tensor:
-        whole = part.clone()
-        distributed.all_reduce(whole)
-        return whole
+        return total(part.clone())
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        whole = gradient.clone()
-        distributed.all_reduce(whole)
-        return whole
+        return total(gradient.clone())
+
+
+def average_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+    """Take the mean and the biased variance of a batch with so many numbers a channel into the running ones."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.momentum is not None
+    with torch.no_grad():
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_((variance * count / (count - 1)).to(variance.dtype), norm.momentum)
 
 
 class SyncedBatchNorm(nn.BatchNorm2d):
@@ -114,12 +127,7 @@ class SyncedBatchNorm(nn.BatchNorm2d):
         mean = _Sum.apply(x.sum(dimensions)) / count
         centered = x - mean[:, None, None]
         variance = _Sum.apply(centered.square().sum(dimensions)) / count
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.momentum is not None
-        with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        average_statistics(self, mean, variance, count)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (centered * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 

@@ -1,11 +1,13 @@
 """The project's own layers do what torch's do."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from poster_genres import layers, processes
-from poster_genres.layers import Dropout, MaxPool
+from poster_genres.layers import Dropout, MaxPool, ReLUBatchNormMaxPool, ReLUMaxPool
 
 
 @pytest.mark.parametrize("shape", [(5, 3, 12, 10), (4, 2, 13, 11), (1, 1, 3, 3)])
@@ -39,6 +41,50 @@ def test_max_pooling_keeps_little_for_the_backward_pass() -> None:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         pooled = MaxPool(2)(maps)
     assert kept == [pooled.numel() * 2]
+
+
+def passed(layer: nn.Module, values: torch.Tensor, dtype: torch.dtype) -> list[torch.Tensor]:
+    """What a layer gives for maps, and what gradients reach them and its parameters; and what it keeps of them, in float64."""
+    maps = values.to(dtype, copy=True).contiguous(memory_format=torch.channels_last).requires_grad_()
+    pooled = layer(maps)
+    pooled.backward(torch.linspace(-1, 2, pooled.numel()).view(pooled.shape).to(dtype))
+    parts = [pooled, maps.grad, *(one.grad for one in layer.parameters()), *(one for one in layer.buffers() if one.ndim)]
+    return [part.detach().double() for part in parts if part is not None]
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 12, 10), (4, 16, 13, 11), (1, 1, 3, 3)])
+@pytest.mark.parametrize("chunk", [1, 700, 2**20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_relu_and_max_pooling_are_torchs(
+    shape: tuple[int, ...], chunk: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "CHUNK", chunk)
+    torch.manual_seed(0)
+    for values in (torch.randn(shape), torch.randint(-2, 3, shape).float(), -torch.rand(shape)):  # the second with many ties
+        expected = passed(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)), values, dtype)
+        for one, other in zip(passed(ReLUMaxPool(), values, dtype), expected, strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 12, 10), (4, 16, 13, 11), (3, 2, 3, 3)])
+@pytest.mark.parametrize("chunk", [1, 700, 2**20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("weights", ["positive", "of both signs"])
+def test_relu_batch_norm_and_max_pooling_are_torchs(
+    shape: tuple[int, ...], chunk: int, dtype: torch.dtype, training: bool, weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "CHUNK", chunk)
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(shape[1], eps=1e-3, momentum=0.01)
+    nn.init.uniform_(norm.weight, 0.2 if weights == "positive" else -1, 1)
+    nn.init.normal_(norm.bias)
+    for values in (torch.randn(shape) + 0.3, torch.randint(-2, 3, shape).float()):
+        layer = ReLUBatchNormMaxPool(copy.deepcopy(norm)).to(dtype).train(training)
+        # Torch's own in more digits than it has otherwise.
+        plain = nn.Sequential(nn.ReLU(), copy.deepcopy(norm), nn.MaxPool2d(2)).double().train(training)
+        for one, other in zip(passed(layer, values, dtype), passed(plain, values, torch.float64), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("shape", [(8, 16, 30, 20), (64, 1000), (3, 5, 7)])
