@@ -1,1 +1,6 @@
-"""The pipeline's stages, in order of flow: sample, join, cache, train, evaluate. `predict`, `sweep` and `track` are commands."""
+"""The pipeline's stages, in order of flow: sample, join, cache, detect, train, evaluate. `predict`, `sweep` and `track` are commands."""
+
+import gc
+
+# Most of a short command's time goes into imports, and a quarter of that into looking for garbage, of which there is none then.
+gc.set_threshold(100_000)
