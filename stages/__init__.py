@@ -1,4 +1,4 @@
-"""The pipeline's stages, in order of flow: sample, join, cache, detect, train, evaluate. `predict`, `sweep` and `track` are commands."""
+"""The pipeline's stages, in order of flow: sample, join, cache, detect, train, evaluate; and the commands predict, sweep, track."""
 
 import gc
 
