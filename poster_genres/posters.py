@@ -63,7 +63,10 @@ def upright(data: bytes, least: tuple[int, int]) -> Image.Image:
             if image.width * image.height > MAX_PIXELS:
                 raise Unreadable(f"more than {MAX_PIXELS // 1_000_000} million pixels")
             image.draft("RGB", least)
-            return _to_rgb(ImageOps.exif_transpose(image))
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            # Most posters are RGB, of which no copy is made.
+            return image if image.mode == "RGB" and "transparency" not in image.info else _to_rgb(image)
     except UnidentifiedImageError:
         raise Unreadable("not an image") from None
     except Image.DecompressionBombError:
