@@ -195,6 +195,8 @@ class Training:
         self.train_rows, self.validation_rows = np.flatnonzero(splits == "train"), np.flatnonzero(splits == "validation")
         self.history: list[dict[str, Any]] = []
         self.best: list[dict[str, Tensor]] = []
+        # float32 (validation posters, genres), of the best epoch.
+        self.best_logits: np.ndarray | None = None
         for network in model.networks:
             if network.objects is not None and self.objects is not None:
                 network.objects.fit(self.objects[self.train_rows])
@@ -237,6 +239,7 @@ class Training:
             set_head(one, *chosen)
         self.use_probe(network)
         assert self.probe_logits is not None
+        self.best_logits = self.probe_logits
         logits = (features["train"].mean(dim=0) @ chosen[0].T + chosen[1]).numpy()
         seconds = time.perf_counter() - start
         self.history.append(
@@ -277,6 +280,7 @@ class Training:
             self.best = [
                 {key: value.detach().clone() for key, value in learner.scored.state_dict().items()} for learner in self.learners
             ]
+            self.best_logits = logits
         self.history.append(
             {
                 "epoch": epoch,
@@ -361,6 +365,7 @@ class Training:
             "learners": [learner.state() for learner in self.learners],
             "probe": None if self.probe is None else self.probe.state_dict(),
             "best": self.best,
+            "best logits": None if self.best_logits is None else torch.from_numpy(self.best_logits),
             "history": self.history,
             "random": torch.get_rng_state(),
             "random on the device": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
@@ -375,6 +380,7 @@ class Training:
             probe.load_state_dict(state["probe"])
             self.use_probe(probe)
         self.best, self.history = state["best"], state["history"]
+        self.best_logits = None if state["best logits"] is None else state["best logits"].numpy()
         torch.set_rng_state(state["random"])
         if state["random on the device"] is not None:
             torch.cuda.set_rng_state(state["random on the device"])

@@ -26,7 +26,7 @@ from poster_genres.cached import read_cache
 from poster_genres.devices import prepare
 from poster_genres.errors import InputError
 from poster_genres.files import repository, whole_file, write_json
-from poster_genres.model import Model, predict_logits, save_model
+from poster_genres.model import Model, save_model
 from poster_genres.movies import genres_of, labels_of
 from poster_genres.networks import build_network, describe, load_pretrained
 from poster_genres.objects import Detections, read_detections, vector_names
@@ -155,11 +155,11 @@ def run_epochs(training: Training, tracking: Tracking | None, checkpoint: Path, 
         tracking.log_epoch(row)
 
 
-def finish(model: Model, training: Training, validation: np.ndarray) -> None:
+def finish(model: Model, training: Training) -> None:
     """Give the model its best weights, and its temperature and thresholds, which validation chooses; and save it."""
     training.finish()
-    labels = training.labels[validation]
-    logits = predict_logits(model, training.posters, training.device, validation, training.found)
+    labels, logits = training.labels[training.validation_rows], training.best_logits
+    assert logits is not None
     model.temperature = scores.fit_temperature(labels, logits)
     probabilities = expit(logits / model.temperature)
     model.threshold, thresholds = scores.tune_thresholds(labels, probabilities)
@@ -211,7 +211,7 @@ def train(parameters: Parameters, device: torch.device) -> None:
         except KeyboardInterrupt:
             print("the same command goes on from the last whole epoch", file=sys.stderr)
             raise
-        finish(model, training, np.flatnonzero(splits == "validation"))
+        finish(model, training)
         write_json(RUN, tracking.description)
     checkpoint.unlink(missing_ok=True)
     best = max(training.history, key=lambda row: row["validation_macro_average_precision"])
