@@ -38,7 +38,7 @@ def project_clone(**parameters: object) -> Iterator[Path]:
     """A temporary clone of the project as committed, with these parameters, also committed: DVC runs in it as for a user."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "project"
-        subprocess.run(["git", "clone", "-q", "--no-local", "--depth=1", ROOT, folder], check=True)
+        subprocess.run(["git", "clone", "-q", "--no-local", ROOT, folder], check=True)
         set_parameters(folder, **parameters)
         # What DVC remembers of files' hashes goes with the clone.
         (folder / ".dvc" / "config.local").write_text(f"[core]\n    site_cache_dir = {temporary}/dvc\n", encoding="utf-8")

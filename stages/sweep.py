@@ -83,6 +83,20 @@ def check_grid(sweep: dict[str, list[Any]]) -> None:
             check_parameters(content, path)
 
 
+def check_history() -> None:
+    """See that DVC can keep what queued experiments find.
+
+    Raises
+    ------
+    InputError
+        The project was cloned without its history: DVC would run everything, say "Success", and lose it all.
+    """
+    command = ["git", "rev-parse", "--is-shallow-repository"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.stdout.strip() == "true":
+        raise InputError("this is a shallow clone, in which DVC loses queued experiments; get its history: git fetch --unshallow")
+
+
 def states(names: list[str]) -> dict[str, str]:
     """Each experiment's state by `dvc queue status`: Queued, Running, Success or Failed."""
     found = {}
@@ -140,6 +154,7 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // arguments.jobs)))
     sweep = read_grid(arguments.S) or read_parameters().sweep
     check_grid(sweep)
+    check_history()
     # Short, as MLflow's pages show but the beginning of a run's name: the day and the time.
     name = f"sweep-{time.strftime('%d%H%M%S')}"
     dvc("exp", "run", "--queue", "--name", name, *grid_options(sweep), show=True)

@@ -70,3 +70,11 @@ def test_a_sweep_of_what_is_not_there(repository: Path) -> None:
     set_parameters(repository, sweep={"epochs": []})
     with pytest.raises(InputError, match=r"sweep\.epochs:"):
         read_parameters(repository / "params.yaml")
+
+
+def test_a_shallow_clone_is_told_how_to_get_its_history(repository: Path, tmp_path: Path) -> None:
+    (repository / "another").write_text("file", encoding="utf-8")
+    run("git", "add", "another", cwd=repository)
+    run("git", "commit", "-qm", "A second commit", cwd=repository)
+    run("git", "clone", "-q", "--depth=1", repository.as_uri(), "shallow", cwd=tmp_path)
+    assert "git fetch --unshallow" in stage("sweep", cwd=tmp_path / "shallow", fails=True).stderr
