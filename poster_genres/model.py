@@ -71,9 +71,12 @@ class Model:
 
     def normalise(self, posters: Tensor) -> Tensor:
         """uint8 (N, height, width, 3) to float32 (N, 3, height, width), channels last in memory, on the same device."""
-        mean = torch.tensor(self.mean, device=posters.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.std, device=posters.device).view(1, 3, 1, 1)
-        return (posters.permute(0, 3, 1, 2).float() - mean) / std
+        normal = posters.float()
+        rows = normal.view(*normal.shape[:2], -1)
+        # By whole rows of numbers, as torch is slow at threes.
+        mean, std = (torch.tensor(numbers * posters.shape[2], device=posters.device) for numbers in (self.mean, self.std))
+        rows.sub_(mean).div_(std)
+        return normal.permute(0, 3, 1, 2)
 
 
 def predict_logits(
