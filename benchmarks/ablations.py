@@ -1,8 +1,9 @@
 """What each technique of a recipe brings: train an architecture on real posters as params.yaml says, but for one network where it
 averages several, and with one thing changed at a time; and print a table of validation scores.
 
-Run: `python -m benchmarks.ablations [DATASET] [--architecture NAME] [--seeds 0 1 2] [--only KEY=VALUE …]`, by default on
-../shared/movie-posters. Works in a temporary copy of the project; Linux and macOS.
+Run: `python -m benchmarks.ablations [DATASET] [--architecture NAME] [--seeds 0 1 2] [--size 240 168] [--only KEY=VALUE …]`, by
+default on ../shared/movie-posters. With `--absent`, techniques that recipes do not have are tried instead of leaving out those that
+they have. Works in a temporary copy of the project; Linux and macOS.
 """
 
 import argparse
@@ -32,6 +33,103 @@ CHANGES: dict[str, list[Any]] = {
 }
 
 
+# Techniques that brought nothing, and are therefore no parameters: programs that put them in before the stage `train` runs.
+ABSENT = {
+    "label smoothing, 0.1, to the genres' frequencies": """
+changed = lambda logits, labels: plain(logits, 0.9 * labels + 0.1 * frequencies(labels))
+""",
+    # Lin et al. 2017, arXiv:1708.02002.
+    "focal loss, gamma 2": """
+changed = lambda logits, labels: weighted(logits, labels, (labels - torch.sigmoid(logits)).abs() ** 2)
+""",
+    # Ridnik et al. 2021, arXiv:2009.14119.
+    "asymmetric loss, gammas 0 and 2, margin 0.05": """
+def changed(logits, labels):
+    shifted = (torch.sigmoid(logits) - 0.05).clamp(min=0)
+    negative = -(1 - labels) * shifted**2 * torch.log1p(-shifted)
+    return (labels * torch.nn.functional.softplus(-logits) + negative).mean()
+""",
+    "class weights, square root of absent to present": """
+def changed(logits, labels):
+    share = frequencies(labels).clamp(0.01, 0.99)
+    return plain(logits, labels, pos_weight=((1 - share) / share).sqrt())
+""",
+    # Zhang et al. 2018, arXiv:1710.09412.
+    "mixup, alpha 0.4": """
+def augment(posters, transforms):
+    mixed.clear()
+    share = float(torch.distributions.Beta(0.4, 0.4).sample())
+    mixed.append((share, torch.randperm(len(posters))))
+    posters = unmixed(posters, transforms)
+    return share * posters + (1 - share) * posters[mixed[0][1]]
+
+
+def changed(logits, labels):
+    share, order = mixed[0]
+    return plain(logits, share * labels + (1 - share) * labels[order])
+
+
+mixed, unmixed, training.augment = [], training.augment, augment
+""",
+    "colour: brightness, contrast and saturation by up to a fifth": """
+def augment(posters, transforms):
+    posters = uncoloured(posters, transforms)
+    brightness, contrast, saturation = 0.8 + 0.4 * torch.rand(3, len(posters), 1, 1, 1)
+    grey = posters.mean(dim=1, keepdim=True)
+    posters = grey + saturation * (posters - grey)
+    mean = posters.mean(dim=(1, 2, 3), keepdim=True)
+    # Normalised posters have deviations of about one; a fifth more light is a fifth of the mean's distance from black.
+    return mean + contrast * (posters - mean) + 2 * (brightness - 1)
+
+
+uncoloured, training.augment, changed = training.augment, augment, plain
+""",
+    # Zhong et al. 2020, arXiv:1708.04896.
+    "erase: a quarter of each side, in half of the posters": """
+def augment(posters, transforms):
+    posters = whole(posters, transforms)
+    number, _, height, width = posters.shape
+    for i in torch.nonzero(torch.rand(number) < 0.5)[:, 0].tolist():
+        top, left = int(torch.randint(height * 3 // 4, ())), int(torch.randint(width * 3 // 4, ()))
+        posters[i, :, top : top + height // 4, left : left + width // 4] = 0
+    return posters
+
+
+whole, training.augment, changed = training.augment, augment, plain
+""",
+}
+AROUND = """
+import numpy as np
+import torch
+from poster_genres import errors, training
+from stages import train
+
+plain = training.binary_cross_entropy_with_logits
+memory = {{}}
+
+
+def frequencies(labels):
+    return memory["frequencies"]
+
+
+def weighted(logits, labels, weights):
+    return (weights * plain(logits, labels, reduction="none")).mean()
+
+{program}
+
+def loss(logits, labels):
+    # The probe is fitted to all posters at once, by its own loss.
+    if len(labels) > 1000:
+        memory["frequencies"] = labels.mean(dim=0)
+        return plain(logits, labels)
+    return changed(logits, labels)
+
+
+training.binary_cross_entropy_with_logits = loss
+errors.run(train.main)
+"""
+
+
 def changes_of(recipe: dict[str, Any]) -> list[dict[str, Any]]:
     """One changed key each; those that change nothing, or leave nothing to train, are no change."""
     return [
@@ -42,13 +140,13 @@ def changes_of(recipe: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def train(folder: Path, family: str, recipe: dict[str, Any], **parameters: object) -> dict[str, float]:
-    """Train with this recipe; the validation scores of the epoch that is kept, and the seconds."""
+def train(folder: Path, family: str, recipe: dict[str, Any], program: str | None, **parameters: object) -> dict[str, float]:
+    """Train with this recipe, and this program put in; the validation scores of the epoch that is kept, and the seconds."""
     recipes = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["recipes"] | {family: recipe}
     set_parameters(folder, recipes=recipes, **parameters)
-    for name in () if (folder / "data" / "cache").is_dir() else ("join", "cache", "detect"):
+    for name in ("join", "cache", "detect"):
         run_python(["-m", f"stages.{name}"], folder)
-    seconds, _ = run_python(["-m", "stages.train"], folder)
+    seconds, _ = run_python(["-m", "stages.train"] if program is None else ["-c", AROUND.format(program=program)], folder)
     history = pd.read_csv(folder / "metrics" / "history.csv")
     kept = history.loc[history["validation_macro_average_precision"].idxmax()]
     return {
@@ -79,7 +177,9 @@ def main() -> None:
     parser.add_argument("dataset", nargs="?", type=Path, default=DATASET)
     parser.add_argument("--architecture", default=values["architecture"], help=f"({values['architecture']})")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="of posters (as in params.yaml)")
     parser.add_argument("--only", nargs="+", metavar="KEY=VALUE", help="these changes instead of the usual ones")
+    parser.add_argument("--absent", action="store_true", help="techniques that recipes do not have instead of those that they have")
     parser.add_argument("--json", type=Path, help="also write all numbers to this file")
     arguments = parser.parse_args()
     family = recipe_name(arguments.architecture)
@@ -89,16 +189,22 @@ def main() -> None:
         changes.insert(0, {"architecture": image_stream(arguments.architecture)})
     if arguments.only:
         changes = [{key: yaml.safe_load(value)} for key, _, value in (text.partition("=") for text in arguments.only)]
+    variants: dict[str, tuple[dict[str, Any], str | None]] = {"as it is, one network": ({}, None)}
+    if arguments.absent:
+        variants |= {name: ({}, program) for name, program in ABSENT.items()}
+    else:
+        variants |= {", ".join(f"`{key}: {value}`" for key, value in change.items()): (change, None) for change in changes}
     size = size_of(arguments.architecture)
+    if arguments.size:
+        size = dict(zip(("image_height", "image_width"), arguments.size, strict=True))
     results: dict[str, list[dict[str, float]]] = {}
     with project_copy() as folder:
-        for change in ({}, *changes):
-            name = ", ".join(f"`{key}: {value}`" for key, value in change.items()) or "as it is, one network"
-            for seed in arguments.seeds:
+        for seed in arguments.seeds:
+            for name, (change, program) in variants.items():
                 chosen = {"dataset": str(arguments.dataset.resolve()), "seed": seed, **size}
                 changed = recipe | change
                 chosen["architecture"] = changed.pop("architecture", arguments.architecture)
-                results.setdefault(name, []).append(train(folder, family, changed, **chosen))
+                results.setdefault(name, []).append(train(folder, family, changed, program, **chosen))
                 # After each training, as they take long.
                 if arguments.json:
                     arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

@@ -24,12 +24,17 @@ SIZES = {"tutorial": (200, 200), "alexnet": (160, 112), "residual": (160, 112)}
 
 @contextmanager
 def project_copy() -> Iterator[Path]:
-    """A temporary folder with the project's code and parameters, in which stages run without touching the project."""
+    """A temporary folder with the project's code and parameters, in which stages run without touching the project. What detectors
+    found in the project before goes with it, as reading the words of some thousand posters takes minutes."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for name in ("stages", "poster_genres"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "params.yaml", folder)
+        detections = Path(".dvc") / "tmp" / "detections.db"
+        if (ROOT / detections).is_file():
+            (folder / detections).parent.mkdir(parents=True)
+            shutil.copy(ROOT / detections, folder / detections)
         yield folder
 
 
