@@ -119,6 +119,25 @@ def test_intervals_hold_the_score_and_shrink_with_more_posters(labels: np.ndarra
     assert few == scores.bootstrap(labels, probabilities, threshold, thresholds, seed=0)[0]
 
 
+def test_intervals_hold_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scores, "BOOTSTRAPS", 200)
+    random = np.random.default_rng(7)
+    shares = np.array([0.5, 0.4, 0.15, 0.1, 0.08, 0.06, 0.05, 0.04, 0.04, 0.03, 0.03, 0.03])
+
+    def draw(posters: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = (random.random((posters, len(shares))) < shares).astype(float)
+        return labels, 1 / (1 + np.exp(-random.normal(size=labels.shape) - 0.3 * labels))
+
+    truth = scores.macro_average_precision(*draw(100_000)), scores.micro_average_precision(*draw(100_000))
+    held = []
+    for _ in range(50):
+        found, _ = scores.bootstrap(*draw(600), 0.5, np.full(len(shares), 0.5), seed=0)
+        intervals = found["macro_average_precision"], found["micro_average_precision"]
+        held.append([low <= value <= high for (low, high), value in zip(intervals, truth, strict=True)])
+    # Of 95 % intervals; plain percentiles hold the macro average precision in 10 of 50 such draws.
+    assert min(np.mean(held, axis=0)) >= 0.86
+
+
 def test_a_rare_genres_threshold_is_drawn_to_the_common_one() -> None:
     random = np.random.default_rng(4)
     labels = (random.random((400, 2)) < (0.5, 0.01)).astype(np.float32)
