@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from poster_genres.model import Model
-from poster_genres.objects import Found, object_vectors
+from poster_genres.objects import Detected, object_vectors
 
 
 def explain(
-    model: Model, poster: np.ndarray, genres: list[int], device: torch.device, objects: list[Found] | None = None
+    model: Model, poster: np.ndarray, genres: list[int], device: torch.device, detected: Detected | None = None
 ) -> np.ndarray:
     """HiResCAM (Draelos and Carin 2020, arXiv:2011.08891) on the maps that the heads of the model's networks see, summed over maps
     and networks and, where the model looks at it too, the mirror image.
@@ -25,7 +25,7 @@ def explain(
     ----------
     poster : uint8 (height, width, 3)
     genres : columns of the model's output
-    objects : what is on the poster, for two streams. Lettering speaks for a genre where it stands; the vector of objects is at no
+    detected : what is on the poster, for two streams. Lettering speaks for a genre where it stands; the vector of objects is at no
         place
 
     Returns
@@ -35,7 +35,7 @@ def explain(
     """
     pixels = model.normalise(torch.tensor(poster[None], device=device))
     size = (model.height, model.width)
-    others = () if objects is None else (torch.from_numpy(object_vectors([objects], model.classes)).to(device),)
+    others = () if detected is None else (torch.from_numpy(object_vectors([detected], model.classes)).to(device),)
     found = torch.zeros(len(genres), *size, device=device)
     for network, share in model.weighted():
         network.eval()
@@ -50,9 +50,10 @@ def explain(
                     density = share * places * (places.shape[2] * places.shape[3])
                     density = interpolate(density, size=size, mode="bilinear", align_corners=False)[0, 0]
                     found[i] += density.flip(1) if mirrored else density
-    lettering = [one for one in objects or () if one.text and one.width and one.height]
-    if model.words is not None and lettering:
-        for one, logits in zip(lettering, model.words.by_object(lettering), strict=True):
+    if model.words is not None and detected is not None:
+        for one, logits in zip(detected.objects, model.words.by_object(detected), strict=True):
+            if not (one.text and one.width and one.height):
+                continue
             rows = slice(int(one.top * model.height), max(1, round((one.top + one.height) * model.height)))
             columns = slice(int(one.left * model.width), max(1, round((one.left + one.width) * model.width)))
             added = torch.from_numpy(logits[genres] / (one.width * one.height)).to(device)

@@ -1,4 +1,4 @@
-"""Hugging Face's transformers, an optional requirement."""
+"""Hugging Face's transformers, which takes seconds to import."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def transformers() -> Any:
     try:
         import transformers as library
     except ImportError:
-        raise InputError("hf/… needs more packages: pip install -r requirements-transformers.txt") from None
+        raise InputError("hf/… needs more packages: pip install -r requirements.txt") from None
     library.logging.set_verbosity_error()
     library.logging.disable_progress_bar()
     return library

@@ -16,10 +16,10 @@ from poster_genres.devices import autocast
 from poster_genres.errors import InputError
 from poster_genres.files import whole_file
 from poster_genres.networks import Network, build_network
-from poster_genres.objects import Found, object_vectors, vector_names
+from poster_genres.objects import Detected, object_vectors, vector_names
 from poster_genres.words import Words
 
-FORMAT = "poster-genres model, version 4"
+FORMAT = "poster-genres model, version 5"
 BATCH = 64
 
 
@@ -84,7 +84,7 @@ def predict_logits(
     posters: Posters,
     device: torch.device,
     rows: np.ndarray | None = None,
-    found: list[list[Found]] | None = None,
+    found: list[Detected] | None = None,
 ) -> np.ndarray:
     """The logit of each genre for each poster, averaged over the model's networks and, with `flip`, over mirror images.
 
@@ -92,7 +92,7 @@ def predict_logits(
     ----------
     posters : uint8 (N, height, width, 3); may be mapped from a file, of which a batch at a time is read
     rows : int (n,), which of them; all, where it is not given
-    found : the objects on each of the N posters, for two streams
+    found : on each of the N posters, for two streams
 
     Returns
     -------
@@ -126,7 +126,7 @@ def predict_probabilities(
     posters: Posters,
     device: torch.device,
     rows: np.ndarray | None = None,
-    found: list[list[Found]] | None = None,
+    found: list[Detected] | None = None,
 ) -> np.ndarray:
     """The probability of each genre for each poster, float32 (n, genres) in [0, 1]; what it takes is `predict_logits`'."""
     return expit(predict_logits(model, posters, device, rows, found) / model.temperature)

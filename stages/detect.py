@@ -1,10 +1,12 @@
 """Find what is on each poster, for architectures that see it: two_stream/….
 
 In: data/movies.csv and the posters of `dataset`, or its detections.csv, which then says all. Out, in data/detections: objects.csv,
-a row an object; vectors.csv, a row a movie; detectors.json, what found them. And metrics/detect.json. For other architectures these
-are empty. What was found is kept in .dvc/tmp, and an interrupted detection goes on from there. Run: `python -m stages.detect`.
+a row an object; vectors.csv, a row a movie; sentences.npy, what the words on each movie's poster mean, float32 (movies, 384);
+detectors.json, what found them. And metrics/detect.json. For other architectures these are empty. What was found is kept in
+.dvc/tmp, and an interrupted detection goes on from there. Run: `python -m stages.detect`.
 """
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -14,6 +16,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from poster_genres import errors
@@ -22,7 +25,7 @@ from poster_genres.dataset import File, list_files, read_bytes
 from poster_genres.errors import InputError
 from poster_genres.files import repository, write_json
 from poster_genres.movies import read_movies
-from poster_genres.objects import Detections, Found, parse_objects, write_detections
+from poster_genres.objects import Detected, Detections, Found, parse_objects, text_of, write_detections
 from poster_genres.parameters import read_parameters
 
 GIVEN = "detections.csv"
@@ -31,7 +34,7 @@ COUNTS = Path("metrics/detect.json")
 
 
 class Store:
-    """What detectors found before, by the posters' content, in an SQLite file that several processes may use at once."""
+    """What was found before, by the poster's content or the words' text, in an SQLite file that several processes may use."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,11 +42,12 @@ class Store:
         with self.connection:
             self.connection.execute("CREATE TABLE IF NOT EXISTS found (poster, detector, objects, PRIMARY KEY (poster, detector))")
 
-    def get(self, poster: str, detector: str) -> list[Found] | None:
+    def get(self, poster: str, detector: str) -> Any:
+        """As JSON gives it; None where it is not known."""
         row = self.connection.execute("SELECT objects FROM found WHERE poster = ? AND detector = ?", (poster, detector)).fetchone()
-        return None if row is None else [Found(*one) for one in json.loads(row[0])]
+        return None if row is None else json.loads(row[0])
 
-    def put(self, poster: str, detector: str, objects: list[Found]) -> None:
+    def put(self, poster: str, detector: str, objects: Any) -> None:
         with self.connection:
             self.connection.execute("INSERT OR REPLACE INTO found VALUES (?, ?, ?)", (poster, detector, json.dumps(objects)))
 
@@ -55,12 +59,15 @@ def read_poster(dataset: Path, archive: str, path: str) -> bytes:
     return b""
 
 
-def detect_movies(dataset: Path, movies: pd.DataFrame, detectors: list[str], store: Store) -> tuple[Detections, dict[str, str]]:
+def detect_movies(
+    dataset: Path, movies: pd.DataFrame, detectors: list[str], store: Store
+) -> tuple[dict[str, list[Found]], dict[str, str], list[str], dict[str, str]]:
     """Run the detectors on the movies' posters that they have not seen before.
 
     Returns
     -------
-    What is on them all; and, by the movies' IDs, the reasons why posters cannot be read.
+    The objects on them all, by the movies' IDs; the detectors' versions and classes; and, by IDs again, the reasons why posters
+    cannot be read.
     """
     from tqdm import tqdm
 
@@ -78,7 +85,8 @@ def detect_movies(dataset: Path, movies: pd.DataFrame, detectors: list[str], sto
         versions[name] = detector.version
         classes += [label for label in detector.classes if label not in classes]
         key = f"{name}, {detector.version}, {code}"
-        known = {movie: objects for movie, digest in digests.items() if (objects := store.get(digest, key)) is not None}
+        stored = {movie: store.get(digest, key) for movie, digest in digests.items()}
+        known = {movie: [Found(*one) for one in objects] for movie, objects in stored.items() if objects is not None}
         missing = [movie for movie in places if movie not in known]
         results = module.detect(name, (read_poster(dataset, *places[movie]) for movie in missing))
         for movie, result in tqdm(zip(missing, results, strict=True), desc=name, total=len(missing), unit=" posters", disable=None):
@@ -89,7 +97,25 @@ def detect_movies(dataset: Path, movies: pd.DataFrame, detectors: list[str], sto
                 known[movie] = result
         for movie, objects in known.items():
             found[movie] += objects
-    return Detections(found, versions, classes), reasons
+    return found, versions, classes, reasons
+
+
+def detect_sentences(found: dict[str, list[Found]], store: Store) -> dict[str, Detected]:
+    """What the words on each poster mean, beside its objects."""
+    from tqdm import tqdm
+
+    from poster_genres import sentences as module
+
+    key = f"sentence, {hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()[:16]}"
+    detected = {}
+    for movie, objects in tqdm(found.items(), desc="sentences", unit=" posters", disable=None):
+        digest = hashlib.sha256(text_of(objects).encode()).hexdigest()
+        stored = store.get(digest, key)
+        sentence = module.embed(text_of(objects)) if stored is None else np.frombuffer(base64.b64decode(stored), np.float32)
+        if stored is None:
+            store.put(digest, key, base64.b64encode(sentence.tobytes()).decode())
+        detected[movie] = Detected(objects, sentence)
+    return detected
 
 
 def given_objects(dataset: Path, files: list[File]) -> dict[str, list[Found]] | None:
@@ -119,6 +145,8 @@ def main() -> None:
     movies = read_movies(Path("data/movies.csv"))
     given = given_objects(dataset, list_files(dataset))
     counts: dict[str, Any] = {"needed": True, "source": GIVEN}
+    store = Store(repository() / ".dvc" / "tmp" / "detections.db")
+    versions: dict[str, str] = {}
     reasons: dict[str, str] = {}
     if given is not None:
         found = {movie: given.get(movie, []) for movie in movies["id"]}
@@ -126,18 +154,16 @@ def main() -> None:
         classes = sorted({one.label for objects in found.values() for one in objects})
         if not classes:
             raise InputError(f"{dataset}: {GIVEN} has no object of any of the {len(movies)} movies; its column id holds their IDs")
-        detections = Detections(found, {}, classes)
     elif parameters.detectors:
-        store = Store(repository() / ".dvc" / "tmp" / "detections.db")
-        detections, reasons = detect_movies(dataset, movies, parameters.detectors, store)
+        found, versions, classes, reasons = detect_movies(dataset, movies, parameters.detectors, store)
         counts["source"] = ", ".join(parameters.detectors)
     else:
         raise InputError(
             f"params.yaml: detectors: {parameters.architecture} needs one at least, or the objects in a table, {dataset}/{GIVEN}"
         )
-    write_detections(detections, FOLDER)
-    labels = Counter(one.label for objects in detections.found.values() for one in objects)
-    without = sum(not objects for objects in detections.found.values())
+    write_detections(Detections(detect_sentences(found, store), versions, classes), FOLDER)
+    labels = Counter(one.label for objects in found.values() for one in objects)
+    without = sum(not objects for objects in found.values())
     counts |= {
         "posters": len(movies),
         "posters_without_objects": without,

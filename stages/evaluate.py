@@ -25,7 +25,7 @@ from poster_genres.errors import InputError
 from poster_genres.files import whole_file, write_json
 from poster_genres.model import Model, load_model, predict_logits
 from poster_genres.movies import SPLITS, genres_of, labels_of
-from poster_genres.objects import Found, read_detections
+from poster_genres.objects import Detected, read_detections
 from poster_genres.parameters import read_parameters
 from poster_genres.report import choose_examples, describe_poster, write_report
 
@@ -52,9 +52,8 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
         table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
 
 
-def read_inputs(device: torch.device) -> tuple[Model, CachedPosters, pd.DataFrame, list[list[Found]] | None]:
-    """The model; the cached posters with their movies; and the objects on each poster, for two streams. They must belong
-    together."""
+def read_inputs(device: torch.device) -> tuple[Model, CachedPosters, pd.DataFrame, list[Detected] | None]:
+    """The model; the cached posters with their movies; and what is on each poster, for two streams. They must belong together."""
     posters, movies = read_cache(Path("data/cache"))
     model = load_model(Path("models/model.pt"), device)
     if model.genres != genres_of(movies) or posters.shape[1:3] != (model.height, model.width):
@@ -113,7 +112,7 @@ def score_splits(
     return pd.DataFrame(scored), by_genre, headline
 
 
-def telling_words(model: Model, found: list[list[Found]] | None, train: np.ndarray) -> pd.DataFrame:
+def telling_words(model: Model, found: list[Detected] | None, train: np.ndarray) -> pd.DataFrame:
     """The words on training posters that speak most for each genre; see `Words.telling`. Empty where the model reads none."""
     if model.words is None or found is None:
         return pd.DataFrame(columns=["genre", "word", "log_odds", "posters"])

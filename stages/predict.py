@@ -21,7 +21,7 @@ from poster_genres.architectures import needs_objects
 from poster_genres.dataset import POSTER_SUFFIXES, read_bytes
 from poster_genres.errors import InputError
 from poster_genres.movies import genres_of, read_movies
-from poster_genres.objects import Found, parse_objects
+from poster_genres.objects import Detected, parse_objects
 from poster_genres.parameters import read_parameters
 from poster_genres.posters import Unreadable, load_poster
 
@@ -86,8 +86,8 @@ def format_genres(genres: list[str], probabilities: np.ndarray, top: int) -> str
     return "\n".join(f"{genres[i]} ({Decimal(f'{probabilities[i]:#.3g}'):f})" for i in order)
 
 
-def find_objects(model: "Model", posters: list[Poster], detections: Path | None) -> list[list[Found]] | None:
-    """The objects on each of some posters that can be read; None where the model sees none.
+def find_objects(model: "Model", posters: list[Poster], detections: Path | None) -> list[Detected] | None:
+    """What is on each of some posters that can be read; None where the model sees none.
 
     Raises
     ------
@@ -96,15 +96,17 @@ def find_objects(model: "Model", posters: list[Poster], detections: Path | None)
     """
     if not needs_objects(model.architecture):
         return None
+    from poster_genres.sentences import with_sentences
+
     if detections is not None:
         given = parse_objects(detections.read_bytes(), str(detections))
-        return [given.get(PurePosixPath(path).stem, []) for _, (_, _, path) in posters]
+        return with_sentences([given.get(PurePosixPath(path).stem, []) for _, (_, _, path) in posters])
     if not model.detectors:
         raise InputError("the model was trained on objects from a table; give such a table of these posters with --detections")
     from poster_genres.detectors import check_detectors, detect_all
 
     check_detectors(model.detectors)
-    return detect_all(model.detectors, [read_bytes(*place) for _, place in posters])
+    return with_sentences(detect_all(model.detectors, [read_bytes(*place) for _, place in posters]))
 
 
 def predict(

