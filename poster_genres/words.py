@@ -68,6 +68,8 @@ class Words:
         number of their letters.
         """
         objects = detected.objects
+        if not objects:
+            return np.zeros((0, self.weights.shape[1]), np.float32)
         vectorizer = self.vectorizer()
         whole = vectorizer.transform([text_of(objects)])
         present = (vectorizer.transform([one.text for one in objects]) > 0).astype(np.float32)

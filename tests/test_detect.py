@@ -411,6 +411,7 @@ def test_what_words_say() -> None:
     # It adds up, piece by piece, and comes back from its file.
     objects = lettering("BLOOD", "MOVIE BLOOD", "FARM")
     np.testing.assert_allclose(words.by_object(objects).sum(axis=0) - words.offset, words.logits([objects])[0], atol=1e-5)
+    assert words.by_object(lettering()).shape == (0, 3)
     again = Words.load(words.state())
     np.testing.assert_array_equal(again.logits(found), words.logits(found))
     assert fit_words([lettering() for _ in found], labels) is None
