@@ -79,7 +79,8 @@ def main() -> None:
             run_python(["-m", "stages.sample"], folder)
         dataset = "data/sample" if arguments.dataset is None else str(arguments.dataset.resolve())
         for name in arguments.architectures:
-            set_parameters(folder, dataset=dataset, architecture=name, limit=1000, **size_of(name))
+            # More epochs than steps are measured, as the schedule ends with the last.
+            set_parameters(folder, dataset=dataset, architecture=name, limit=1000, epochs=1000, **size_of(name))
             for stage in ("join", "cache"):
                 run_python(["-m", f"stages.{stage}"], folder)
             run_python(["-c", PROGRAM, str(arguments.steps), str(arguments.rounds)], folder)

@@ -9,6 +9,7 @@ import io
 import json
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,6 +17,7 @@ import pandas as pd
 
 from poster_genres.dataset import File, check_id, read_bytes
 from poster_genres.errors import InputError
+from poster_genres.movies import ROWS
 
 UNKNOWN = "N/A"
 # Tables that lie in a data set and say something else than its movies' genres.
@@ -65,7 +67,7 @@ def read_metadata(dataset: Path, files: list[File], choice: str = "auto") -> Met
     chosen = truth if table is None else table
     assert chosen is not None
     # A repeat is exact where the same genres stand again, in whatever order; titles and years may be spelled anew.
-    key = chosen["genres"].map(frozenset)
+    key = chosen["genres"].map(cache(frozenset))
     first = key.groupby(chosen["id"]).transform("first")
     again = chosen["id"].duplicated()
     conflicts = int((again & (key != first)).sum())
@@ -97,7 +99,10 @@ def _text(dataset: Path, file: File) -> str:
 def _read_csv(text: str, name: str) -> pd.DataFrame:
     """Read a table with the columns `Id` and `Genre` (a Python list or names between commas), and perhaps one-hot columns."""
     try:
-        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, na_filter=False)
+        # As bytes, since StringIO takes four for each letter; and in parts, as `read_movies` does.
+        data = io.BytesIO(text.encode("utf-8"))
+        parts = pd.read_csv(data, dtype=str, keep_default_na=False, na_filter=False, chunksize=ROWS)
+        table = pd.concat(parts, ignore_index=True)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise InputError(f"{name}: not readable as CSV: {' '.join(str(error).split())}") from None
     for column in ("Id", "Genre"):
@@ -130,7 +135,8 @@ def _parse_genres(cell: str, where: str) -> tuple[str, ...]:
 
 
 def _known_genres(genres: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(genre for genre in genres if genre != UNKNOWN)
+    # The same tuple for all movies of the same genres, where nothing is to be left out.
+    return tuple(genre for genre in genres if genre != UNKNOWN) if UNKNOWN in genres else genres
 
 
 def _check_one_hot(table: pd.DataFrame, genres: list[tuple[str, ...]], name: str) -> None:

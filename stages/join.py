@@ -88,7 +88,9 @@ def join(metadata: Metadata, posters: dict[str, File], parameters: Parameters) -
         raise InputError(f"{dataset}: none of the {len(movies)} movies falls into the test set; raise `test` or add movies")
     if (rest := int((~test).sum())) < parameters.limit:
         print(f"limit: {parameters.limit} is more than the {rest} movies beside the test set; all of them are used")
-    labels = np.array([[genre in row for genre in genres] for row in movies["genres"]], np.uint8)
+    labels = np.empty((len(movies), len(genres)), np.uint8)
+    for column, genre in enumerate(genres):
+        labels[:, column] = [genre in row for row in movies["genres"]]
     split = np.where(test, "test", "").astype(object)
     numbers = movies["group"].factorize()[0]
     try:

@@ -15,8 +15,7 @@ from tests.test_tracking import check_whole, runs_of
 GRID = {"architecture": ["tutorial", "residual"], "epochs": [2, 3]}
 
 
-@pytest.mark.parametrize("time", [1, 2])
-def test_a_sweep_loses_no_run_on_a_fresh_store(repository: Path, time: int) -> None:
+def test_a_sweep_loses_no_run_on_a_fresh_store(repository: Path) -> None:
     set_parameters(repository, sweep=GRID)
     output = stage("sweep", "--jobs", "2", cwd=repository).stdout
     found = runs_of(repository)

@@ -99,7 +99,7 @@ def test_interrupted_training_leaves_no_model_behind(cached: Path, kill: signal.
 
 @pytest.mark.parametrize(
     ("architecture", "recipe"),
-    [("two_stream/residual", {"networks": 2}), ("tutorial", {}), ("efficientnet_lite0", {"probe": True})],
+    [("two_stream/residual", {"networks": 2}), ("efficientnet_lite0", {"probe": True})],
 )
 def test_a_killed_training_goes_on_and_ends_in_the_same_model(cached: Path, architecture: str, recipe: dict[str, object]) -> None:
     recipes = yaml.safe_load((cached / "params.yaml").read_text(encoding="utf-8"))["recipes"]
