@@ -124,8 +124,9 @@ def print_tables(found: dict[str, dict[str, list[float]]]) -> None:
     print("\n| DVC, until train starts | until the network is there | until the first step | in all |")
     print("|" + " --- |" * 4)
     print(f"| {stage:.2f} s | {network - stage:.2f} s | {step - network:.2f} s | {step:.2f} s |")
-    print(f"\n| sweep of {RUNS}, {JOBS} at once | bare loop | ratio |\n| --- | --- | --- |")
-    print(f"| {sweep['sweep']:.1f} s | {sweep['bare loop']:.1f} s | {sweep['sweep'] / sweep['bare loop']:.2f} |")
+    if sweep:
+        print(f"\n| sweep of {RUNS}, {JOBS} at once | bare loop | ratio |\n| --- | --- | --- |")
+        print(f"| {sweep['sweep']:.1f} s | {sweep['bare loop']:.1f} s | {sweep['sweep'] / sweep['bare loop']:.2f} |")
     print("\n| import | seconds |\n| --- | --- |")
     for name, seconds in imports.items():
         print(f"| {name} | {seconds:.2f} |")
@@ -137,7 +138,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=3000, help="movies to train and validate on (3000)")
     parser.add_argument("--epochs", type=int, default=5, help="of each training of the sweep (5)")
     parser.add_argument("--rounds", type=int, default=3, help="of each experiment; two more of what is short (3)")
-    parser.add_argument("--sweeps", type=int, default=1, help="(1)")
+    parser.add_argument("--sweeps", type=int, default=1, help="(1; 0 leaves them out)")
     parser.add_argument("--json", type=Path, help="also write all numbers to this file")
     arguments = parser.parse_args()
     dataset = "data/sample" if arguments.dataset is None else str(arguments.dataset.resolve())

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from poster_genres import processes, scores
+from poster_genres import processes
 from poster_genres.augmentation import augment, random_transforms
 from poster_genres.cached import Posters
 from poster_genres.devices import autocast
@@ -227,6 +227,8 @@ class Training:
             if network.objects is not None and self.objects is not None:
                 standard = network.objects.standard(self.objects[rows]).cpu()
                 features[split] = torch.cat([features[split], standard.expand(2, -1, -1)], dim=2)
+        from poster_genres import scores
+
         labels = torch.from_numpy(self.labels[self.train_rows])
         best = -1.0
         for decay in DECAYS:
@@ -407,6 +409,9 @@ def score_epoch(split: str, labels: np.ndarray, logits: np.ndarray) -> dict[str,
     InputError
         Some logit is not a finite number.
     """
+    # With scikit-learn, for which the first training step need not wait.
+    from poster_genres import scores
+
     if not np.isfinite(logits).all():
         raise InputError("params.yaml: learning_rate: training diverged, the network's outputs are no numbers; try a tenth of it")
     probabilities = expit(logits)

@@ -3,14 +3,15 @@
 import re
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
 
 from poster_genres.objects import Detected, text_of
+
+if TYPE_CHECKING:
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
 # Of the penalty, inverse. On validation, words alone do as well with 10, but are then too sure of themselves beside the image.
 STRENGTH = 3.0
@@ -47,7 +48,7 @@ class Words:
     sentence_weights: np.ndarray
     offset: np.ndarray
 
-    def vectorizer(self) -> TfidfVectorizer:
+    def vectorizer(self) -> "TfidfVectorizer":
         vectorizer = new_vectorizer(vocabulary={part: i for i, part in enumerate(self.vocabulary)})
         vectorizer.idf_ = self.frequencies
         return vectorizer
@@ -111,7 +112,10 @@ class Words:
         return cls(state["vocabulary"], *(state[name].numpy() for name in ARRAYS))
 
 
-def new_vectorizer(**options: Any) -> TfidfVectorizer:
+def new_vectorizer(**options: Any) -> "TfidfVectorizer":
+    # Here, as most models have no words.
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     return TfidfVectorizer(
         analyzer="char_wb", ngram_range=LENGTHS, strip_accents="unicode", sublinear_tf=True, dtype=np.float32, **options
     )
@@ -129,6 +133,8 @@ def fit_words(found: list[Detected], labels: np.ndarray) -> Words | None:
     -------
     None where there are hardly any words.
     """
+    from sklearn.linear_model import LogisticRegression
+
     vectorizer = new_vectorizer(min_df=LEAST)
     try:
         parts = vectorizer.fit_transform([text_of(detected.objects) for detected in found])

@@ -11,6 +11,7 @@ import io
 import json
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 from scipy.special import expit
 from tqdm import tqdm
 
-from poster_genres import errors, processes, scores
+from poster_genres import errors, processes
 from poster_genres.architectures import needs_objects
 from poster_genres.cached import read_cache
 from poster_genres.devices import prepare
@@ -157,6 +158,8 @@ def run_epochs(training: Training, tracking: Tracking | None, checkpoint: Path, 
 
 def finish(model: Model, training: Training) -> None:
     """Give the model its best weights, and its temperature and thresholds, which validation chooses; and save it."""
+    from poster_genres import scores
+
     training.finish()
     labels, logits = training.labels[training.validation_rows], training.best_logits
     assert logits is not None
@@ -169,6 +172,8 @@ def finish(model: Model, training: Training) -> None:
 
 def train(parameters: Parameters, device: torch.device) -> None:
     first = processes.rank() == 0
+    # It reads all posters, beside what follows.
+    checkpoint_future = ThreadPoolExecutor(1).submit(checkpoint_path, parameters)
     recipe = parameters.recipe()
     posters, movies = read_cache(CACHE)
     genres, labels, splits = genres_of(movies), labels_of(movies), movies["split"].to_numpy(str)
@@ -190,7 +195,7 @@ def train(parameters: Parameters, device: torch.device) -> None:
         print(f"{model.architecture}: {size:,} parameters on {where}, {numbers}", flush=True)
 
     training = Training(model, posters, labels, splits, recipe, device, found)
-    checkpoint = checkpoint_path(parameters)
+    checkpoint = checkpoint_future.result()
     description = describe_run(parameters)
     state = read_checkpoint(checkpoint)
     if state is not None:
