@@ -279,7 +279,7 @@ def test_unreadable_posters_are_passed_over() -> None:
 
 def test_lettering_of_real_posters(project: Path, real_posters: Path) -> None:
     """And an interrupted detection goes on, in the same tables."""
-    set_parameters(project, dataset=str(real_posters), architecture="two_stream/residual", limit=16, test=0.002)
+    set_parameters(project, dataset=str(real_posters), architecture="two_stream/residual", limit=30, test=0.004)
     stage("join", cwd=project)
     process = subprocess.Popen([sys.executable, "-m", "stages.detect"], cwd=project, stderr=subprocess.PIPE, text=True)
     store = project / ".dvc" / "tmp" / "detections.db"
