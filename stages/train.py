@@ -99,8 +99,12 @@ def checkpoint_path(parameters: Parameters) -> Path:
     inputs = [CACHE / "movies.csv", *sorted(CACHE.glob("*.npy")), DETECTIONS / "objects.csv", DETECTIONS / "detectors.json"]
     for path in (*inputs, Path(__file__), *code):
         # Without the stage `detect` there are no detections, which most architectures do not need.
+        content = hashlib.sha256()
         with path.open("rb") if path.is_file() else io.BytesIO() as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+            # In large parts, as after each one this thread waits for Python's lock, which imports hold meanwhile.
+            while part := file.read(1 << 24):
+                content.update(part)
+        digest.update(content.digest())
     return repository() / ".dvc" / "tmp" / "training" / f"{digest.hexdigest()[:32]}.pt"
 
 
