@@ -8,11 +8,13 @@ import ast
 import io
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from poster_genres.dataset import File, check_id, read_bytes
@@ -98,26 +100,35 @@ def _text(dataset: Path, file: File) -> str:
 
 def _read_csv(text: str, name: str) -> pd.DataFrame:
     """Read a table with the columns `Id` and `Genre` (a Python list or names between commas), and perhaps one-hot columns."""
+    # As bytes, since StringIO takes four for each letter.
+    data = text.encode("utf-8")
+    ids: list[str] = []
+    genres: list[tuple[str, ...]] = []
+    known: dict[str, tuple[str, ...]] = {}
+    for part in _parts(data, name):
+        # The header is line 1, so that row i is line i + 2 where no cell has line breaks in it.
+        ids += [check_id(movie.strip(), f"{name}, row {i + 2}") for i, movie in part["Id"].items()]
+        for i, cell in part["Genre"].items():
+            if cell not in known:
+                known[cell] = _parse_genres(cell, f"{name}, row {i + 2}")
+            genres.append(known[cell])
+    # Which columns are named like genres is known only now.
+    names = {genre for row in known.values() for genre in row}
+    for part in _parts(data, name):
+        _check_one_hot(part, genres[part.index.start : part.index.stop], names, name)
+    return pd.DataFrame({"id": ids, "title": "", "year": "", "genres": pd.Series([_known_genres(g) for g in genres], dtype=object)})
+
+
+def _parts(data: bytes, name: str) -> Iterator[pd.DataFrame]:
+    """The table as text, some thousand rows at a time, as `read_movies` does; its columns `Id` and `Genre` are there."""
     try:
-        # As bytes, since StringIO takes four for each letter; and in parts, as `read_movies` does.
-        data = io.BytesIO(text.encode("utf-8"))
-        parts = pd.read_csv(data, dtype=str, keep_default_na=False, na_filter=False, chunksize=ROWS)
-        table = pd.concat(parts, ignore_index=True)
+        for part in pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False, na_filter=False, chunksize=ROWS):
+            for column in ("Id", "Genre"):
+                if column not in part:
+                    raise InputError(f"{name}: no column {column!r}; its columns are {', '.join(map(repr, part.columns[:8]))}")
+            yield part
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise InputError(f"{name}: not readable as CSV: {' '.join(str(error).split())}") from None
-    for column in ("Id", "Genre"):
-        if column not in table:
-            raise InputError(f"{name}: no column {column!r}; its columns are {', '.join(map(repr, table.columns[:8]))}")
-    # The header is line 1, so that row i is line i + 2 where no cell has line breaks in it.
-    ids = [check_id(movie.strip(), f"{name}, row {i + 2}") for i, movie in enumerate(table["Id"])]
-    known: dict[str, tuple[str, ...]] = {}
-    genres = []
-    for i, cell in enumerate(table["Genre"]):
-        if cell not in known:
-            known[cell] = _parse_genres(cell, f"{name}, row {i + 2}")
-        genres.append(known[cell])
-    _check_one_hot(table, genres, name)
-    return pd.DataFrame({"id": ids, "title": "", "year": "", "genres": pd.Series([_known_genres(g) for g in genres], dtype=object)})
 
 
 def _parse_genres(cell: str, where: str) -> tuple[str, ...]:
@@ -139,19 +150,15 @@ def _known_genres(genres: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(genre for genre in genres if genre != UNKNOWN) if UNKNOWN in genres else genres
 
 
-def _check_one_hot(table: pd.DataFrame, genres: list[tuple[str, ...]], name: str) -> None:
+def _check_one_hot(part: pd.DataFrame, genres: list[tuple[str, ...]], names: set[str], name: str) -> None:
     """The columns that are named like genres hold 0 or 1, and say the same as `Genre`."""
-    columns = [column for column in table.columns if column in {genre for row in genres for genre in row}]
-    for column in columns:
-        wrong = ~table[column].isin(["0", "1"])
-        if wrong.any():
-            i = int(wrong.to_numpy().argmax())
-            raise InputError(f"{name}, row {i + 2}: column {column!r} holds {table[column][i]!r}; 0 or 1 is right")
-        listed = pd.Series([column in row for row in genres], dtype=bool)
-        differs = (table[column] == "1") != listed
-        if differs.any():
-            i = int(differs.to_numpy().argmax())
-            raise InputError(f"{name}, row {i + 2}: Genre is {table['Genre'][i]!r}, but column {column!r} holds {table[column][i]}")
+    for column in part.columns.intersection(list(names)):
+        cells = part[column]
+        listed = np.array([column in row for row in genres], bool)
+        for i in part.index[~cells.isin(["0", "1"])]:
+            raise InputError(f"{name}, row {i + 2}: column {column!r} holds {cells[i]!r}; 0 or 1 is right")
+        for i in part.index[(cells == "1") != listed]:
+            raise InputError(f"{name}, row {i + 2}: Genre is {part['Genre'][i]!r}, but column {column!r} holds {cells[i]}")
 
 
 def _groundtruth_text(dataset: Path, file: File) -> str:

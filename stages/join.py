@@ -5,6 +5,7 @@ In: the folder that `dataset` names. Out: data/movies.csv, metrics/join.json. Ru
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,25 +32,26 @@ def find_posters(files: list[File]) -> tuple[dict[str, File], int]:
     return posters, repeats
 
 
-def group_identical(dataset: Path, posters: dict[str, File]) -> dict[str, str]:
-    """Map each ID to its group's smallest ID; posters with the same bytes are one group.
+def group_identical(dataset: Path, posters: dict[str, File], movies: Iterable[str]) -> dict[str, str]:
+    """Posters with the same bytes are one group, named by its smallest ID: that of each of these movies which has another one.
 
     Only posters of equal size can be identical, so only those are read.
     """
     by_size = defaultdict(list)
-    for movie, file in posters.items():
-        by_size[file.size].append(movie)
-    groups = {movie: movie for movie in posters}
-    for movies in by_size.values():
-        if len(movies) == 1:
+    for movie in movies:
+        by_size[posters[movie].size].append(movie)
+    groups: dict[str, str] = {}
+    for same in by_size.values():
+        if len(same) == 1:
             continue
         first: dict[bytes, str] = {}
-        for movie in sorted(movies):
+        for movie in sorted(same):
             try:
                 data = read_bytes(dataset, posters[movie].archive, posters[movie].path)
             except Exception:  # unreadable in whatever way: the cache stage leaves it out and says why
                 continue
-            groups[movie] = first.setdefault(hashlib.sha256(data).digest(), movie) if data else movie
+            if data and (group := first.setdefault(hashlib.sha256(data).digest(), movie)) != movie:
+                groups[movie] = group
     return groups
 
 
@@ -80,8 +82,8 @@ def join(metadata: Metadata, posters: dict[str, File], parameters: Parameters) -
     if clash := set(genres) & set(COLUMNS):
         raise InputError(f"{dataset}: genre {min(clash)!r} has the name of a column of data/movies.csv; write it in another case")
 
-    groups = group_identical(Path(dataset), {movie: posters[movie] for movie in movies["id"]})
-    movies["group"] = movies["id"].map(groups)
+    groups = group_identical(Path(dataset), posters, movies["id"])
+    movies["group"] = [groups.get(movie, movie) for movie in movies["id"]]
     test = movies["group"].map(lambda group: in_test(group, parameters.test)).to_numpy(bool)
     used = np.flatnonzero(~test)[: parameters.limit]
     if not test.any():
@@ -102,13 +104,12 @@ def join(metadata: Metadata, posters: dict[str, File], parameters: Parameters) -
         ) from None
     split[used] = np.where(validation, "validation", "train")
 
-    joined = pd.DataFrame({"id": movies["id"]})
-    joined["archive"] = [posters[movie].archive for movie in movies["id"]]
-    joined["poster"] = [posters[movie].path for movie in movies["id"]]
-    joined[["title", "year"]] = movies[["title", "year"]]
-    joined["split"] = split
-    joined = pd.concat([joined, pd.DataFrame(labels, columns=genres)], axis=1)
-    joined = joined[joined["split"] != ""].reset_index(drop=True)
+    kept = np.flatnonzero(split != "")
+    joined = movies.loc[kept, ["id", "title", "year"]].reset_index(drop=True)
+    joined.insert(1, "archive", [posters[movie].archive for movie in joined["id"]])
+    joined.insert(2, "poster", [posters[movie].path for movie in joined["id"]])
+    joined["split"] = split[kept]
+    joined = pd.concat([joined, pd.DataFrame(labels[kept], columns=genres)], axis=1)
     counts = {
         "dataset": dataset,
         "metadata": metadata.source,
@@ -120,7 +121,7 @@ def join(metadata: Metadata, posters: dict[str, File], parameters: Parameters) -
         "rows_without_poster": len(table) - len(matched),
         "matched": len(matched),
         "unknown_genres": len(matched) - len(movies),
-        "identical_posters": sum(movie != group for movie, group in groups.items()),
+        "identical_posters": len(groups),
         "beyond_limit": len(movies) - len(joined),
         "movies": {name: int((joined["split"] == name).sum()) for name in SPLITS},
         "genres": {
