@@ -61,7 +61,7 @@ def measure(folder: Path, size: int) -> Cost:
 
 
 def print_table(costs: list[Cost]) -> None:
-    """A Markdown table: first what starting the stages costs, which the growth in the last row leaves out."""
+    """A Markdown table; the last row says whether all grows with the number of posters, and no faster."""
     print("\n| posters | join s | MB | cache s | MB | posters/s | epoch s | train MB |\n|" + " --- |" * 8)
     start, smallest, largest = costs[0], costs[1], costs[-1]
     for cost in costs:
@@ -72,22 +72,28 @@ def print_table(costs: list[Cost]) -> None:
         print(f"| {name} | {join} | {cache} | {speed} | {epoch} | {cost['train MB']:.0f} |")
 
     def per_poster(name: str) -> str:
-        of_largest, of_smallest = ((cost[name] - start[name]) / cost["posters"] for cost in (largest, smallest))
-        return f"x {of_largest / of_smallest:.2f}"
+        """What a poster more costs between the largest two sizes, against the smallest two: start-up cancels out."""
+        at_end, at_start = (
+            (larger[name] - smaller[name]) / (larger["posters"] - smaller["posters"])
+            for smaller, larger in (costs[-2:], costs[1:3])
+        )
+        return f"x {at_end / at_start:.2f}"
 
     join, cache, train = (f"x {largest[f'{stage} MB'] / smallest[f'{stage} MB']:.2f}" for stage in STAGES)
-    print(f"| growth: time per poster, memory | {per_poster('join s')} | {join} | {per_poster('cache s')} | {cache} | ", end="")
+    print(f"| growth: a poster more, memory | {per_poster('join s')} | {join} | {per_poster('cache s')} | {cache} | ", end="")
     print(f"| {per_poster('epoch s')} | {train} |")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Cost against the number of posters.")
     parser.add_argument("dataset", nargs="?", type=Path, default=DATASET if DATASET.is_dir() else None)
-    parser.add_argument("--sizes", nargs="+", type=int, default=[3000, 30000, 100000], help="(3000 30000 100000)")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[3000, 30000, 100000], help="three or more (3000 30000 100000)")
     parser.add_argument("--height", type=int, default=96, help="of the cached posters (96)")
     parser.add_argument("--width", type=int, default=64, help="(64)")
     parser.add_argument("--json", type=Path, help="also write all numbers to this file")
     arguments = parser.parse_args()
+    if len(set(arguments.sizes)) < 3:
+        parser.error("--sizes: three different ones or more are needed to tell how costs grow")
     with project_copy() as folder:
         if arguments.dataset is None:
             run_python(["-m", "stages.sample"], folder)
@@ -96,7 +102,7 @@ def main() -> None:
         for stage, modules in STAGES.items():
             # The least of three, as it is taken off from all others, and the first reads files that no page cache has yet.
             costs[0][f"{stage} s"], costs[0][f"{stage} MB"] = min(run_python(["-c", f"import {modules}"], folder) for _ in range(3))
-        for size in sorted(arguments.sizes):
+        for size in sorted(set(arguments.sizes)):
             image = {"image_height": arguments.height, "image_width": arguments.width}
             set_parameters(folder, dataset="data/posters", limit=size, architecture="residual", epochs=1, **image)
             run_python(["-c", REPEAT, str(source), "data/posters", str(size)], folder)
