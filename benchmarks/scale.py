@@ -31,15 +31,15 @@ source, target, size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 files = list_files(source)
 posters, _ = find_posters(files)
 movies = read_metadata(source, files).movies
-movies = movies[movies["id"].isin(posters.keys())]
+movies = movies.merge(posters, on="id")
 rows = []
 for i in range(size):
     movie = movies.iloc[i % len(movies)]
-    poster = posters[movie["id"]]
     name = f"m{i:07}"
     folder = target / f"{i // 1000:04}"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}{poster.suffix}").write_bytes(read_bytes(source, poster.archive, poster.path) + name.encode())
+    poster = Path(movie["poster"])
+    (folder / f"{name}{poster.suffix}").write_bytes(read_bytes(source, movie["archive"], movie["poster"]) + name.encode())
     rows.append((name, list(movie["genres"]) or ["N/A"]))
 table = pd.DataFrame(rows, columns=["Id", "Genre"])
 for genre in sorted({genre for row in table["Genre"] for genre in row}):

@@ -4,8 +4,6 @@ In: the folder that `dataset` names. Out: data/movies.csv, metrics/join.json. Ru
 """
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,45 +15,47 @@ from poster_genres.dataset import POSTER_SUFFIXES, File, list_files, read_bytes
 from poster_genres.errors import InputError
 from poster_genres.files import write_json
 from poster_genres.metadata import Metadata, read_metadata
-from poster_genres.movies import COLUMNS, SPLITS, choose_validation, genres_of, in_test, write_movies
+from poster_genres.movies import COLUMNS, SPLITS, choose_validation, in_test, write_movies
 from poster_genres.parameters import Parameters, read_parameters
 
 
-def find_posters(files: list[File]) -> tuple[dict[str, File], int]:
-    """The posters by ID, and how many more posters have an ID that another already has; the first by name is kept."""
-    posters: dict[str, File] = {}
-    repeats = 0
-    for file in files:
-        if file.suffix in POSTER_SUFFIXES:
-            repeats += file.stem in posters
-            posters.setdefault(file.stem, file)
-    return posters, repeats
+def find_posters(files: list[File]) -> tuple[pd.DataFrame, int]:
+    """The posters, and how many more posters have an ID that another already has; the first by name is kept.
+
+    Returns
+    -------
+    A table with the columns id, archive, poster (its path there) and size (in bytes), a row a poster, by name; and the number.
+    """
+    found = [file for file in files if file.suffix in POSTER_SUFFIXES]
+    columns = {"id": "stem", "archive": "archive", "poster": "path", "size": "size"}
+    posters = pd.DataFrame({column: [getattr(file, name) for file in found] for column, name in columns.items()})
+    repeats = posters["id"].duplicated()
+    return posters[~repeats].reset_index(drop=True), int(repeats.sum())
 
 
-def group_identical(dataset: Path, posters: dict[str, File], movies: Iterable[str]) -> dict[str, str]:
-    """Posters with the same bytes are one group, named by its smallest ID: that of each of these movies which has another one.
+def group_identical(dataset: Path, posters: pd.DataFrame) -> dict[str, str]:
+    """Posters with the same bytes are one group, named by its smallest ID: that of each of these posters which has another one.
 
     Only posters of equal size can be identical, so only those are read.
+
+    Parameters
+    ----------
+    posters : some of `find_posters`
     """
-    by_size = defaultdict(list)
-    for movie in movies:
-        by_size[posters[movie].size].append(movie)
+    same = posters[posters["size"].duplicated(keep=False)].sort_values(["size", "id"])
+    first: dict[bytes, str] = {}
     groups: dict[str, str] = {}
-    for same in by_size.values():
-        if len(same) == 1:
+    for row in same.itertuples():
+        try:
+            data = read_bytes(dataset, row.archive, row.poster)
+        except Exception:  # unreadable in whatever way: the cache stage leaves it out and says why
             continue
-        first: dict[bytes, str] = {}
-        for movie in sorted(same):
-            try:
-                data = read_bytes(dataset, posters[movie].archive, posters[movie].path)
-            except Exception:  # unreadable in whatever way: the cache stage leaves it out and says why
-                continue
-            if data and (group := first.setdefault(hashlib.sha256(data).digest(), movie)) != movie:
-                groups[movie] = group
+        if data and (group := first.setdefault(hashlib.sha256(data).digest(), row.id)) != row.id:
+            groups[row.id] = group
     return groups
 
 
-def join(metadata: Metadata, posters: dict[str, File], parameters: Parameters) -> tuple[pd.DataFrame, dict[str, Any]]:
+def join(metadata: Metadata, posters: pd.DataFrame, parameters: Parameters) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Join metadata and posters, and split the movies.
 
     Returns
@@ -69,20 +69,21 @@ def join(metadata: Metadata, posters: dict[str, File], parameters: Parameters) -
     """
     dataset = parameters.dataset
     table = metadata.movies
-    if not posters:
+    if posters.empty:
         raise InputError(f"{dataset}: no posters found; files like tt0081562.jpg are needed, in folders or zip archives")
-    matched = table[table["id"].isin(posters.keys())]
-    if matched.empty:
-        some = f"metadata has {', '.join(table['id'][:3])}; posters are {', '.join(list(posters)[:3])}"
+    has_poster = table["id"].isin(posters["id"])
+    matched = int(has_poster.sum())
+    if not matched:
+        some = f"metadata has {', '.join(table['id'][:3])}; posters are {', '.join(posters['id'][:3])}"
         raise InputError(f"{dataset}: no ID of the metadata is the file name of a poster: {some}")
-    movies = matched[matched["genres"].map(len) > 0].reset_index(drop=True)
+    movies = table[has_poster & (table["genres"].map(len) > 0)].merge(posters, on="id")
     if movies.empty:
-        raise InputError(f"{dataset}: all {len(matched)} movies with a poster have unknown genres")
+        raise InputError(f"{dataset}: all {matched} movies with a poster have unknown genres")
     genres = sorted({genre for row in movies["genres"] for genre in row})
     if clash := set(genres) & set(COLUMNS):
         raise InputError(f"{dataset}: genre {min(clash)!r} has the name of a column of data/movies.csv; write it in another case")
 
-    groups = group_identical(Path(dataset), posters, movies["id"])
+    groups = group_identical(Path(dataset), movies)
     movies["group"] = [groups.get(movie, movie) for movie in movies["id"]]
     test = movies["group"].map(lambda group: in_test(group, parameters.test)).to_numpy(bool)
     used = np.flatnonzero(~test)[: parameters.limit]
@@ -105,10 +106,7 @@ def join(metadata: Metadata, posters: dict[str, File], parameters: Parameters) -
     split[used] = np.where(validation, "validation", "train")
 
     kept = np.flatnonzero(split != "")
-    joined = movies.loc[kept, ["id", "title", "year"]].reset_index(drop=True)
-    joined.insert(1, "archive", [posters[movie].archive for movie in joined["id"]])
-    joined.insert(2, "poster", [posters[movie].path for movie in joined["id"]])
-    joined["split"] = split[kept]
+    joined = movies.assign(split=split).loc[kept, COLUMNS].reset_index(drop=True)
     joined = pd.concat([joined, pd.DataFrame(labels[kept], columns=genres)], axis=1)
     counts = {
         "dataset": dataset,
@@ -117,16 +115,14 @@ def join(metadata: Metadata, posters: dict[str, File], parameters: Parameters) -
         "repeated_rows_dropped": metadata.repeats,
         "conflicting_rows_dropped": metadata.conflicts,
         "posters": len(posters),
-        "posters_without_metadata": len(posters) - len(matched),
-        "rows_without_poster": len(table) - len(matched),
-        "matched": len(matched),
-        "unknown_genres": len(matched) - len(movies),
+        "posters_without_metadata": len(posters) - matched,
+        "rows_without_poster": len(table) - matched,
+        "matched": matched,
+        "unknown_genres": matched - len(movies),
         "identical_posters": len(groups),
         "beyond_limit": len(movies) - len(joined),
-        "movies": {name: int((joined["split"] == name).sum()) for name in SPLITS},
-        "genres": {
-            genre: {name: int(joined.loc[joined["split"] == name, genre].sum()) for name in SPLITS} for genre in genres_of(joined)
-        },
+        "movies": {name: int((split == name).sum()) for name in SPLITS},
+        "genres": {genre: {name: int(labels[split == name, i].sum()) for name in SPLITS} for i, genre in enumerate(genres)},
     }
     return joined, counts
 
@@ -137,6 +133,7 @@ def main() -> None:
     files = list_files(dataset)
     posters, poster_repeats = find_posters(files)
     metadata = read_metadata(dataset, files, parameters.metadata)
+    files.clear()  # 16 MB, where there are 100,000
     movies, counts = join(metadata, posters, parameters)
     counts["repeated_posters_dropped"] = poster_repeats
     write_movies(movies, Path("data/movies.csv"))
