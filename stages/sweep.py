@@ -11,6 +11,7 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,17 @@ def dvc(*arguments: str, show: bool = False) -> str:
     """Run a DVC command and give what it printed."""
     if show:
         print(f"> dvc {' '.join(arguments)}", flush=True)
-    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True, check=False)
+    # Into files: a pipe would end only with the workers that `dvc queue start` leaves behind, and where two of them start in the
+    # same moment, one may miss the word to end (https://github.com/treeverse/dvc-task/issues/73).
+    with tempfile.TemporaryDirectory() as folder:
+        output, complaints = Path(folder, "output"), Path(folder, "complaints")
+        with output.open("wb") as stdout, complaints.open("wb") as stderr:
+            done = subprocess.run([sys.executable, "-m", "dvc", *arguments], stdout=stdout, stderr=stderr, check=False)
+        printed, complained = (file.read_text(encoding="utf-8") for file in (output, complaints))
     if done.returncode:
-        reason = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
+        reason = (complained or printed).strip().splitlines() or ["no reason given"]
         raise InputError(f"dvc {arguments[0]} {arguments[1]}: {reason[0].removeprefix('ERROR: ')}")
-    return done.stdout
+    return printed
 
 
 def grid_options(sweep: dict[str, list[Any]]) -> list[str]:
@@ -122,6 +129,15 @@ def wait(names: list[str]) -> list[str]:
             time.sleep(POLL_SECONDS)
 
 
+def wait_for_workers() -> None:
+    """Give the workers time to end, which they do some ten seconds after the queue is empty: the next sweep, started meanwhile,
+    would count on them. Not for good: they may have experiments of others to run, too."""
+    for _ in range(10):
+        if "Worker status: 0 active, 0 idle" in dvc("queue", "status"):
+            return
+        time.sleep(POLL_SECONDS)
+
+
 def results(names: list[str], keys: list[str]) -> pd.DataFrame:
     """A row an experiment: its name, what the grid set, and its scores; the best by validation first, or in the order of `names`
     where each has validation posters of its own."""
@@ -161,6 +177,7 @@ def main() -> None:
     names = [f"{name}-{i + 1}" for i in range(math.prod(len(values) for values in sweep.values()))]
     dvc("queue", "start", "-j", str(arguments.jobs), show=True)
     failed = wait(names)
+    wait_for_workers()
     for one in failed:
         log = dvc("queue", "logs", one).strip().splitlines()
         print(f"{one} failed: {log[-1] if log else 'no log'}; `dvc queue logs {one}` tells more", file=sys.stderr)

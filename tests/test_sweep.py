@@ -43,6 +43,8 @@ def test_a_sweep_loses_no_run_on_a_fresh_store(repository: Path) -> None:
 
 def test_a_sweep_over_other_validation_posters_has_no_winner(repository: Path) -> None:
     output = stage("sweep", "-S", "limit=60,50", cwd=repository).stdout
+    # Told as it happens: the sweep waits for its experiments, not for the workers' end.
+    assert "1/2 runs" in output
     assert "No winner: with another limit other posters validate." in output
     assert [line.split()[1] for line in output.splitlines() if line.lstrip().startswith("sweep-")] == ["60", "50"]
 
