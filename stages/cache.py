@@ -87,15 +87,17 @@ def write_cache(
     InputError
         More than the share `max_unreadable` of the posters cannot be used, or the movies of a whole split; see also `workers`.
     """
-    places = list(zip(movies["archive"], movies["poster"], strict=True))
-    size = shard_size(len(places))
+    places = movies[["archive", "poster"]]
+    size = shard_size(len(movies))
     # Absolute, as workers elsewhere run in folders of their own.
     temporary = folder.with_name(f".{folder.name}.part").resolve()
     shutil.rmtree(temporary, ignore_errors=True)
-    tasks = [
-        delayed(write_shard)(dataset.resolve(), places[start : start + size], height, width, temporary / f"posters-{number:03}.npy")
-        for number, start in enumerate(range(0, len(places), size))
-    ]
+    parts = (list(places[start : start + size].itertuples(index=False, name=None)) for start in range(0, len(movies), size))
+    # Taken one by one as workers get to them: of 100,000 posters all places at once take 14 MB.
+    tasks = (
+        delayed(write_shard)(dataset.resolve(), part, height, width, temporary / f"posters-{number:03}.npy")
+        for number, part in enumerate(parts)
+    )
     reasons: list[str] = []
     try:
         with workers(dask_scheduler), tqdm(total=len(movies), desc="cache", unit=" posters", disable=None) as progress:
