@@ -4,6 +4,8 @@ In: the folder that `dataset` names. Out: data/movies.csv, metrics/join.json. Ru
 """
 
 import hashlib
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +44,17 @@ def group_identical(dataset: Path, posters: pd.DataFrame) -> dict[str, str]:
     ----------
     posters : some of `find_posters`
     """
-    same = posters[posters["size"].duplicated(keep=False)].sort_values(["size", "id"])
-    first: dict[bytes, str] = {}
+    same = posters.loc[posters["size"].duplicated(keep=False), ["size", "id", "archive", "poster"]].sort_values(["size", "id"])
     groups: dict[str, str] = {}
-    for row in same.itertuples():
-        try:
-            data = read_bytes(dataset, row.archive, row.poster)
-        except Exception:  # unreadable in whatever way: the cache stage leaves it out and says why
-            continue
-        if data and (group := first.setdefault(hashlib.sha256(data).digest(), row.id)) != row.id:
-            groups[row.id] = group
+    for _, rows in groupby(same.itertuples(), attrgetter("size")):
+        first: dict[bytes, str] = {}
+        for row in rows:
+            try:
+                data = read_bytes(dataset, row.archive, row.poster)
+            except Exception:  # unreadable in whatever way: the cache stage leaves it out and says why
+                continue
+            if data and (group := first.setdefault(hashlib.sha256(data).digest(), row.id)) != row.id:
+                groups[row.id] = group
     return groups
 
 
