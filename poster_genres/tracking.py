@@ -314,10 +314,19 @@ def log_datasets(description: dict[str, Any]) -> None:
     movies = read_movies(CACHE / "movies.csv")
     dataset = description["parameters"]["dataset"]
     digest = description["tags"].get("dvc.data", "")[:36] or None
+    datasets = []
     for split in SPLITS:
         part = movies[movies["split"] == split].drop(columns=["archive", "poster", "title"])
-        data = from_pandas(part, source=dataset, name=f"{Path(dataset).name} ({split})", digest=digest)
-        mlflow.log_input(data, context=split)
+        datasets.append(from_pandas(part, source=dataset, name=f"{Path(dataset).name} ({split})", digest=digest))
+    for attempt in range(2):
+        try:
+            mlflow.log_inputs(datasets, contexts=list(SPLITS), tags_list=[None] * len(datasets))
+            return
+        except mlflow.MlflowException:
+            # A server looks whether it knows a data set, and adds it otherwise; its database refuses the one who comes second.
+            # By then the first one's is there to be found.
+            if attempt == 1:
+                raise
 
 
 def log_examples() -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
+from threading import Barrier
 
 import mlflow
 import numpy as np
@@ -23,7 +24,7 @@ import psycopg2
 import pytest
 from mlflow.entities import Run
 
-from poster_genres.tracking import Tracking, connect
+from poster_genres.tracking import Tracking, connect, log_datasets
 from tests.conftest import environment, free_port, run, serving, set_parameters, stage
 
 PLOTS = {"Loss", "Accuracy", "Macro average precision", "Average precision by genre", "Precision and recall"}
@@ -295,6 +296,30 @@ def test_two_people_train_at_once_with_a_server_on_postgresql(
         assert {row[0] for row in cursor.fetchall()} == {one.info.run_id for one in found}
     assert not list(tmp_path.rglob("mlflow.db"))
     assert len(list((tmp_path / "artifacts").rglob("model.pt"))) == 2
+
+
+def test_runs_that_log_a_new_data_set_in_the_same_moment_all_have_it(
+    finished: Path, postgresql: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished)
+    monkeypatch.setattr(os, "environ", os.environ | {"MLFLOW_TRACKING_URI": postgresql})
+    experiment = connect()
+    people = 8
+    start = Barrier(people)
+
+    def log(hashes: list[str]) -> list[int]:
+        counts = []
+        for data in hashes:
+            with mlflow.start_run(experiment_id=experiment) as one:
+                start.wait(60)
+                log_datasets({"parameters": {"dataset": "data/sample"}, "tags": {"dvc.data": data}})
+            inputs = mlflow.get_run(one.info.run_id).inputs
+            assert inputs is not None
+            counts.append(len(inputs.dataset_inputs))
+        return counts
+
+    with ThreadPoolExecutor(people) as pool:
+        assert list(pool.map(log, [["a", "b", "c"]] * people)) == [[3, 3, 3]] * people
 
 
 def test_an_experiment_that_another_machine_has_just_made_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
