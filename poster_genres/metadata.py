@@ -57,7 +57,7 @@ def read_metadata(dataset: Path, files: list[File], choice: str = "auto") -> Met
         if len(tables) > 1:
             names = ", ".join(file.name for file in tables)
             raise InputError(f"{dataset}: {len(tables)} CSV files ({names}); keep the one that says the movies' genres")
-        table = _read_csv(_text(dataset, tables[0]), f"{dataset}/{tables[0].name}")
+        table = _read_csv(_text(dataset, tables[0]).encode("utf-8"), f"{dataset}/{tables[0].name}")
     if choice in ("auto", "groundtruth"):
         parts = [_read_groundtruth(text, f"{dataset}/{file.name}") for file in truths if (text := _groundtruth_text(dataset, file))]
         truth = pd.concat(parts, ignore_index=True) if parts else None
@@ -98,10 +98,9 @@ def _text(dataset: Path, file: File) -> str:
         ) from None
 
 
-def _read_csv(text: str, name: str) -> pd.DataFrame:
-    """Read a table with the columns `Id` and `Genre` (a Python list or names between commas), and perhaps one-hot columns."""
-    # As bytes, since StringIO takes four for each letter.
-    data = text.encode("utf-8")
+def _read_csv(data: bytes, name: str) -> pd.DataFrame:
+    """Read a table in UTF-8 with the columns `Id` and `Genre` (a Python list or names between commas), and perhaps one-hot
+    columns."""
     ids: list[str] = []
     genres: list[tuple[str, ...]] = []
     known: dict[str, tuple[str, ...]] = {}

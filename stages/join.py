@@ -89,28 +89,29 @@ def join(metadata: Metadata, posters: pd.DataFrame, parameters: Parameters) -> t
     groups = group_identical(Path(dataset), movies)
     movies["group"] = [groups.get(movie, movie) for movie in movies["id"]]
     test = movies["group"].map(lambda group: in_test(group, parameters.test)).to_numpy(bool)
-    used = np.flatnonzero(~test)[: parameters.limit]
     if not test.any():
         raise InputError(f"{dataset}: none of the {len(movies)} movies falls into the test set; raise `test` or add movies")
-    if (rest := int((~test).sum())) < parameters.limit:
-        print(f"limit: {parameters.limit} is more than the {rest} movies beside the test set; all of them are used")
+    others = np.flatnonzero(~test)
+    if len(others) < parameters.limit:
+        print(f"limit: {parameters.limit} is more than the {len(others)} movies beside the test set; all of them are used")
+    unknown, beyond = matched - len(movies), others[parameters.limit :]
+    # Before the split, whose library fills what is freed here.
+    movies, test = movies.drop(index=beyond, columns="size").reset_index(drop=True), np.delete(test, beyond)
+    others = np.flatnonzero(~test)
     labels = np.empty((len(movies), len(genres)), np.uint8)
     for column, genre in enumerate(genres):
         labels[:, column] = [genre in row for row in movies["genres"]]
-    split = np.where(test, "test", "").astype(object)
     numbers = movies["group"].factorize()[0]
     try:
-        validation = choose_validation(labels[used], numbers[used], parameters.validation, parameters.seed)
+        validation = choose_validation(labels[others], numbers[others], parameters.validation, parameters.seed)
     except ValueError:
         raise InputError(
-            f"params.yaml: limit: {len(used)} movie(s) are too few to set {parameters.validation:g} of them aside for validation"
+            f"params.yaml: limit: {len(others)} movie(s) are too few to set {parameters.validation:g} of them aside for validation"
             " and train on the rest; raise `limit`, or add movies"
         ) from None
-    split[used] = np.where(validation, "validation", "train")
-
-    kept = np.flatnonzero(split != "")
-    joined = movies.assign(split=split).loc[kept, COLUMNS].reset_index(drop=True)
-    joined = pd.concat([joined, pd.DataFrame(labels[kept], columns=genres)], axis=1)
+    split = np.where(test, "test", "train").astype(object)
+    split[others[validation]] = "validation"
+    joined = pd.concat([movies.assign(split=split)[COLUMNS], pd.DataFrame(labels, columns=genres)], axis=1)
     counts = {
         "dataset": dataset,
         "metadata": metadata.source,
@@ -121,9 +122,9 @@ def join(metadata: Metadata, posters: pd.DataFrame, parameters: Parameters) -> t
         "posters_without_metadata": len(posters) - matched,
         "rows_without_poster": len(table) - matched,
         "matched": matched,
-        "unknown_genres": matched - len(movies),
+        "unknown_genres": unknown,
         "identical_posters": len(groups),
-        "beyond_limit": len(movies) - len(joined),
+        "beyond_limit": len(beyond),
         "movies": {name: int((split == name).sum()) for name in SPLITS},
         "genres": {genre: {name: int(labels[split == name, i].sum()) for name in SPLITS} for i, genre in enumerate(genres)},
     }
@@ -135,8 +136,9 @@ def main() -> None:
     dataset = Path(parameters.dataset)
     files = list_files(dataset)
     posters, poster_repeats = find_posters(files)
+    # What is known of 100,000 posters' files takes 16 MB, which reading the metadata finds free.
+    files = [file for file in files if file.suffix not in POSTER_SUFFIXES]
     metadata = read_metadata(dataset, files, parameters.metadata)
-    files.clear()  # 16 MB, where there are 100,000
     movies, counts = join(metadata, posters, parameters)
     counts["repeated_posters_dropped"] = poster_repeats
     write_movies(movies, Path("data/movies.csv"))
