@@ -1,6 +1,7 @@
 """Training: the learners' epochs, the probe on frozen features that they may begin from, and the state to go on from."""
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -27,6 +28,9 @@ from poster_genres.parameters import Recipe
 
 # Strengths of the probe's weight decay, of which validation chooses.
 DECAYS = (0.1, 0.3, 0.5, 1.0, 2.0)
+# Of an epoch's training posters about so many at most are scored: to rank all that a large data set has would take more memory than
+# to train on them, for a running score.
+SCORED = 20_000
 
 
 def build_optimizer(network: Network, recipe: Recipe, steps: int) -> tuple[torch.optim.Optimizer, LRScheduler | None]:
@@ -313,8 +317,9 @@ class Training:
         Returns
         -------
         The running scores, of the posters as augmented and the networks as they were at each step, without what words add, which
-        is learned by heart on these posters; see `score_epoch`.
+        is learned by heart on these posters; see `score_epoch`. Of more than SCORED, each second batch counts, or each third, …
         """
+        every = math.ceil(len(self.train_rows) * len(self.learners) / SCORED)
         seen: list[np.ndarray] = []
         outputs: list[Tensor] = []
         with tqdm(
@@ -322,12 +327,15 @@ class Training:
         ) as progress:
             for learner in self.learners:
                 learner.network.train()
-                for batch in shuffled_batches(self.train_rows, self.recipe.batch_size):
-                    outputs.append(self._step(learner, batch))
-                    seen.append(processes.share(batch))
+                for i, batch in enumerate(shuffled_batches(self.train_rows, self.recipe.batch_size)):
+                    output = self._step(learner, batch)
+                    if i % every == 0:
+                        outputs.append(output)
+                        seen.append(processes.share(batch))
                     progress.update(len(batch))
-        rows, logits = (processes.collect(part) for part in (np.concatenate(seen), torch.cat(outputs).cpu().numpy()))
-        return score_epoch("train", self.labels[np.concatenate(rows)], np.concatenate(logits))
+        parts = (np.concatenate(seen), torch.cat(outputs).cpu().numpy())
+        rows, logits = (np.concatenate(processes.collect(part)) for part in parts)
+        return score_epoch("train", self.labels[rows], logits)
 
     def _step(self, learner: Learner, batch: np.ndarray) -> Tensor:
         """Learn from a batch of rows; the logits it gave, of this process's share of them."""

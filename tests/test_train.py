@@ -12,13 +12,16 @@ import pytest
 import torch
 import yaml
 
+from poster_genres import training
 from poster_genres.architectures import needs_objects, recipe_name
 from poster_genres.augmentation import augment, random_transforms
 from poster_genres.cached import read_cache
 from poster_genres.model import load_model
+from poster_genres.movies import genres_of, labels_of
 from poster_genres.networks import build_network
 from poster_genres.parameters import read_parameters
-from poster_genres.training import build_optimizer, exponential_average, shuffled_batches
+from poster_genres.training import build_optimizer, exponential_average, score_epoch, shuffled_batches
+from stages.train import new_model
 from tests.conftest import ROOT, run, set_parameters, stage, wait_until
 from tests.test_detect import plant
 from tests.test_tracking import runs_of
@@ -73,6 +76,29 @@ def test_it_learns_and_keeps_the_best_epoch(cached: Path) -> None:
     scores = pd.read_csv(cached / "metrics" / "scores.csv").set_index(["split", "score"])
     assert scores.loc[("validation", "macro_average_precision"), "model"] == pytest.approx(best, abs=1e-5)
     assert scores.loc[("test", "macro_average_precision"), "model"] > scores.loc[("test", "macro_average_precision"), "prior"] + 0.1
+
+
+def test_of_many_training_posters_some_are_scored_and_all_are_learned_from(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(cached)
+    parameters = read_parameters()
+    posters, movies = read_cache(Path("data/cache"))
+    labels, splits = labels_of(movies), movies["split"].to_numpy(str)
+    scored: list[int] = []
+
+    def count(split: str, labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+        scored.append(len(labels))
+        return score_epoch(split, labels, logits)
+
+    monkeypatch.setattr(training, "score_epoch", count)
+    rows = []
+    for most in (48, 47):
+        monkeypatch.setattr(training, "SCORED", most)
+        model = new_model(parameters, genres_of(movies), posters.shape, labels[splits == "train"].mean(axis=0), CPU)
+        rows.append(training.Training(model, posters, labels, splits, parameters.recipe(), CPU).run_epoch())
+    # Of 48 posters in batches of 16 all; then those of every second batch.
+    assert scored == [48, 12, 32, 12]
+    assert rows[0]["validation_loss"] == rows[1]["validation_loss"]
+    assert rows[0]["train_loss"] != rows[1]["train_loss"]
 
 
 def test_patience_stops_early(cached: Path) -> None:
