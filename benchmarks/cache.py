@@ -36,7 +36,7 @@ from poster_genres.movies import read_movies
 from stages.cache import write_cache
 movies = read_movies(Path("data/movies.csv"))
 start = time.perf_counter()
-write_cache(Path(sys.argv[1]), movies, int(sys.argv[2]), int(sys.argv[3]), 0.05, Path("data/cache"))
+write_cache(Path(sys.argv[1]), movies, int(sys.argv[2]), int(sys.argv[3]), "bicubic", 0.05, Path("data/cache"))
 Path("seconds.txt").write_text(str(time.perf_counter() - start))
 """
 

@@ -36,7 +36,7 @@ def find_faces(dataset: Path, movies: pd.DataFrame) -> pd.DataFrame:
     height, width = 480, 320
     rows = []
     for movie in tqdm(movies.itertuples(), desc="faces", total=len(movies), unit=" posters", disable=None):
-        gray = cv2.cvtColor(load_poster(dataset, movie.archive, movie.poster, height, width), cv2.COLOR_RGB2GRAY)
+        gray = cv2.cvtColor(load_poster(dataset, movie.archive, movie.poster, height, width, "bilinear"), cv2.COLOR_RGB2GRAY)
         boxes, _, weights = cascade.detectMultiScale3(gray, 1.1, 5, minSize=(20, 20), outputRejectLevels=True)
         for (left, top, across, down), weight in zip(boxes, np.ravel(weights), strict=True):
             confidence = 1 / (1 + np.exp(-weight / 5))

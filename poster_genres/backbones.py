@@ -6,39 +6,79 @@ The library is an optional requirement. Only weights in the safetensors format a
 import inspect
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from poster_genres.efficientnet import keep_statistics
 from poster_genres.errors import InputError
 from poster_genres.hugging_face import find, transformers
-from poster_genres.networks import IMAGENET, Head, Network
+from poster_genres.networks import Head, Network, Preprocessing
+
+# A picture of each colour is shown to a backbone's processor: black, the three channels alone, and one to check what they say.
+COLOURS = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (200, 40, 120))
 
 
-def read_backbone(architecture: str) -> tuple[dict[str, Any], list[float], list[float]]:
-    """What a backbone is, and what its input is normalised by.
+def read_backbone(architecture: str) -> tuple[dict[str, Any], Preprocessing]:
+    """What a backbone is, and what it is fed.
 
     Returns
     -------
-    The configuration of its image part, as JSON has it; mean and deviation of the channels, in [0, 255].
+    The configuration of its image part, as JSON has it, with `channel_order`, in which it takes red, green and blue (0, 1, 2); and
+    what its own processor does to pixels.
 
     Raises
     ------
     InputError
-        There is no such model, or it takes no images.
+        There is no such model, it takes no images, or its processor does more than to scale channels.
     """
     library = transformers()
     source = find(architecture)
     try:
         config = library.AutoConfig.from_pretrained(source)
         processor = library.AutoImageProcessor.from_pretrained(source, backend="pil")
-        mean, std = processor.image_mean, processor.image_std
     except (OSError, ValueError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{architecture}: {reason}; give the ID of a model for images, or its folder") from None
+    try:
+        order, preprocessing = read_preprocessing(processor)
+    except ValueError as error:
+        raise InputError(f"{architecture}: {error}; give another backbone") from None
     config = getattr(config, "vision_config", config)
-    if mean is None or std is None:
-        return config.to_dict(), list(IMAGENET[0]), list(IMAGENET[1])
-    return config.to_dict(), [255 * value for value in mean], [255 * value for value in std]
+    return config.to_dict() | {"channel_order": order}, preprocessing
+
+
+def read_preprocessing(processor: Any) -> tuple[list[int], Preprocessing]:
+    """What a processor of Hugging Face's does to pixels, seen from what it makes of pictures of one colour each: its settings go by
+    many names (do_rescale, rescale_offset, do_flip_channel_order, …).
+
+    Returns
+    -------
+    Which of red, green and blue (0, 1, 2) each channel is that the network takes; and mean and deviation, of red, green and blue.
+
+    Raises
+    ------
+    ValueError
+        It does something else than to put channels in order and to scale each.
+    """
+    pictures = [Image.new("RGB", (64, 64), colour) for colour in COLOURS]
+    seen = np.stack([np.asarray(processor(picture, return_tensors="np")["pixel_values"], np.float64)[0] for picture in pictures])
+    if seen.ndim != 4 or seen.shape[1] != 3:
+        raise ValueError(f"its processor gives arrays {seen.shape[1:]} instead of three channels of pixels")
+    # (colours, channels), from the middle, where nothing is padded.
+    values = seen[:, :, seen.shape[2] // 2, seen.shape[3] // 2]
+    slopes = (values[1:4] - values[0]).T / 255
+    order = np.abs(slopes).argmax(axis=1).tolist()
+    scale = slopes[range(3), order]
+    expected = values[0] + scale * np.array(COLOURS[4])[order]
+    if sorted(order) != [0, 1, 2] or (scale <= 0).any() or not np.allclose(values[4], expected, atol=1e-3):
+        raise ValueError("its processor does more than to scale red, green and blue")
+    mean, std = np.empty(3), np.empty(3)
+    mean[order], std[order] = -values[0] / scale, 1 / scale
+    resample = getattr(processor, "resample", None) if getattr(processor, "do_resize", True) else None
+    interpolation = None if resample is None else Image.Resampling(resample).name.lower()
+    return order, Preprocessing(tuple(mean.round(6).tolist()), tuple(std.round(6).tolist()), interpolation)
 
 
 class BackboneNetwork(Network):
@@ -52,9 +92,12 @@ class BackboneNetwork(Network):
         library = transformers()
         config = dict(config)
         kind = config.pop("model_type")
+        # Models of earlier versions of this project do not name it.
+        order = config.pop("channel_order", [0, 1, 2])
         backbone = library.AutoModel.from_config(library.AutoConfig.for_model(kind, **config))
         super().__init__(nn.Identity(), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Sequential())
         self.backbone: Any = backbone
+        self.order: list[int] | None = None if order == [0, 1, 2] else order
         # Only backbones with learned positions know this word; they then fit them to the posters' shape.
         knows = "interpolate_pos_encoding" in inspect.signature(backbone.forward).parameters
         self.options: dict[str, Any] = {"interpolate_pos_encoding": True} if knows else {}
@@ -64,7 +107,14 @@ class BackboneNetwork(Network):
         nn.init.constant_(head.bias, -2.5)
         self.head = nn.Sequential(nn.Dropout(0.3), head)
 
+    def train(self, mode: bool = True) -> "BackboneNetwork":
+        super().train(mode)
+        keep_statistics(self.backbone)
+        return self
+
     def features(self, posters: Tensor) -> Tensor:
+        if self.order is not None:
+            posters = posters[:, self.order]
         output = self.backbone(pixel_values=posters, **self.options)
         hidden = output.last_hidden_state
         if hidden.ndim == 4:

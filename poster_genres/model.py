@@ -33,7 +33,8 @@ class Model:
     backbone : the configuration of an `hf/…` architecture's backbone, else empty
     genres : the names of their outputs, in order
     height, width : of their input, in pixels
-    mean, std : of the training posters' channels, 3 numbers each in [0, 255]; the input is normalised by them
+    mean, std : 3 numbers each, for channels in [0, 255]; the input is normalised by them
+    interpolation : by which posters are resized; see `posters.decode`
     networks : each of them float32 (N, 3, height, width), normalised, to logits (N, genres)
     prior : the share of training posters that have each genre
     shares : how much each network counts in the average, adding up to one; empty where they count the same
@@ -62,6 +63,8 @@ class Model:
     flip: bool = False
     temperature: float = 1.0
     backbone: dict[str, Any] = field(default_factory=dict)
+    # Models of earlier versions of this project do not name it, and were trained so.
+    interpolation: str = "bilinear"
     threshold: float = 0.5
     thresholds: list[float] | None = None
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from poster_genres.architectures import HUGGING_FACE, image_stream
-from poster_genres.efficientnet import VARIANTS, EfficientNetLite, imagenet_weights
+from poster_genres.efficientnet import DEVIATION, INTERPOLATION, MEAN, VARIANTS, EfficientNetLite, imagenet_weights
 from poster_genres.layers import Dropout, MaxPool, ReLUBatchNormMaxPool, ReLUMaxPool
 
 
@@ -230,38 +230,52 @@ def efficientnet_lite(variant: str, genres: int, height: int, width: int) -> Net
 
 
 @dataclass(frozen=True)
+class Preprocessing:
+    """What becomes of a poster's pixels, RGB in [0, 255], before a network sees them: less `mean`, over `std`, a channel each.
+
+    `interpolation` is the way of resizing that the weights were trained with; None where any is as good.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str | None = None
+
+
+@dataclass(frozen=True)
 class Architecture:
-    """How a network is made, from (genres, height, width), and what its input is normalised by: channels in [0, 255]."""
+    """How a network is made, from (genres, height, width), and what it is fed."""
 
     build: Callable[[int, int, int], Network]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    preprocessing: Preprocessing
 
 
-# The mean and deviation of ImageNet's photographs, as everybody uses; posters are a little darker.
-IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+# For networks that learn from nothing, which any numbers do that bring pixels near 0 and 1: those of ImageNet's photographs, from
+# torchvision's references (https://pytorch.org/vision/stable/models.html), times 255.
+STANDARD = Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 NETWORKS = {
     # The tutorial only divides by 255.
-    "tutorial": Architecture(tutorial, (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
-    "alexnet": Architecture(alexnet, *IMAGENET),
-    "residual": Architecture(residual, *IMAGENET),
-} | {variant: Architecture(partial(efficientnet_lite, variant), *IMAGENET) for variant in VARIANTS}
+    "tutorial": Architecture(tutorial, Preprocessing((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))),
+    "alexnet": Architecture(alexnet, STANDARD),
+    "residual": Architecture(residual, STANDARD),
+} | {
+    variant: Architecture(partial(efficientnet_lite, variant), Preprocessing(MEAN, DEVIATION, INTERPOLATION))
+    for variant in VARIANTS
+}
 
 
-def describe(architecture: str) -> tuple[dict[str, Any], list[float], list[float]]:
+def describe(architecture: str) -> tuple[dict[str, Any], Preprocessing]:
     """What has to be known of an architecture before a network of it is built.
 
     Returns
     -------
-    The configuration of its backbone (empty but for `hf/…`); mean and deviation of the channels that its input is normalised by.
+    The configuration of its backbone (empty but for `hf/…`), and what its input must be.
     """
     architecture = image_stream(architecture)
     if architecture.startswith(HUGGING_FACE):
         from poster_genres.backbones import read_backbone
 
         return read_backbone(architecture)
-    found = NETWORKS[architecture]
-    return {}, list(found.mean), list(found.std)
+    return {}, NETWORKS[architecture].preprocessing
 
 
 def build_network(

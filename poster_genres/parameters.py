@@ -68,6 +68,7 @@ class Parameters(BaseModel):
     seed: Annotated[Integer, Field(ge=0, lt=2**32)]
     image_height: Annotated[Integer, Field(ge=32, le=2048)]
     image_width: Annotated[Integer, Field(ge=32, le=2048)]
+    interpolation: Literal["bilinear", "bicubic", "lanczos"]
     max_unreadable: Annotated[Number, Field(ge=0, le=1)]
     dask_scheduler: str | None
     detectors: list[str]

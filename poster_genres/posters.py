@@ -25,7 +25,7 @@ class Unreadable(Exception):
     """A poster cannot be used; the message is a short reason, the same for all posters with this fault."""
 
 
-def decode(data: bytes, height: int, width: int) -> np.ndarray:
+def decode(data: bytes, height: int, width: int, interpolation: str) -> np.ndarray:
     """Decode a poster of any colour mode and resize it.
 
     The whole poster is kept and its shape changed: nearly all are 2:3. EXIF rotation is applied, an animation's first frame
@@ -35,6 +35,7 @@ def decode(data: bytes, height: int, width: int) -> np.ndarray:
     ----------
     data : the file's content, in one of `FORMATS`
     height, width : of the result, in pixels
+    interpolation : bilinear, bicubic or lanczos, as Pillow knows them: when it shrinks a poster it averages over all its pixels
 
     Returns
     -------
@@ -46,7 +47,7 @@ def decode(data: bytes, height: int, width: int) -> np.ndarray:
         The data is empty, no image, truncated, damaged, or of more than `MAX_PIXELS` pixels.
     """
     # A large JPEG is decoded at a fraction of its size, still four times larger than what is kept of it.
-    return np.asarray(upright(data, (4 * width, 4 * height)).resize((width, height), Image.Resampling.BILINEAR))
+    return np.asarray(upright(data, (4 * width, 4 * height)).resize((width, height), Image.Resampling[interpolation.upper()]))
 
 
 def upright(data: bytes, least: tuple[int, int]) -> Image.Image:
@@ -91,7 +92,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def load_poster(dataset: Path, archive: str, path: str, height: int, width: int) -> np.ndarray:
+def load_poster(dataset: Path, archive: str, path: str, height: int, width: int, interpolation: str) -> np.ndarray:
     """Read and decode one poster of a data set; see `decode`."""
     try:
         data = read_bytes(dataset, archive, path)
@@ -99,10 +100,10 @@ def load_poster(dataset: Path, archive: str, path: str, height: int, width: int)
         raise Unreadable("missing file") from None
     except (OSError, KeyError, zipfile.BadZipFile, EOFError, ValueError, zlib.error):
         raise Unreadable("cannot be read") from None
-    return decode(data, height, width)
+    return decode(data, height, width, interpolation)
 
 
-def write_shard(dataset: Path, places: list[tuple[str, str]], height: int, width: int, path: Path) -> list[str]:
+def write_shard(dataset: Path, places: list[tuple[str, str]], height: int, width: int, interpolation: str, path: Path) -> list[str]:
     """Load posters and write those that can be used to `path`, in their order; it appears when it is whole.
 
     Parameters
@@ -118,7 +119,7 @@ def write_shard(dataset: Path, places: list[tuple[str, str]], height: int, width
         _write_header(file, (len(places), height, width, 3))
         for archive, poster in places:
             try:
-                file.write(load_poster(dataset, archive, poster, height, width).data)
+                file.write(load_poster(dataset, archive, poster, height, width, interpolation).data)
                 reasons.append("")
             except Unreadable as error:
                 reasons.append(str(error))

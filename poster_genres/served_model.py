@@ -46,7 +46,7 @@ class PosterModel(PythonModel):
         """A poster's content and its pixels. A path is at most 4,096 characters; what is no file is base64."""
         try:
             data = Path(text).read_bytes() if len(text) <= 4096 and Path(text).is_file() else base64.b64decode(text, validate=True)
-            return data, decode(data, self.model.height, self.model.width)
+            return data, decode(data, self.model.height, self.model.width, self.model.interpolation)
         except (binascii.Error, ValueError, Unreadable) as error:
             raise mlflow.MlflowException.invalid_parameter_value(
                 f"poster {row}: {error}; give an image file's path on the server, or the file's content in base64"

@@ -70,6 +70,7 @@ def write_cache(
     movies: pd.DataFrame,
     height: int,
     width: int,
+    interpolation: str,
     max_unreadable: float,
     folder: Path,
     dask_scheduler: str | None = None,
@@ -95,7 +96,7 @@ def write_cache(
     parts = (list(places[start : start + size].itertuples(index=False, name=None)) for start in range(0, len(movies), size))
     # Taken one by one as workers get to them: of 100,000 posters all places at once take 14 MB.
     tasks = (
-        delayed(write_shard)(dataset.resolve(), part, height, width, temporary / f"posters-{number:03}.npy")
+        delayed(write_shard)(dataset.resolve(), part, height, width, interpolation, temporary / f"posters-{number:03}.npy")
         for number, part in enumerate(parts)
     )
     reasons: list[str] = []
@@ -142,6 +143,7 @@ def main() -> None:
         movies,
         parameters.image_height,
         parameters.image_width,
+        parameters.interpolation,
         parameters.max_unreadable,
         Path("data/cache"),
         parameters.dask_scheduler,

@@ -71,10 +71,10 @@ def random_poster() -> tuple[Poster, str]:
     return (str(dataset / movie["archive"] / movie["poster"]), place), f"{movie['id']}{title}{year}: {genres}"
 
 
-def load(poster: Poster, height: int, width: int) -> np.ndarray | str:
-    """A poster's pixels, or why it cannot be read."""
+def load(poster: Poster, model: "Model") -> np.ndarray | str:
+    """A poster's pixels as the model takes them, or why it cannot be read."""
     try:
-        return load_poster(*poster[1], height, width)
+        return load_poster(*poster[1], model.height, model.width, model.interpolation)
     except Unreadable as error:
         return str(error)
 
@@ -121,7 +121,7 @@ def predict(
     parallel = Parallel(n_jobs=-1, backend="threading")
     rest = iter(posters)
     while batch := list(islice(rest, BATCH)):
-        loaded = parallel(delayed(load)(poster, model.height, model.width) for poster in batch)
+        loaded = parallel(delayed(load)(poster, model) for poster in batch)
         readable = [pixels for pixels in loaded if isinstance(pixels, np.ndarray)]
         probabilities: Iterator[np.ndarray] = iter(())
         if readable:
@@ -147,7 +147,7 @@ def explain_poster(model_path: Path, poster: Poster, path: Path, detections: Pat
 
     device = choose_device()
     model = load_model(model_path, device)
-    pixels = load(poster, model.height, model.width)
+    pixels = load(poster, model)
     if isinstance(pixels, str):
         raise InputError(f"{poster[0]}: {pixels}; JPEG, PNG, GIF, WebP, BMP and TIFF can be read")
     found = find_objects(model, [poster], detections)

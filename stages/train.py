@@ -55,7 +55,12 @@ def new_model(
     classes = [] if detections is None else detections.classes
     _, height, width, _ = shape
     recipe = parameters.recipe()
-    backbone, mean, std = describe(parameters.architecture)
+    backbone, preprocessing = describe(parameters.architecture)
+    if preprocessing.interpolation not in (None, parameters.interpolation):
+        raise InputError(
+            f"params.yaml: interpolation: {parameters.architecture} was pretrained on pictures resized by "
+            f"{preprocessing.interpolation} interpolation; set it to that, not {parameters.interpolation!r}"
+        )
     networks = []
     for i in range(recipe.networks):
         torch.manual_seed(parameters.seed + i)
@@ -77,14 +82,15 @@ def new_model(
         genres,
         height,
         width,
-        mean,
-        std,
+        list(preprocessing.mean),
+        list(preprocessing.std),
         networks,
         prior.tolist(),
         detectors={} if detections is None else detections.detectors,
         classes=classes,
         flip=recipe.flip,
         backbone=backbone,
+        interpolation=parameters.interpolation,
     )
 
 

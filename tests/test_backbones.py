@@ -5,13 +5,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pandas as pd
 import pytest
 import torch
 import transformers
+from PIL import Image
 
 from poster_genres.backbones import BackboneNetwork, places
+from poster_genres.model import Model
 from poster_genres.networks import build_network, describe, load_pretrained
+from poster_genres.posters import decode
 from tests.conftest import run, set_parameters, stage
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -55,8 +59,7 @@ def siglip(folder: Path) -> Path:
 def test_posters_of_any_shape_become_logits(tmp_path: Path, make, height: int, width: int) -> None:  # type: ignore[no-untyped-def]
     torch.manual_seed(0)
     architecture = f"hf/{make(tmp_path / 'backbone')}"
-    backbone, mean, std = describe(architecture)
-    assert all(0 < value < 255 for value in mean + std)
+    backbone, _ = describe(architecture)
     network = build_network(architecture, 7, height, width, json.loads(json.dumps(backbone)))
     assert isinstance(network, BackboneNetwork)
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -72,6 +75,44 @@ def test_posters_of_any_shape_become_logits(tmp_path: Path, make, height: int, w
         assert network(posters).shape == (2, 7)
 
 
+def mobilevit(folder: Path) -> Path:
+    config = transformers.MobileViTConfig(hidden_sizes=[16, 16, 16], neck_hidden_sizes=[8] * 7, num_attention_heads=2)
+    return save(transformers.MobileViTModel(config), transformers.MobileViTImageProcessorPil(), folder)
+
+
+@pytest.mark.parametrize(
+    ("make", "interpolation"),
+    [
+        (vit, "bilinear"),
+        (siglip, "bicubic"),
+        (dinov2, "bicubic"),
+        (clip, "bicubic"),
+        (convnext, "bilinear"),
+        (mobilevit, "bilinear"),
+    ],
+)
+def test_pixels_are_those_of_the_backbones_own_processor(tmp_path: Path, make, interpolation: str) -> None:  # type: ignore[no-untyped-def]
+    architecture = f"hf/{make(tmp_path / 'backbone')}"
+    backbone, preprocessing = describe(architecture)
+    assert preprocessing.interpolation == interpolation
+    picture = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    # Resized to one size without cropping: what it does to pixels is compared, not which part of a picture it takes.
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "backbone", backend="pil")
+    with Image.open(picture) as image:
+        resized = image.resize((160, 192), Image.Resampling[interpolation.upper()])
+    options = {"size": {"height": 192, "width": 160}, "do_center_crop": False, "do_resize": False}
+    expected = processor(resized, return_tensors="pt", **options)["pixel_values"]
+    network = build_network(architecture, 2, 192, 160, backbone)
+    mean, std = list(preprocessing.mean), list(preprocessing.std)
+    model = Model(architecture, ["A", "B"], 192, 160, mean, std, [network], [0.5, 0.5], interpolation=interpolation)
+    pixels = model.normalise(torch.from_numpy(decode(picture.read_bytes(), 192, 160, interpolation)[None].copy()))
+    seen: list[torch.Tensor] = []
+    network.backbone.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs["pixel_values"]), with_kwargs=True)
+    with torch.inference_mode():
+        network.eval()(pixels)
+    torch.testing.assert_close(seen[0], expected, atol=2e-6, rtol=1e-5)
+
+
 def test_tokens_are_laid_out_as_the_poster_is() -> None:
     assert places(1 + 15 * 10, 240, 160) == (15, 10)
     assert places(1 + 4 + 17 * 11, 240, 160) == (17, 11)  # four registers, patches of 14
@@ -84,7 +125,14 @@ def test_tokens_are_laid_out_as_the_poster_is() -> None:
 def test_the_whole_pipeline(project: Path, make, epochs: int) -> None:  # type: ignore[no-untyped-def]
     make(project / "backbones" / "tiny")
     set_parameters(project, architecture="hf/backbones/tiny", epochs=epochs)
-    for name in ("join", "cache", "train", "evaluate"):
+    for name in ("join", "cache"):
+        stage(name, cwd=project)
+    assert stage("train", cwd=project, fails=True).stderr.splitlines()[-1] == (
+        "error: params.yaml: interpolation: hf/backbones/tiny was pretrained on pictures resized by bilinear interpolation; "
+        "set it to that, not 'bicubic'"
+    )
+    set_parameters(project, interpolation="bilinear")
+    for name in ("cache", "train", "evaluate"):
         stage(name, cwd=project)
     history = pd.read_csv(project / "metrics" / "history.csv")
     assert history["epoch"].tolist() == list(range(epochs + 1))

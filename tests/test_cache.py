@@ -27,7 +27,7 @@ def test_rows_are_the_posters_in_the_tables_order(project: Path) -> None:
     posters, movies = read_cache(project / "data" / "cache")
     assert posters.shape == (len(movies), 36, 32, 3)
     for row in (0, 7, len(movies) - 1):
-        expected = load_poster(project / "data" / "posters", "", movies["poster"][row], 36, 32)
+        expected = load_poster(project / "data" / "posters", "", movies["poster"][row], 36, 32, "bicubic")
         assert (posters[row] == expected).all()
 
 
@@ -126,7 +126,7 @@ def test_unreadable_posters_are_left_out_and_listed(project: Path) -> None:
     assert len(posters) == len(movies)
     assert not {"m002", "m003", "m004"} & set(movies["id"])
     row = movies.index[movies["id"] == "m005"][0]
-    assert (posters[row] == load_poster(folder, "", "m005.jpg", 80, 80)).all()
+    assert (posters[row] == load_poster(folder, "", "m005.jpg", 80, 80, "bicubic")).all()
     counts = json.loads((project / "metrics" / "cache.json").read_text(encoding="utf-8"))
     assert counts["left_out"] == {"m002.jpg": "empty file", "m003.jpg": "not an image", "m004.jpg": "missing file"}
     assert (counts["posters"], counts["unreadable"]) == (len(movies), 3)

@@ -2,17 +2,23 @@
 
 import copy
 import importlib
+import io
 from pathlib import Path
 
+import matplotlib
 import pytest
+import sklearn
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from poster_genres.efficientnet import imagenet_weights
+from poster_genres.efficientnet import VARIANTS, imagenet_weights
 from poster_genres.errors import InputError
 from poster_genres.layers import Dropout, ReLUBatchNormMaxPool, ReLUMaxPool
-from poster_genres.networks import NETWORKS, Head, build_network, load_pretrained
+from poster_genres.model import Model
+from poster_genres.networks import NETWORKS, STANDARD, Head, Preprocessing, build_network, describe, load_pretrained
+from poster_genres.posters import decode
 
 
 def test_the_tutorials_network_is_reproduced_exactly() -> None:
@@ -113,6 +119,35 @@ def test_efficientnet_lite_gives_the_logits_of_the_reference(variant: str, size:
         logits = network.maps(posters)[-1].mean(dim=(2, 3)) @ weight.T + bias
     assert expected.std() > 0.5
     assert torch.allclose(logits, expected, atol=2e-4)
+
+
+def likeliest_class(picture: Path, variant: str, preprocessing: Preprocessing) -> int:
+    """Of the square in the middle of a picture, resized to 240 x 240, the likeliest of ImageNet's 1000 classes."""
+    with Image.open(picture) as image:
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        buffer = io.BytesIO()
+        image.crop((left, top, left + side, top + side)).save(buffer, "PNG")
+    pixels = decode(buffer.getvalue(), 240, 240, "bicubic")
+    network = build_network(variant, 1, 240, 240).eval()
+    load_pretrained(network, variant)
+    model = Model(variant, ["a genre"], 240, 240, list(preprocessing.mean), list(preprocessing.std), [network], [0.5])
+    _, weight, bias = imagenet_weights(variant)
+    with torch.inference_mode():
+        maps = network.maps(model.normalise(torch.from_numpy(pixels[None].copy())))
+        return int((maps[-1].mean(dim=(2, 3)) @ weight.T + bias).argmax())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_known_pictures_are_what_they_are(variant: str) -> None:
+    hopper = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    china = Path(sklearn.__file__).parent / "datasets" / "images" / "china.jpg"
+    _, preprocessing = describe(variant)
+    assert preprocessing == Preprocessing((127.0, 127.0, 127.0), (128.0, 128.0, 128.0), "bicubic")
+    # Military uniform, and palace.
+    assert [likeliest_class(picture, variant, preprocessing) for picture in (hopper, china)] == [652, 698]
+    # By ImageNet's mean and deviation, which other EfficientNets have, only the smallest still sees the uniform.
+    assert (likeliest_class(hopper, variant, STANDARD) == 652) == (variant == "efficientnet_lite0")
 
 
 def test_frozen_blocks_stay_as_they_are() -> None:

@@ -20,7 +20,7 @@ def encode(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def mean_color(data: bytes) -> list[int]:
-    pixels = decode(data, 30, 20)
+    pixels = decode(data, 30, 20, "bicubic")
     assert (pixels.shape, pixels.dtype) == ((30, 20, 3), np.uint8)
     return [round(channel) for channel in pixels.mean(axis=(0, 1)).tolist()]
 
@@ -67,8 +67,8 @@ def test_exif_rotation_is_applied() -> None:
     pixels[:30] = 255
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
-    upright = decode(encode(Image.fromarray(pixels), "PNG"), 60, 40)
-    turned = decode(encode(Image.fromarray(pixels), "JPEG", exif=exif, quality=95), 60, 40)
+    upright = decode(encode(Image.fromarray(pixels), "PNG"), 60, 40, "bicubic")
+    turned = decode(encode(Image.fromarray(pixels), "JPEG", exif=exif, quality=95), 60, 40, "bicubic")
     assert upright[:20].mean() > 250
     assert turned[:20].mean() < 5
     assert turned[-20:].mean() > 250
@@ -102,7 +102,7 @@ def huge_png(side: int) -> bytes:
 )
 def test_what_cannot_be_used_has_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(Unreadable, match=reason):
-        decode(data, 30, 20)
+        decode(data, 30, 20, "bicubic")
 
 
 def test_damaged_files_never_raise_anything_else() -> None:
@@ -114,7 +114,7 @@ def test_damaged_files_never_raise_anything_else() -> None:
         for position in random.integers(0, len(data), 5):
             data[position] = random.integers(256)
         try:
-            decode(bytes(data), 8, 8)
+            decode(bytes(data), 8, 8, "bicubic")
             outcomes.add("read")
         except Unreadable:
             outcomes.add("unreadable")
@@ -123,4 +123,4 @@ def test_damaged_files_never_raise_anything_else() -> None:
 
 def test_a_missing_file_is_unreadable(tmp_path: Path) -> None:
     with pytest.raises(Unreadable, match="missing file"):
-        load_poster(tmp_path, "", "m001.jpg", 8, 8)
+        load_poster(tmp_path, "", "m001.jpg", 8, 8, "bicubic")
