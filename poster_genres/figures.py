@@ -74,13 +74,13 @@ def draw_precision_recall(model: pd.DataFrame, prior: pd.DataFrame, path: Path) 
 
 
 def draw_reliability(before: pd.DataFrame, after: pd.DataFrame, path: Path) -> None:
-    """How often what was given a probability is true, from `scores.reliability`: before and after temperature scaling."""
+    """How often what was given a probability is true, from `scores.reliability`: before and after the fit on validation."""
     figure = Figure(figsize=(5.2, 4.2))
     axes = figure.subplots()
     top = 1.05 * max(table[column].max() for table in (before, after) for column in ("probability", "share"))
     axes.plot([0, top], [0, top], color=PRIOR, linestyle="--", label="as it should be")
-    axes.plot(before["probability"], before["share"], color=TRAIN, marker="o", markersize=4, label="as trained")
-    axes.plot(after["probability"], after["share"], color=MODEL, marker="o", markersize=4, label="after temperature scaling")
+    axes.plot(before["probability"], before["share"], color=TRAIN, marker="o", markersize=4, label="parts as trained, summed")
+    axes.plot(after["probability"], after["share"], color=MODEL, marker="o", markersize=4, label="as fitted on validation")
     _plain(axes, "Reliability (test posters, all genres)", "probability", "share that is true")
     axes.set(xlim=(0, top), ylim=(0, top))
     axes.legend(frameon=False)

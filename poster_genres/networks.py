@@ -1,8 +1,8 @@
 """The networks, by name: `build_network(name, genres=24, height=192, width=128)`.
 
 Every network maps float32 posters (N, 3, height, width), normalised, to logits (N, genres). There is no sigmoid at the end:
-the loss takes logits, which is numerically safer, and `predict_probabilities` of poster_genres.model applies the sigmoid. Those of
-`two_stream/NAME` also take what detectors found on the posters.
+the loss takes logits, which is numerically safer, and `predict_probabilities` of poster_genres.model applies the sigmoid. That of
+`two_stream/NAME` is NAME's: what detectors found on posters is a part of the model beside it.
 """
 
 from collections.abc import Callable
@@ -26,45 +26,8 @@ class Head(nn.Linear):
             return super().forward(x.float())
 
 
-class ObjectStream(nn.Module):
-    """What a vector of detected objects, float32 (N, inputs), adds to each genre's logit.
-
-    A linear layer, and beside it a network with one hidden layer, which begins at zero. To add the two streams' logits is the
-    same as to join their last features before one common output layer, as Chu and Guo (2017) do: its weights are only written in
-    two parts.
-    """
-
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self, inputs: int, genres: int, hidden: int = 64) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(inputs))
-        self.register_buffer("deviation", torch.ones(inputs))
-        self.linear = nn.Linear(inputs, genres, bias=False)
-        self.hidden = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), Dropout(0.5), nn.Linear(hidden, genres, bias=False))
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.hidden[-1].weight)  # type: ignore[arg-type]
-
-    def fit(self, objects: Tensor) -> None:
-        """Take mean and standard deviation of the training posters' vectors, float32 (N, inputs), for `standard`."""
-        self.mean.copy_(objects.mean(dim=0))
-        # An object that is on hardly any poster would else be hundreds of deviations away where it is.
-        self.deviation.copy_(objects.std(dim=0).clamp_min(0.05))
-
-    def standard(self, objects: Tensor) -> Tensor:
-        return (objects - self.mean) / self.deviation
-
-    def forward(self, objects: Tensor) -> Tensor:
-        with torch.autocast(objects.device.type, enabled=False):
-            standard = self.standard(objects.float())
-            logits: Tensor = self.linear(standard) + self.hidden(standard)
-            return logits
-
-
 class Network(nn.Module):
-    """A network in three parts: posters to `maps` of features, `pool` to features, `head` to logits; and, where it has two streams,
-    a fourth, to whose logits those of the head are added.
+    """A network in three parts: posters to `maps` of features, `pool` to features, `head` to logits.
 
     Attributes
     ----------
@@ -72,13 +35,11 @@ class Network(nn.Module):
         a part
     pool : to (N, features)
     head : to logits (N, genres)
-    objects : what detectors found on the posters, float32 (N, inputs), to logits (N, genres); None where only the poster is seen
     """
 
     def __init__(self, maps: nn.Module, pool: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.maps, self.pool, self.head = maps, pool, head
-        self.objects: ObjectStream | None = None
 
     def freeze(self, blocks: int) -> None:
         """Keep the weights of the first blocks of the maps as they are in training.
@@ -98,11 +59,8 @@ class Network(nn.Module):
         features: Tensor = self.pool(self.maps(posters))
         return features
 
-    def forward(self, posters: Tensor, objects: Tensor | None = None) -> Tensor:
+    def forward(self, posters: Tensor) -> Tensor:
         logits: Tensor = self.head(self.features(posters))
-        if self.objects is not None:
-            assert objects is not None
-            logits = logits + self.objects(objects)
         return logits
 
 
@@ -278,15 +236,12 @@ def describe(architecture: str) -> tuple[dict[str, Any], Preprocessing]:
     return {}, NETWORKS[architecture].preprocessing
 
 
-def build_network(
-    architecture: str, genres: int, height: int, width: int, backbone: dict[str, Any] | None = None, objects: int = 0
-) -> Network:
+def build_network(architecture: str, genres: int, height: int, width: int, backbone: dict[str, Any] | None = None) -> Network:
     """Build a network with fresh weights, from torch's global random numbers.
 
     Parameters
     ----------
     backbone : the configuration of one of `hf/…`
-    objects : the length of the vector of objects, for two streams
 
     Raises
     ------
@@ -302,8 +257,6 @@ def build_network(
         network: Network = BackboneNetwork(backbone or {}, genres, height, width)
     else:
         network = NETWORKS[image].build(genres, height, width)
-    if image != architecture:
-        network.objects = ObjectStream(objects, genres)
     # Posters lie channels-last in memory; convolutions on the CPU are fastest when their weights do too.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -39,7 +39,7 @@ class PosterModel(PythonModel):
             from poster_genres.sentences import with_sentences
 
             found = with_sentences(detect_all(self.model.detectors, [content for content, _ in data]))
-        probabilities = predict_probabilities(self.model, posters, choose_device(), found=found)
+        probabilities = predict_probabilities(self.model, posters, choose_device(), detected=found)
         return pd.DataFrame(probabilities.astype(float), columns=self.model.genres)
 
     def _read(self, text: str, row: int) -> tuple[bytes, np.ndarray]:

@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,11 @@ from poster_genres.augmentation import augment, random_transforms
 from poster_genres.cached import Posters
 from poster_genres.devices import autocast
 from poster_genres.errors import InputError
-from poster_genres.model import BATCH, Model, predict_logits
+from poster_genres.fusion import out_of_fold_logits
+from poster_genres.logistic import fit_logistic
+from poster_genres.model import BATCH, Model, evidence_of_detections, image_logits
 from poster_genres.networks import Network
-from poster_genres.objects import Detected, object_vectors
+from poster_genres.objects import Detected
 from poster_genres.parameters import Recipe
 
 # Strengths of the probe's weight decay, of which validation chooses.
@@ -40,8 +42,8 @@ def build_optimizer(network: Network, recipe: Recipe, steps: int) -> tuple[torch
     "one_cycle" is Smith 2018, arXiv:1803.09820, over `steps` steps.
     """
     groups: list[dict[str, Any]] = []
-    head = [one for name, one in network.named_parameters() if name.startswith(("head.", "objects."))]
-    body = [one for name, one in network.named_parameters() if not name.startswith(("head.", "objects.")) and one.requires_grad]
+    head = list(network.head.parameters())
+    body = [one for name, one in network.named_parameters() if not name.startswith("head.") and one.requires_grad]
     for part, rate in ((head, recipe.learning_rate), (body, recipe.learning_rate * recipe.body_learning_rate)):
         weights = [parameter for parameter in part if parameter.ndim > 1]
         others = [parameter for parameter in part if parameter.ndim <= 1]
@@ -114,37 +116,6 @@ def frozen_features(network: Network, model: Model, posters: Posters, rows: np.n
     return torch.cat(found, dim=1)
 
 
-def fit_probe(features: Tensor, labels: Tensor, decay: float) -> tuple[Tensor, Tensor]:
-    """Logistic regressions on frozen features, one a genre, with an L2 penalty.
-
-    Parameters
-    ----------
-    features : float32 (n, features)
-    labels : float32 (n, genres), 0 or 1
-    decay : of the weights of the standardised features, times half their squared norm, against the mean cross-entropy a genre
-
-    Returns
-    -------
-    Weights (genres, features) and biases (genres,) for features as they are given.
-    """
-    mean, deviation = features.mean(dim=0), features.std(dim=0).clamp_min(1e-6)
-    standard = (features - mean) / deviation
-    weight = torch.zeros(labels.shape[1], features.shape[1], requires_grad=True)
-    bias = torch.logit(labels.mean(dim=0).clamp(1e-4, 1 - 1e-4)).requires_grad_()
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
-
-    def loss() -> float:
-        optimizer.zero_grad()
-        error = binary_cross_entropy_with_logits(standard @ weight.T + bias, labels) * labels.shape[1]
-        total = error + decay / 2 * weight.square().sum()
-        total.backward()
-        return float(total.detach())
-
-    optimizer.step(loss)
-    scaled = weight.detach() / deviation
-    return scaled, bias.detach() - scaled @ mean
-
-
 @dataclass
 class Learner:
     """A network in training, and what changes with it. `distributed` is the same network, as several processes call it to train;
@@ -175,11 +146,12 @@ class Training:
 
     Parameters
     ----------
-    model : whose networks are trained; at the end it has the weights of the best epoch by validation macro average precision
+    model : whose networks are trained, beside words and objects that have learned already; at the end it has the weights of the
+        epoch with the least cross-entropy on validation posters
     posters : uint8 (N, height, width, 3)
     labels : float32 (N, genres), 0 or 1
     splits : (N,), "train", "validation" or "test"; test posters are not looked at
-    found : on each poster, for two streams
+    detected : what is on each poster, for two streams
     """
 
     def __init__(
@@ -190,20 +162,20 @@ class Training:
         splits: np.ndarray,
         recipe: Recipe,
         device: torch.device,
-        found: list[Detected] | None = None,
+        detected: list[Detected] | None = None,
     ) -> None:
         self.model, self.recipe, self.device = model, recipe, device
-        self.posters, self.labels, self.found = posters, labels, found
+        self.posters, self.labels = posters, labels
         self.load_posters = loader(posters, device)
-        self.objects = None if found is None else torch.from_numpy(object_vectors(found, model.classes)).to(device)
         self.train_rows, self.validation_rows = np.flatnonzero(splits == "train"), np.flatnonzero(splits == "validation")
         self.history: list[dict[str, Any]] = []
+        # Of the best epoch: the networks' weights, none where the probe alone is best, and the logits that they give, float32
+        # (validation posters, genres).
         self.best: list[dict[str, Tensor]] = []
-        # float32 (validation posters, genres), of the best epoch.
         self.best_logits: np.ndarray | None = None
-        for network in model.networks:
-            if network.objects is not None and self.objects is not None:
-                network.objects.fit(self.objects[self.train_rows])
+        # What the parts that are not trained here say of validation posters.
+        chosen = None if detected is None else [detected[row] for row in self.validation_rows]
+        self.evidence = evidence_of_detections(model, chosen)
         steps = recipe.epochs * len(batch_starts(len(self.train_rows), recipe.batch_size))
         self.learners = []
         for network in model.networks:
@@ -213,14 +185,11 @@ class Training:
                 average = AveragedModel(network, avg_fn=exponential_average(recipe.weight_averaging), use_buffers=True)
             learner = Learner(network, processes.distribute(network), average, *build_optimizer(network, recipe, steps))
             self.learners.append(learner)
-        self.scored = replace(model, networks=[learner.scored for learner in self.learners])
-        self.probe: Network | None = None
-        self.probe_logits: np.ndarray | None = None
 
     def start_from_probe(self) -> None:
         """Fit logistic regressions on the features of the pretrained maps: epoch 0 of metrics/history.csv.
 
-        The heads begin from them, and they count as much in the model's average as all trained networks together.
+        The heads begin from them, and they are a part of the model beside the networks.
         """
         start = time.perf_counter()
         network = copy.deepcopy(self.model.networks[0])
@@ -228,31 +197,23 @@ class Training:
         for split, rows in (("train", self.train_rows), ("validation", self.validation_rows)):
             part = frozen_features(network, self.model, self.posters, processes.share(rows), self.device)
             features[split] = torch.from_numpy(processes.gather(part.transpose(0, 1).numpy())).transpose(0, 1)
-            if network.objects is not None and self.objects is not None:
-                standard = network.objects.standard(self.objects[rows]).cpu()
-                features[split] = torch.cat([features[split], standard.expand(2, -1, -1)], dim=2)
-        from poster_genres import scores
-
-        labels = torch.from_numpy(self.labels[self.train_rows])
-        best = -1.0
+        labels, truth = (torch.from_numpy(self.labels[rows]) for rows in (self.train_rows, self.validation_rows))
+        best = math.inf
         for decay in DECAYS:
-            weight, bias = fit_probe(features["train"].flatten(0, 1), labels.repeat(2, 1), decay)
-            logits = (features["validation"].mean(dim=0) @ weight.T + bias).numpy()
-            score = scores.macro_average_precision(self.labels[self.validation_rows], logits)
-            if score > best:
-                best, chosen = score, (weight, bias)
+            weight, bias = fit_logistic(features["train"].flatten(0, 1), labels.repeat(2, 1), decay)
+            loss = float(binary_cross_entropy_with_logits(features["validation"].mean(dim=0) @ weight.T + bias, truth))
+            if loss < best:
+                best, chosen = loss, (weight, bias)
         for one in (network, *self.model.networks):
             set_head(one, *chosen)
         self.use_probe(network)
-        assert self.probe_logits is not None
-        self.best_logits = self.probe_logits
         logits = (features["train"].mean(dim=0) @ chosen[0].T + chosen[1]).numpy()
         seconds = time.perf_counter() - start
         self.history.append(
             {
                 "epoch": 0,
                 **score_epoch("train", self.labels[self.train_rows], logits),
-                **score_epoch("validation", self.labels[self.validation_rows], self.probe_logits),
+                **self._score_validation(self.evidence),
                 "learning_rate": 0.0,
                 "seconds": seconds,
                 "posters_per_second": len(self.train_rows) / seconds,
@@ -260,29 +221,38 @@ class Training:
         )
 
     def use_probe(self, network: Network) -> None:
-        """Average this network, which is not trained any more, with the trained ones."""
-        self.probe = network
-        alone = replace(self.model, networks=[network])
-        self.probe_logits = self._validation_logits(alone)
+        """Have this network, which is not trained any more, as a part of the model."""
+        self.model.probe = network
+        self.evidence["probe"] = self._validation_logits([network])
 
-    def _validation_logits(self, model: Model) -> np.ndarray:
+    def _validation_logits(self, networks: list[Network]) -> np.ndarray:
         """float32 (validation posters, genres)"""
         rows = processes.share(self.validation_rows)
-        return processes.gather(predict_logits(model, self.posters, self.device, rows, self.found))
+        return processes.gather(image_logits(self.model, networks, self.posters, self.device, rows))
+
+    def _score_validation(self, evidence: dict[str, np.ndarray]) -> dict[str, float]:
+        """The scores of all parts of the model together, which are fitted on validation posters, and scored on others of them."""
+        if not all(np.isfinite(logits).all() for logits in evidence.values()):
+            raise diverged()
+        truth = self.labels[self.validation_rows]
+        return score_epoch("validation", truth, out_of_fold_logits(evidence, truth))
+
+    def best_evidence(self) -> dict[str, np.ndarray]:
+        """What each part of the model of the best epoch says of validation posters, float32 (validation posters, genres)."""
+        networks = {} if self.best_logits is None else {"networks": self.best_logits}
+        return networks | self.evidence
 
     def run_epoch(self) -> dict[str, Any]:
-        """Train each network for an epoch, and score their average on validation: a row of metrics/history.csv."""
+        """Train each network for an epoch, and score the model on validation: a row of metrics/history.csv."""
         epoch = self.epoch + 1
         start = time.perf_counter()
         processes.agree_on_random_numbers()
         learning_rate = self.learners[0].optimizer.param_groups[0]["lr"]
         row = self._train_epoch(f"epoch {epoch}/{self.recipe.epochs}")
         trained = time.perf_counter() - start
-        logits = self._validation_logits(self.scored)
-        if self.probe_logits is not None:
-            logits = (logits + self.probe_logits) / 2
-        row |= score_epoch("validation", self.labels[self.validation_rows], logits)
-        if row["validation_macro_average_precision"] > self.best_score():
+        logits = self._validation_logits([learner.scored for learner in self.learners])
+        row |= self._score_validation({"networks": logits} | self.evidence)
+        if row["validation_loss"] < self.best_loss():
             self.best = [
                 {key: value.detach().clone() for key, value in learner.scored.state_dict().items()} for learner in self.learners
             ]
@@ -303,13 +273,13 @@ class Training:
         """The last epoch that is done; 0 before the first."""
         return int(self.history[-1]["epoch"]) if self.history else 0
 
-    def best_score(self) -> float:
-        """The best macro average precision on validation so far; -1 before the first epoch."""
-        return max((row["validation_macro_average_precision"] for row in self.history), default=-1.0)
+    def best_loss(self) -> float:
+        """The least cross-entropy on validation so far; infinite before the first epoch."""
+        return min((row["validation_loss"] for row in self.history), default=math.inf)
 
     def epochs_since_best(self) -> int:
-        scored = [row["validation_macro_average_precision"] for row in self.history]
-        return len(scored) - 1 - scored.index(max(scored))
+        losses = [row["validation_loss"] for row in self.history]
+        return len(losses) - 1 - losses.index(min(losses))
 
     def _train_epoch(self, name: str) -> dict[str, float]:
         """Go once over the training posters with each network.
@@ -344,7 +314,7 @@ class Training:
         pixels = self.model.normalise(self.load_posters(rows))
         pixels = augment(pixels, None if transforms is None else processes.share(transforms))
         with autocast(self.device):
-            logits = learner.distributed(pixels, None if self.objects is None else self.objects[rows]).float()
+            logits = learner.distributed(pixels).float()
         loss = binary_cross_entropy_with_logits(logits, torch.from_numpy(self.labels[rows]).to(self.device))
         # Gradients are averaged over the processes, whose shares may differ by a poster.
         loss = loss * (len(rows) * processes.number() / len(batch))
@@ -364,16 +334,12 @@ class Training:
             self.model.networks.clear()
         for network, weights in zip(self.model.networks, self.best, strict=True):
             network.load_state_dict(weights)
-        if self.probe is not None:
-            trained = len(self.model.networks)
-            self.model.shares = [0.5 / trained] * trained + [0.5] if trained else [1.0]
-            self.model.networks.append(self.probe)
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on from here, for `load`."""
         return {
             "learners": [learner.state() for learner in self.learners],
-            "probe": None if self.probe is None else self.probe.state_dict(),
+            "probe": None if self.model.probe is None else self.model.probe.state_dict(),
             "best": self.best,
             "best logits": None if self.best_logits is None else torch.from_numpy(self.best_logits),
             "history": self.history,
@@ -397,14 +363,15 @@ class Training:
 
 
 def set_head(network: Network, weight: Tensor, bias: Tensor) -> None:
-    """Give the last layer of a network these weights (genres, features) and biases (genres,). Where it has two streams, the
-    features are those of the poster and, after them, the standardised vector of objects."""
+    """Give the last layer of a network these weights (genres, features) and biases (genres,)."""
     last = network.head[-1]  # type: ignore[index]
     with torch.no_grad():
-        last.weight.copy_(weight[:, : last.in_features])
+        last.weight.copy_(weight)
         last.bias.copy_(bias)
-        if network.objects is not None:
-            network.objects.linear.weight.copy_(weight[:, last.in_features :])
+
+
+def diverged() -> InputError:
+    return InputError("params.yaml: learning_rate: training diverged, the network's outputs are no numbers; try a tenth of it")
 
 
 def score_epoch(split: str, labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
@@ -421,7 +388,7 @@ def score_epoch(split: str, labels: np.ndarray, logits: np.ndarray) -> dict[str,
     from poster_genres import scores
 
     if not np.isfinite(logits).all():
-        raise InputError("params.yaml: learning_rate: training diverged, the network's outputs are no numbers; try a tenth of it")
+        raise diverged()
     probabilities = expit(logits)
     return {
         f"{split}_loss": scores.binary_cross_entropy(labels, probabilities),

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 # Of the penalty, inverse. On validation, words alone do as well with 10, but are then too sure of themselves beside the image.
 STRENGTH = 3.0
 SENTENCE_STRENGTH = 1.0
-# Both regressions hear of the same words, so that what they say is not added in full.
-SHARE = 0.7
 # Parts of words, as short as "war" and as long as "ghost", that are on so many training posters at least. Parts, as a reader of
 # posters' lettering now and then takes one letter for another.
 LENGTHS = (3, 5)
@@ -26,7 +24,7 @@ LEAST = 3
 WORD = re.compile(r"[^\W\d_]{3,}")
 COMMON = 6
 SHOWN = 10
-ARRAYS = ("frequencies", "weights", "sentence_weights", "offset")
+ARRAYS = ("frequencies", "weights", "sentence_weights", "offset", "sentence_offset")
 
 
 @dataclass
@@ -39,7 +37,7 @@ class Words:
     frequencies : float32 (n,), the logarithm of how rare each is (inverse document frequency)
     weights : float32 (n, genres)
     sentence_weights : float32 (`sentences.LENGTH`, genres)
-    offset : float32 (genres,), what both say of training posters on average
+    offset, sentence_offset : float32 (genres,), what each says of training posters with words on average
     """
 
     vocabulary: list[str]
@@ -47,30 +45,35 @@ class Words:
     weights: np.ndarray
     sentence_weights: np.ndarray
     offset: np.ndarray
+    sentence_offset: np.ndarray
 
     def vectorizer(self) -> "TfidfVectorizer":
         vectorizer = new_vectorizer(vocabulary={part: i for i, part in enumerate(self.vocabulary)})
         vectorizer.idf_ = self.frequencies
         return vectorizer
 
-    def logits(self, found: list[Detected]) -> np.ndarray:
-        """What the words add to each genre's logit, float32 (posters, genres); 0 on average.
+    def logits(self, found: list[Detected]) -> tuple[np.ndarray, np.ndarray]:
+        """What the letters of the words, and what their meaning adds to each genre's logit, float32 (posters, genres) each.
 
-        An image's logit and this are added as if, given the genre, the words did not depend on the picture (naive Bayes).
+        0 for posters without words, and on average over training posters with words.
         """
-        spoken = self.vectorizer().transform([text_of(detected.objects) for detected in found]) @ self.weights
-        meant = np.stack([detected.sentence for detected in found]) @ self.sentence_weights
-        return np.asarray(spoken + meant - self.offset, np.float32)
+        texts = [text_of(detected.objects) for detected in found]
+        present = np.array([bool(text.strip()) for text in texts])[:, None]
+        spoken = np.asarray(self.vectorizer().transform(texts) @ self.weights) - self.offset
+        meant = np.stack([detected.sentence for detected in found]) @ self.sentence_weights - self.sentence_offset
+        return np.asarray(present * spoken, np.float32), np.asarray(present * meant, np.float32)
 
-    def by_object(self, detected: Detected) -> np.ndarray:
-        """What each object adds to each genre's logit, float32 (objects, genres): with the offset they add up to `logits`.
+    def by_object(self, detected: Detected) -> tuple[np.ndarray, np.ndarray]:
+        """What each object adds to each genre's logit by its letters and by its meaning, float32 (objects, genres) each: less the
+        offsets they add up to `logits`.
 
         A part of a word that stands on several pieces of lettering is shared by them; what all words together mean is, by the
         number of their letters.
         """
         objects = detected.objects
         if not objects:
-            return np.zeros((0, self.weights.shape[1]), np.float32)
+            nothing = np.zeros((0, self.weights.shape[1]), np.float32)
+            return nothing, nothing
         vectorizer = self.vectorizer()
         whole = vectorizer.transform([text_of(objects)])
         present = (vectorizer.transform([one.text for one in objects]) > 0).astype(np.float32)
@@ -78,7 +81,7 @@ class Words:
         values = whole.toarray()[0] / sharing
         letters = np.array([len(one.text) for one in objects])
         meant = np.outer(letters / max(1, letters.sum()), detected.sentence @ self.sentence_weights)
-        return np.asarray(present.multiply(values[None]).tocsr() @ self.weights + meant, np.float32)
+        return np.asarray(present.multiply(values[None]).tocsr() @ self.weights, np.float32), np.asarray(meant, np.float32)
 
     def telling(self, found: list[Detected], genres: list[str]) -> pd.DataFrame:
         """The words that speak most for each genre, of those that are on at least `COMMON` of some posters.
@@ -136,8 +139,9 @@ def fit_words(found: list[Detected], labels: np.ndarray) -> Words | None:
     from sklearn.linear_model import LogisticRegression
 
     vectorizer = new_vectorizer(min_df=LEAST)
+    texts = [text_of(detected.objects) for detected in found]
     try:
-        parts = vectorizer.fit_transform([text_of(detected.objects) for detected in found])
+        parts = vectorizer.fit_transform(texts)
     except ValueError:  # no part of a word is on LEAST posters
         return None
     # The vocabulary has the order of its columns in the table.
@@ -149,6 +153,9 @@ def fit_words(found: list[Detected], labels: np.ndarray) -> Words | None:
         if 0 < truth.sum() < len(truth):
             weights[:, genre] = LogisticRegression(C=STRENGTH, solver="liblinear").fit(parts, truth).coef_[0]
             sentence_weights[:, genre] = LogisticRegression(C=SENTENCE_STRENGTH, max_iter=1000).fit(sentences, truth).coef_[0]
-    weights, sentence_weights = SHARE * weights, SHARE * sentence_weights
-    offset = (np.asarray(parts @ weights) + sentences @ sentence_weights).mean(axis=0)
-    return Words(vocabulary, vectorizer.idf_.astype(np.float32), weights, sentence_weights, offset)
+    written = np.array([bool(text.strip()) for text in texts])
+    offset, sentence_offset = (
+        np.asarray(parts @ weights)[written].mean(axis=0),
+        (sentences @ sentence_weights)[written].mean(axis=0),
+    )
+    return Words(vocabulary, vectorizer.idf_.astype(np.float32), weights, sentence_weights, offset, sentence_offset)

@@ -23,7 +23,8 @@ from poster_genres.devices import prepare
 from poster_genres.duplicates import find_duplicates, perceptual_hashes
 from poster_genres.errors import InputError
 from poster_genres.files import whole_file, write_json
-from poster_genres.model import Model, load_model, predict_logits
+from poster_genres.fusion import out_of_fold_logits, plain_fusion
+from poster_genres.model import Model, load_model, predict_evidence
 from poster_genres.movies import SPLITS, genres_of, labels_of
 from poster_genres.objects import Detected, read_detections
 from poster_genres.parameters import read_parameters
@@ -149,13 +150,17 @@ def main() -> None:
     model, posters, movies, found = read_inputs(device)
     genres, labels, splits = genres_of(movies), labels_of(movies), movies["split"].to_numpy(str)
 
-    logits, priors = {}, {}
+    evidence, priors = {}, {}
     for split in ("validation", "test"):
         rows = np.flatnonzero(splits == split)
-        logits[split] = predict_logits(model, posters, device, rows, found)
+        evidence[split] = predict_evidence(model, posters, device, rows, found)
         priors[split] = np.tile(np.array(model.prior, np.float32), (len(rows), 1))
-    probabilities = {split: expit(found / model.temperature) for split, found in logits.items()}
-    truth = {split: labels[splits == split] for split in probabilities}
+    truth = {split: labels[splits == split] for split in evidence}
+    assert model.fusion is not None
+    # Validation chose how the parts are added up, so that its own scores are out of fold.
+    logits = {"validation": out_of_fold_logits(evidence["validation"], truth["validation"])}
+    logits["test"] = model.fusion.logits(evidence["test"])
+    probabilities = {split: expit(values) for split, values in logits.items()}
     all_scores, by_genre, headline = score_splits(model, truth, probabilities, priors, seed)
     write_table(all_scores, METRICS / "scores.csv")
     for split, table in by_genre.items():
@@ -179,7 +184,8 @@ def main() -> None:
     figures.draw_curves(history, prior_loss, FIGURES / "curves.png")
     figures.draw_genres(by_genre["test"], FIGURES / "genres.png")
     figures.draw_precision_recall(curve, precision_recall(test, priors["test"]), FIGURES / "precision_recall.png")
-    figures.draw_reliability(scores.reliability(test, expit(logits["test"])), bins, FIGURES / "reliability.png")
+    plain = plain_fusion(model.fusion.parts, len(genres)).logits(evidence["test"])
+    figures.draw_reliability(scores.reliability(test, expit(plain)), bins, FIGURES / "reliability.png")
     figures.draw_confusions(confused, genres, FIGURES / "confusions.png")
 
     about = {
@@ -187,7 +193,7 @@ def main() -> None:
         "input": f"{model.height} x {model.width}",
         "epochs": str(history["epoch"].max()),
         "posters": ", ".join(f"{(splits == split).sum():,} {split}" for split in SPLITS),
-        "temperature": f"{model.temperature:.3f}",
+        "weights": ", ".join(f"{part} {weight:.2f}" for part, weight in zip(model.fusion.parts, model.fusion.weights, strict=True)),
     }
     if model.classes:
         about["objects"] = ", ".join(f"{name} ({version})" for name, version in model.detectors.items()) or "detections.csv"

@@ -127,7 +127,7 @@ def predict(
         if readable:
             good = [poster for poster, pixels in zip(batch, loaded, strict=True) if isinstance(pixels, np.ndarray)]
             found = find_objects(model, good, detections)
-            probabilities = iter(predict_probabilities(model, np.stack(readable), device, found=found))
+            probabilities = iter(predict_probabilities(model, np.stack(readable), device, detected=found))
         for (name, _), pixels in zip(batch, loaded, strict=True):
             yield name, model.genres, pixels if isinstance(pixels, str) else next(probabilities)
 
@@ -151,7 +151,7 @@ def explain_poster(model_path: Path, poster: Poster, path: Path, detections: Pat
     if isinstance(pixels, str):
         raise InputError(f"{poster[0]}: {pixels}; JPEG, PNG, GIF, WebP, BMP and TIFF can be read")
     found = find_objects(model, [poster], detections)
-    (probabilities,) = predict_probabilities(model, pixels[None], device, found=found)
+    (probabilities,) = predict_probabilities(model, pixels[None], device, detected=found)
     likeliest = np.argsort(-probabilities, kind="stable")[:EXPLAINED]
     maps = explain(model, pixels, likeliest.tolist(), device, None if found is None else found[0])
     draw_explanation(pixels, [model.genres[i] for i in likeliest], probabilities[likeliest], maps, path)

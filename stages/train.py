@@ -27,10 +27,12 @@ from poster_genres.cached import read_cache
 from poster_genres.devices import prepare
 from poster_genres.errors import InputError
 from poster_genres.files import repository, whole_file, write_json
+from poster_genres.fusion import fit_fusion, out_of_fold_logits
 from poster_genres.model import Model, save_model
 from poster_genres.movies import genres_of, labels_of
 from poster_genres.networks import build_network, describe, load_pretrained
-from poster_genres.objects import Detections, read_detections, vector_names
+from poster_genres.object_model import LEAST, count_classes, fit_objects
+from poster_genres.objects import Detected, Detections, read_detections
 from poster_genres.parameters import Parameters, read_parameters
 from poster_genres.tracking import RUN, Tracking, describe_run
 from poster_genres.training import Training
@@ -52,7 +54,6 @@ def new_model(
     detections: Detections | None = None,
 ) -> Model:
     """A model with networks to be trained, for posters of `shape` (N, height, width, 3)."""
-    classes = [] if detections is None else detections.classes
     _, height, width, _ = shape
     recipe = parameters.recipe()
     backbone, preprocessing = describe(parameters.architecture)
@@ -65,7 +66,7 @@ def new_model(
     for i in range(recipe.networks):
         torch.manual_seed(parameters.seed + i)
         try:
-            network = build_network(parameters.architecture, len(genres), height, width, backbone, len(vector_names(classes)))
+            network = build_network(parameters.architecture, len(genres), height, width, backbone)
         except ValueError as error:
             raise InputError(f"params.yaml: image_height, image_width: {height} x {width} is too small; {error}") from None
         if not load_pretrained(network, parameters.architecture) and recipe.probe:
@@ -87,11 +88,23 @@ def new_model(
         networks,
         prior.tolist(),
         detectors={} if detections is None else detections.detectors,
-        classes=classes,
+        classes=[] if detections is None else detections.classes,
         flip=recipe.flip,
         backbone=backbone,
         interpolation=parameters.interpolation,
     )
+
+
+def print_detections(model: Model, detected: list[Detected]) -> None:
+    """Print what words and objects the model goes by, and which are on too few training posters."""
+    if model.words is not None:
+        print(f"words: {len(model.words.vocabulary):,} parts of words", flush=True)
+    rare = {label: posters for label, posters in count_classes(detected, model.classes).items() if posters < LEAST}
+    if model.objects is not None:
+        print(f"objects: {len(model.objects.classes)} classes: {', '.join(model.objects.classes)}", flush=True)
+    if rare:
+        some = ", ".join(f"{label} ({posters})" for label, posters in sorted(rare.items(), key=lambda item: -item[1])[:5])
+        print(f"not used, on fewer than {LEAST} training posters: {len(rare)} classes: {some}{', …' if len(rare) > 5 else ''}")
 
 
 def checkpoint_path(parameters: Parameters) -> Path:
@@ -167,15 +180,14 @@ def run_epochs(training: Training, tracking: Tracking | None, checkpoint: Path, 
 
 
 def finish(model: Model, training: Training) -> None:
-    """Give the model its best weights, and its temperature and thresholds, which validation chooses; and save it."""
+    """Give the model its best weights, and what validation chooses: how its parts are added up, and thresholds; and save it."""
     from poster_genres import scores
 
     training.finish()
-    labels, logits = training.labels[training.validation_rows], training.best_logits
-    assert logits is not None
-    model.temperature = scores.fit_temperature(labels, logits)
-    probabilities = expit(logits / model.temperature)
-    model.threshold, thresholds = scores.tune_thresholds(labels, probabilities)
+    labels, evidence = training.labels[training.validation_rows], training.best_evidence()
+    model.fusion = fit_fusion(evidence, labels)
+    print("parts: " + ", ".join(f"{name} {weight:.2f}" for name, weight in zip(evidence, model.fusion.weights, strict=True)))
+    model.threshold, thresholds = scores.tune_thresholds(labels, expit(out_of_fold_logits(evidence, labels)))
     model.thresholds = thresholds.tolist()
     save_model(model, Path("models/model.pt"))
 
@@ -191,20 +203,22 @@ def train(parameters: Parameters, device: torch.device) -> None:
         raise InputError("data/cache: one poster is not enough to train on; raise `limit` or lower `validation`")
     detections = read_detections(DETECTIONS, list(movies["id"])) if needs_objects(parameters.architecture) else None
     model = new_model(parameters, genres, posters.shape, labels[splits == "train"].mean(axis=0), device, detections)
-    found = None
+    detected = None
     if detections is not None:
-        found = list(detections.found.values())
+        detected = list(detections.found.values())
         rows = np.flatnonzero(splits == "train")
-        model.words = fit_words([found[row] for row in rows], labels[rows])
-        if model.words is not None and first:
-            print(f"words: {len(model.words.vocabulary):,} parts of words", flush=True)
+        learned_from = [detected[row] for row in rows]
+        model.words = fit_words(learned_from, labels[rows])
+        model.objects = fit_objects(learned_from, labels[rows], detections.classes)
+        if first:
+            print_detections(model, learned_from)
     if first:
         size = sum(parameter.numel() for network in model.networks for parameter in network.parameters())
         numbers = f"{(splits == 'train').sum()} posters to train, {(splits == 'validation').sum()} to validate"
         where = device.type if processes.number() == 1 else f"{processes.number()} x {device.type}"
         print(f"{model.architecture}: {size:,} parameters on {where}, {numbers}", flush=True)
 
-    training = Training(model, posters, labels, splits, recipe, device, found)
+    training = Training(model, posters, labels, splits, recipe, device, detected)
     checkpoint = checkpoint_future.result()
     description = describe_run(parameters)
     state = read_checkpoint(checkpoint)
@@ -229,8 +243,11 @@ def train(parameters: Parameters, device: torch.device) -> None:
         finish(model, training)
         write_json(RUN, tracking.description)
     checkpoint.unlink(missing_ok=True)
-    best = max(training.history, key=lambda row: row["validation_macro_average_precision"])
-    print(f"kept epoch {best['epoch']}: validation macro AP {best['validation_macro_average_precision']:.4f}")
+    best = min(training.history, key=lambda row: row["validation_loss"])
+    print(
+        f"kept epoch {best['epoch']}: validation cross-entropy {best['validation_loss']:.4f}"
+        f"  macro AP {best['validation_macro_average_precision']:.4f}"
+    )
 
 
 def main() -> None:

@@ -87,8 +87,8 @@ def mobilevit(folder: Path) -> Path:
         (siglip, "bicubic"),
         (dinov2, "bicubic"),
         (clip, "bicubic"),
-        (convnext, "bilinear"),
-        (mobilevit, "bilinear"),
+        (convnext, "bicubic"),
+        (mobilevit, "bicubic"),
     ],
 )
 def test_pixels_are_those_of_the_backbones_own_processor(tmp_path: Path, make, interpolation: str) -> None:  # type: ignore[no-untyped-def]
