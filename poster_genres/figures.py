@@ -1,15 +1,24 @@
 """Pictures of a run, as PNG files for people without DVC."""
 
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 
+from poster_genres.captions import caption, how_many, is_read, most_confident, place_captions
 from poster_genres.files import whole_file
+from poster_genres.objects import Found
 
 MODEL, PRIOR, TRAIN = "#1f6f8b", "#b8b8b8", "#e07a3f"
+OBJECT, WORDS = "#ffd54a", "#7fe3ff"
+# Of captions on posters: the font's size in points, and the margin around the text in shares of that.
+CAPTION, PAD = 7.5, 0.2
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -102,23 +111,64 @@ def draw_confusions(table: pd.DataFrame, genres: list[str], path: Path) -> None:
     _save(figure, path)
 
 
-def draw_explanation(poster: np.ndarray, genres: list[str], probabilities: np.ndarray, maps: np.ndarray, path: Path) -> None:
-    """A poster, and beside it, for each genre, what speaks for it.
+def _draw_objects(axes: Axes, objects: list[Found], height: int, width: int) -> None:
+    """Draw the boxes of the surest objects on a poster of (height, width) pixels, and what they are or say."""
+    chosen = most_confident(objects)
+    axes.set_title(how_many(objects), fontsize=11)
+    label = {"boxstyle": f"square,pad={PAD}", "facecolor": "black", "edgecolor": "none", "alpha": 0.72}
+    font: dict[str, Any] = {"color": "white", "fontsize": CAPTION, "ha": "left", "va": "top", "zorder": 4, "parse_math": False}
+    with warnings.catch_warnings():
+        # Of scripts that the font lacks, matplotlib draws a sign that tells the script, and warns of each character.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        texts = [axes.text(0, 0, caption(one), bbox=label, **font) for one in chosen]
+        axes.apply_aspect()
+        frame = axes.get_window_extent()
+        margin = 2 * PAD * CAPTION * axes.figure.dpi / 72
+        extents = [text.get_window_extent() for text in texts]
+    sizes = np.array([((one.width + margin) / frame.width, (one.height + margin) / frame.height) for one in extents])
+    margins = np.array([margin / 2 / frame.width, margin / 2 / frame.height])
+    for one, text, place in zip(chosen, texts, place_captions(chosen, sizes) + margins, strict=True):
+        color, line = (WORDS, 1.0) if is_read(one) else (OBJECT, 2.0)
+        # A pixel's middle is at whole numbers, the poster's edge half a pixel before.
+        corner = (one.left * width - 0.5, one.top * height - 0.5)
+        box = Rectangle(corner, one.width * width, one.height * height, fill=False, edgecolor=color, linewidth=line, clip_on=False)
+        # Dark around the bright, so that lines are seen on posters of any colour.
+        box.set_path_effects([withStroke(linewidth=line + 1.5, foreground="black", alpha=0.6)])
+        axes.add_patch(box)
+        text.set_position(place * (width, height) - 0.5)
+
+
+def draw_explanation(
+    poster: np.ndarray, objects: list[Found], genres: list[str], probabilities: np.ndarray, maps: np.ndarray, path: Path
+) -> None:
+    """A poster, with what was found on it, and beside it, for each genre, what speaks for it.
 
     Parameters
     ----------
     poster : uint8 (height, width, 3)
+    objects : on the poster; where there are some, it is twice as large, for their boxes to be read
     genres, probabilities : (n,)
     maps : float32 (n, height, width) in [0, 1], as of `explanations.explain`
     """
-    figure = Figure(figsize=(2.4 * (len(genres) + 1), 3.9))
-    panels = figure.subplots(1, len(genres) + 1)
+    if objects:
+        columns = 2 + (len(genres) + 1) // 2
+        figure = Figure(figsize=(2.4 * columns, 7.4))
+        grid = figure.add_gridspec(2, columns, hspace=0.1, wspace=0.1)
+        places = [grid[:, :2], *(grid[i // (columns - 2), 2 + i % (columns - 2)] for i in range(len(genres)))]
+        panels = [figure.add_subplot(place) for place in places]
+    else:
+        figure = Figure(figsize=(2.4 * (len(genres) + 1), 3.9))
+        panels = list(figure.subplots(1, len(genres) + 1))
     gray = poster.mean(axis=2)
     for axes in panels:
         axes.set_axis_off()
     panels[0].imshow(poster)
+    if objects:
+        _draw_objects(panels[0], objects, *poster.shape[:2])
     for axes, genre, probability, strength in zip(panels[1:], genres, probabilities, maps, strict=True):
         axes.imshow(gray, cmap="gray", vmin=0, vmax=255)
         axes.imshow(strength, cmap="inferno", vmin=0, vmax=1, alpha=0.15 + 0.6 * strength)
         axes.set_title(f"{genre} ({probability:.3f})", fontsize=11)
-    _save(figure, path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # as above
+        _save(figure, path)

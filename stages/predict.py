@@ -154,7 +154,8 @@ def explain_poster(model_path: Path, poster: Poster, path: Path, detections: Pat
     (probabilities,) = predict_probabilities(model, pixels[None], device, detected=found)
     likeliest = np.argsort(-probabilities, kind="stable")[:EXPLAINED]
     maps = explain(model, pixels, likeliest.tolist(), device, None if found is None else found[0])
-    draw_explanation(pixels, [model.genres[i] for i in likeliest], probabilities[likeliest], maps, path)
+    objects = [] if found is None else found[0].objects
+    draw_explanation(pixels, objects, [model.genres[i] for i in likeliest], probabilities[likeliest], maps, path)
     print(f"{path}: what speaks for its {len(likeliest)} likeliest genres", file=sys.stderr)
 
 
