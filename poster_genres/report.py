@@ -10,10 +10,14 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from poster_genres.captions import caption, how_many, is_read, most_confident, place_captions, words_of
 from poster_genres.files import whole_file
+from poster_genres.objects import Found
 
 SHOWN = 12
 TOP = 10
+# In rem, as in report.html: how broad a poster with boxes is, a letter of their captions about, their margins, and their line.
+BROAD, LETTER, MARGIN, LINE = 11.25, 0.45, 0.3, 1.0
 FIGURES = ("curves", "genres", "precision_recall", "reliability", "confusions")
 
 
@@ -36,8 +40,42 @@ def choose_examples(labels: np.ndarray, probabilities: np.ndarray, seed: int) ->
     return {"best": order[:SHOWN], "worst": order[::-1][:SHOWN], "random": random[:SHOWN]}
 
 
-def describe_poster(poster: np.ndarray, movie: Any, genres: list[str], probabilities: np.ndarray) -> dict[str, Any]:
-    """What the gallery shows of a poster: picture, title, year, true genres, and the likeliest ones with whether they are true."""
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}%"
+
+
+def describe_objects(objects: list[Found], height: int, width: int) -> dict[str, Any]:
+    """What the gallery shows of what is on a poster of (height, width) pixels: boxes, names of objects, words, how many are shown.
+
+    Places are in percent of the poster's size, for styles. Lettering has its words under the poster, where there is room for them.
+    """
+    chosen = most_confident(objects)
+    named = [one for one in chosen if not is_read(one)]
+    captions = [caption(one) for one in named]
+    # How large they come out, about; browsers have fonts of their own.
+    sizes = np.array([(LETTER * len(text) + MARGIN, LINE * width / height) for text in captions]).reshape(-1, 2) / BROAD
+    places = place_captions(named, np.minimum(sizes, 1))
+    return {
+        "boxes": [
+            {"words": is_read(one), "left": _percent(one.left), "top": _percent(one.top)}
+            | {"width": _percent(one.width), "height": _percent(one.height)}
+            for one in chosen
+        ],
+        "captions": [
+            {"text": text, "left": _percent(left), "top": _percent(top)} for text, (left, top) in zip(captions, places, strict=True)
+        ],
+        "words": words_of(objects),
+        "how_many": how_many(objects),
+    }
+
+
+def describe_poster(
+    poster: np.ndarray, movie: Any, genres: list[str], probabilities: np.ndarray, objects: list[Found] | None
+) -> dict[str, Any]:
+    """What the gallery shows of a poster: picture, title, year, true genres, and the likeliest ones with whether they are true.
+
+    And of the `objects` on it what `describe_objects` says; None where there are none, or no detector looked.
+    """
     buffer = io.BytesIO()
     Image.fromarray(np.asarray(poster)).save(buffer, "JPEG", quality=80)
     likeliest = np.argsort(-probabilities, kind="stable")[:TOP]
@@ -47,6 +85,7 @@ def describe_poster(poster: np.ndarray, movie: Any, genres: list[str], probabili
         "year": movie["year"],
         "true": [genre for genre in genres if movie[genre]],
         "said": [(genres[i], float(probabilities[i]), bool(movie[genres[i]])) for i in likeliest],
+        "found": describe_objects(objects, *poster.shape[:2]) if objects else None,
     }
 
 

@@ -121,13 +121,26 @@ def telling_words(model: Model, found: list[Detected] | None, train: np.ndarray)
 
 
 def choose_gallery(
-    posters: Posters, movies: pd.DataFrame, labels: np.ndarray, probabilities: np.ndarray, seed: int
+    posters: Posters,
+    movies: pd.DataFrame,
+    found: list[Detected] | None,
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    seed: int,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Test posters for the report's page under a heading each, from the (test posters, genres) labels and probabilities."""
+    """Test posters for the report's page under a heading each, from the (test posters, genres) labels and probabilities.
+
+    `found` is what is on each poster, for two streams.
+    """
     rows = np.flatnonzero(movies["split"] == "test")
     genres = genres_of(movies)
+
+    def describe(i: int) -> dict[str, Any]:
+        objects = None if found is None else found[rows[i]].objects
+        return describe_poster(posters[rows[i]], movies.iloc[rows[i]], genres, probabilities[i], objects)
+
     return {
-        heading.capitalize(): [describe_poster(posters[rows[i]], movies.iloc[rows[i]], genres, probabilities[i]) for i in chosen]
+        heading.capitalize(): [describe(i) for i in chosen]
         for heading, chosen in choose_examples(labels, probabilities, seed).items()
     }
 
@@ -198,7 +211,7 @@ def main() -> None:
     if model.classes:
         about["objects"] = ", ".join(f"{name} ({version})" for name, version in model.detectors.items()) or "detections.csv"
     test_scores = all_scores[all_scores["split"] == "test"]
-    gallery = choose_gallery(posters, movies, test, probabilities["test"], seed)
+    gallery = choose_gallery(posters, movies, found, test, probabilities["test"], seed)
     write_report(
         METRICS / "report.html", about, test_scores, by_genre["test"], confused, decades, duplicates, words, FIGURES, gallery
     )

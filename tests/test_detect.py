@@ -207,6 +207,12 @@ def test_detectors_of_transformers_on_real_posters(project: Path, real_posters: 
     assert list(vectors["id"]) == list(movies["id"])
 
 
+def cards(page: str) -> list[tuple[str, str]]:
+    """The posters of metrics/report.html: each one's title and HTML."""
+    parts = page.split('<div class="poster')[1:]
+    return [(part.split("<b>")[1].split("</b>")[0], part) for part in parts]
+
+
 def test_the_whole_pipeline(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_yolos(project / "detectors" / "tiny", ["person", "N/A", "horse", "boat"])
     set_parameters(project, architecture="two_stream/residual", detectors=["hf/detectors/tiny", "lettering"])
@@ -216,7 +222,14 @@ def test_the_whole_pipeline(project: Path, monkeypatch: pytest.MonkeyPatch) -> N
     posters, movies = read_cache(project / "data" / "cache")
     model = load_model(project / "models" / "model.pt", CPU)
     assert model.classes == ["person", "horse", "boat", "lettering"]
-    found = list(read_detections(project / "data" / "detections", list(movies["id"])).found.values())
+    detections = read_detections(project / "data" / "detections", list(movies["id"])).found
+    found = list(detections.values())
+    # The page shows what is on the test posters.
+    page = (project / "metrics" / "report.html").read_text(encoding="utf-8")
+    shown = {title: card.count('<span class="lettering" style=') + card.count("<span style=") for title, card in cards(page)}
+    assert set(shown) <= set(movies.loc[movies["split"] == "test", "id"])
+    assert shown == {movie: min(len(detections[movie].objects), 20) for movie in shown}
+    assert max(shown.values()) > 0
     expected = predict_probabilities(model, posters, CPU, found=found)
     lines = stage("predict", project / "data" / "posters", "--json", cwd=project).stdout.splitlines()
     for line in lines:
