@@ -1,37 +1,28 @@
-"""Detectors of what is on a poster: lettering, and any of Hugging Face's transformers that finds objects.
+"""Detectors of what is on a poster, by their names in `detectors` of params.yaml, and running them on many posters.
 
-Each is an optional requirement, and loaded only where its name is in `detectors` of params.yaml. Chosen for their licenses (no
-AGPL, no weights for research only), their upkeep, and because they run without torchvision:
+Each is an optional requirement, and its file is imported only where its name is used:
 
-- `lettering`: where there is lettering and what it says, by PaddleOCR's networks (Apache-2.0; the weights are in RapidOCR's wheel)
-  and ONNX Runtime (MIT): differentiable binarisation (Liao et al. 2020, arXiv:1911.08947) and a reader of lines.
-- `hf/<model ID or folder>`: YOLOS, RT-DETR, D-FINE, DETR … (Apache-2.0) with the classes of COCO or any others. Only weights in the
-  safetensors format are read.
+- `lettering`: where there is lettering and what it says; see `lettering.py`.
+- `hf/<model ID or folder>`: any of Hugging Face's transformers that finds objects; see `transformers_detector.py`.
 """
 
-import hashlib
-import json
 import warnings
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, islice
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 from joblib import Parallel, delayed
 from PIL import Image
 
 from poster_genres.architectures import HUGGING_FACE
 from poster_genres.errors import InputError
-from poster_genres.objects import Found, clipped
+from poster_genres.objects import Found
 from poster_genres.posters import Unreadable, upright
 
 CHUNK = 16
-# Posters are looked at in this size, so that what is found does not depend on the file's resolution; nearly all are 2:3.
-WIDTH, HEIGHT = 480, 720
-# Objects that their detector gives less than this are none.
-MIN_CONFIDENCE = 0.3
+# Width and height: a large JPEG may be decoded at a fraction of its size that is no smaller, more than any detector looks at.
+LEAST = (960, 1440)
 
 
 class Detector(Protocol):
@@ -52,98 +43,6 @@ class Detector(Protocol):
         """The objects of each of some RGB images of any size."""
 
 
-def installed(package: str) -> str:
-    """A package's name and version.
-
-    Raises
-    ------
-    InputError
-        It is not installed.
-    """
-    try:
-        return f"{package} {version(package)}"
-    except PackageNotFoundError:
-        raise InputError(f"detectors: lettering needs {package}: pip install -r requirements.txt") from None
-
-
-class Lettering:
-    parallel = True
-
-    def __init__(self) -> None:
-        self.classes = ["lettering"]
-        installed("onnxruntime")
-        self.version = installed("rapidocr")
-        from rapidocr import RapidOCR
-
-        settings = {"Det.limit_type": "min", "Det.limit_side_len": WIDTH, "Global.text_score": MIN_CONFIDENCE}
-        self.find = RapidOCR(params=settings | {"Global.log_level": "error", "EngineConfig.onnxruntime.intra_op_num_threads": 1})
-
-    def detect(self, images: list[Image.Image]) -> list[list[Found]]:
-        found = []
-        for image in images:
-            pixels = np.asarray(image.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))[:, :, ::-1]
-            output: Any = self.find(np.ascontiguousarray(pixels), use_det=True, use_cls=False, use_rec=True)
-            lines = (
-                [] if output.boxes is None else list(zip(output.boxes / (WIDTH, HEIGHT), output.scores, output.txts, strict=True))
-            )
-            objects = []
-            for corners, score, text in lines:
-                (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
-                objects.append(clipped("lettering", score, left, top, right, bottom, " ".join(text.split())))
-            found.append(objects)
-        return found
-
-
-class TransformersDetector:
-    parallel = False
-
-    def __init__(self, name: str) -> None:
-        from poster_genres.hugging_face import find, transformers
-
-        library = transformers()
-        import torch
-
-        from poster_genres.devices import choose_device
-
-        source = find(name)
-        try:
-            self.processor = library.AutoImageProcessor.from_pretrained(source, backend="pil")
-            self.model: Any = library.AutoModelForObjectDetection.from_pretrained(source, use_safetensors=True)
-        except (OSError, ValueError, ImportError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"detectors: {name}: {reason}; give the ID of a model that detects objects, or its folder") from None
-        labels = self.model.config.id2label
-        self.classes = list(dict.fromkeys(labels[i] for i in sorted(labels) if labels[i] != "N/A"))
-        digest = hashlib.sha256(json.dumps([self.processor.to_dict(), labels], sort_keys=True, default=str).encode())
-        for key, value in sorted(self.model.state_dict().items()):
-            digest.update(key.encode())
-            digest.update(value.contiguous().view(-1).view(torch.uint8).numpy().data if value.ndim else str(value.item()).encode())
-        self.version = f"weights {digest.hexdigest()[:16]}"
-        self.device = choose_device()
-        self.model.eval().to(self.device)
-
-    def detect(self, images: list[Image.Image]) -> list[list[Found]]:
-        import torch
-
-        # All of one size, so that none of the batch is padded, of which boxes would have to be cleared.
-        batch = [image.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC) for image in images]
-        inputs = self.processor(images=batch, return_tensors="pt").to(self.device)
-        with torch.inference_mode():
-            output = self.model(**inputs)
-        results = self.processor.post_process_object_detection(
-            output, threshold=MIN_CONFIDENCE, target_sizes=[(1.0, 1.0)] * len(images)
-        )
-        labels = self.model.config.id2label
-        return [
-            [
-                clipped(labels[label], confidence, *box)
-                for label, confidence, box in zip(*(result[key].tolist() for key in ("labels", "scores", "boxes")), strict=True)
-                if labels[label] != "N/A"
-            ]
-            for result in results
-        ]
-
-
 @lru_cache(maxsize=8)
 def open_detector(name: str) -> Detector:
     """Load a detector, once a process.
@@ -154,7 +53,11 @@ def open_detector(name: str) -> Detector:
         Its packages are not installed, or it cannot be read.
     """
     if name.startswith(HUGGING_FACE):
+        from poster_genres.transformers_detector import TransformersDetector
+
         return TransformersDetector(name)
+    from poster_genres.lettering import Lettering
+
     return Lettering()
 
 
@@ -164,7 +67,7 @@ def detect_chunk(name: str, posters: list[bytes]) -> list[list[Found] | str]:
     results: list[list[Found] | str] = [""] * len(posters)
     for i, data in enumerate(posters):
         try:
-            images[i] = upright(data, (2 * WIDTH, 2 * HEIGHT))
+            images[i] = upright(data, LEAST)
         except Unreadable as error:
             results[i] = str(error)
     if images:

@@ -9,6 +9,7 @@ detectors.json, what found them. And metrics/detect.json. For other architecture
 import base64
 import contextlib
 import hashlib
+import inspect
 import json
 import sqlite3
 import zipfile
@@ -75,7 +76,6 @@ def detect_movies(
 
     places = dict(zip(movies["id"], zip(movies["archive"], movies["poster"], strict=True), strict=True))
     digests = {movie: hashlib.sha256(read_poster(dataset, *place)).hexdigest() for movie, place in places.items()}
-    code = hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()[:16]
     found: dict[str, list[Found]] = {movie: [] for movie in places}
     reasons: dict[str, str] = {}
     versions: dict[str, str] = {}
@@ -84,6 +84,8 @@ def detect_movies(
         detector = module.open_detector(name)
         versions[name] = detector.version
         classes += [label for label in detector.classes if label not in classes]
+        # Of its file alone, so that a change to another detector leaves what this one found.
+        code = hashlib.sha256(Path(inspect.getfile(type(detector))).read_bytes()).hexdigest()[:16]
         key = f"{name}, {detector.version}, {code}"
         stored = {movie: store.get(digest, key) for movie, digest in digests.items()}
         known = {movie: [Found(*one) for one in objects] for movie, objects in stored.items() if objects is not None}

@@ -21,13 +21,14 @@ import transformers
 from PIL import Image, ImageDraw, ImageFont
 
 from poster_genres.cached import read_cache
-from poster_genres.detectors import HEIGHT, WIDTH, detect_chunk, open_detector
+from poster_genres.detectors import detect_chunk, open_detector
 from poster_genres.errors import InputError
 from poster_genres.model import load_model, predict_probabilities
 from poster_genres.movies import SPLITS, read_movies
 from poster_genres.networks import build_network
 from poster_genres.objects import COLUMNS, MEASURES, Detected, Found, object_vectors, parse_objects, read_detections, text_of
 from poster_genres.sentences import LENGTH, embed, with_sentences
+from poster_genres.transformers_detector import HEIGHT, WIDTH
 from poster_genres.words import Words, fit_words
 from tests.conftest import ROOT, jpeg, run, set_parameters, stage
 from tests.test_tracking import runs_of
