@@ -1,5 +1,7 @@
 """The names of the architectures and of the detectors."""
 
+from pathlib import PurePosixPath
+
 # Each with the name of its recipe in params.yaml.
 ARCHITECTURES = {
     "tutorial": "tutorial",
@@ -13,7 +15,10 @@ ARCHITECTURES = {
 HUGGING_FACE = "hf/"
 # And names with this one see the poster by another architecture, and beside it what detectors found on it.
 TWO_STREAM = "two_stream/"
-# Those of poster_genres.detectors, but for hf/<model ID or folder>.
+# Detectors with this beginning are files: onnx/<path>, in this folder of the project, on which the stage `detect` depends.
+ONNX = "onnx/"
+ONNX_FOLDER = "data/detectors"
+# Those of poster_genres.detectors, but for hf/<model ID or folder> and onnx/<path>.
 DETECTORS = ("lettering",)
 
 
@@ -43,4 +48,11 @@ def recipe_name(architecture: str) -> str:
 
 def is_detector(name: str) -> bool:
     """Whether it is the name of a detector."""
-    return name in DETECTORS or (name.startswith(HUGGING_FACE) and name != HUGGING_FACE)
+    return name in DETECTORS or any(name.startswith(kind) and name != kind for kind in (HUGGING_FACE, ONNX))
+
+
+def in_folder(name: str) -> bool:
+    """Whether the file of a detector onnx/<path> is in `ONNX_FOLDER`."""
+    parts = PurePosixPath(name.removeprefix(ONNX)).parts
+    folder = PurePosixPath(ONNX_FOLDER).parts
+    return parts[: len(folder)] == folder and len(parts) > len(folder) and ".." not in parts

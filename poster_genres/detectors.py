@@ -4,6 +4,7 @@ Each is an optional requirement, and its file is imported only where its name is
 
 - `lettering`: where there is lettering and what it says; see `lettering.py`.
 - `hf/<model ID or folder>`: any of Hugging Face's transformers that finds objects; see `transformers_detector.py`.
+- `onnx/<path of the file>`: YOLOX, and what other YOLOs are exported to; see `onnx_detector.py`.
 """
 
 import warnings
@@ -15,13 +16,13 @@ from typing import Protocol
 from joblib import Parallel, delayed
 from PIL import Image
 
-from poster_genres.architectures import HUGGING_FACE
+from poster_genres.architectures import HUGGING_FACE, ONNX
 from poster_genres.errors import InputError
 from poster_genres.objects import Found
 from poster_genres.posters import Unreadable, upright
 
 CHUNK = 16
-# Width and height: a large JPEG may be decoded at a fraction of its size that is no smaller, more than any detector looks at.
+# Width and height: a large JPEG may be decoded at a fraction of its size that is no smaller, twice what most detectors look at.
 LEAST = (960, 1440)
 
 
@@ -56,6 +57,10 @@ def open_detector(name: str) -> Detector:
         from poster_genres.transformers_detector import TransformersDetector
 
         return TransformersDetector(name)
+    if name.startswith(ONNX):
+        from poster_genres.onnx_detector import OnnxDetector
+
+        return OnnxDetector(name)
     from poster_genres.lettering import Lettering
 
     return Lettering()

@@ -1,12 +1,22 @@
 """`params.yaml`, read in one place into typed values."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from poster_genres.architectures import ARCHITECTURES, DETECTORS, TWO_STREAM, is_detector, is_known, recipe_name
+from poster_genres.architectures import (
+    ARCHITECTURES,
+    DETECTORS,
+    ONNX,
+    ONNX_FOLDER,
+    TWO_STREAM,
+    in_folder,
+    is_detector,
+    is_known,
+    recipe_name,
+)
 from poster_genres.errors import InputError
 
 
@@ -86,7 +96,12 @@ class Parameters(BaseModel):
     def _known_detectors(cls, names: list[str]) -> list[str]:
         for name in names:
             if not is_detector(name):
-                raise ValueError(f"should be of {', '.join(DETECTORS)} and hf/<model ID or folder>")
+                raise ValueError(f"should be of {', '.join(DETECTORS)}, hf/<model ID or folder> and onnx/{ONNX_FOLDER}/<file>")
+            if name.startswith(ONNX) and not in_folder(name):
+                raise ValueError(
+                    f"{name} should be in {ONNX_FOLDER}, where DVC sees when the file changes: "
+                    f"copy it there, and say {ONNX}{ONNX_FOLDER}/{PurePosixPath(name).name}"
+                )
         if len(set(names)) < len(names):
             raise ValueError("should name each detector once")
         return names

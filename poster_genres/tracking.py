@@ -25,7 +25,7 @@ import pandas as pd
 import yaml
 from PIL import Image
 
-from poster_genres.architectures import HUGGING_FACE, image_stream, needs_objects
+from poster_genres.architectures import HUGGING_FACE, ONNX, image_stream, needs_objects
 from poster_genres.errors import InputError
 from poster_genres.files import repository
 from poster_genres.movies import SPLITS, read_movies
@@ -371,6 +371,8 @@ def log_model(description: dict[str, Any]) -> None:
         packages += ["joblib", "scikit-learn"]
         detectors = list(json.loads((DETECTIONS / "detectors.json").read_text(encoding="utf-8"))["detectors"])
     packages += [package for name in detectors for package in DETECTOR_PACKAGES.get(name, [])]
+    if any(name.startswith(ONNX) for name in detectors):
+        packages += ["onnxruntime", "opencv-python-headless"]
     if any(name.startswith(HUGGING_FACE) for name in (image_stream(architecture), *detectors)):
         packages.append("transformers")
     buffer = io.BytesIO()

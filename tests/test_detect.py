@@ -358,7 +358,7 @@ def test_what_is_missing_is_said(project: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "detectors: hf/nowhere/to-be-found: " in stage("detect", cwd=project, fails=True).stderr
     set_parameters(project, detectors=["lettering", "noses"])
-    assert "detectors: should be of lettering and hf/" in stage("detect", cwd=project, fails=True).stderr
+    assert "detectors: should be of lettering, hf/" in stage("detect", cwd=project, fails=True).stderr
     program = (
         "import importlib.metadata as metadata, runpy\ndef version(name): raise metadata.PackageNotFoundError(name)\n"
         "metadata.version = version; runpy.run_module('stages.detect', run_name='__main__')"
