@@ -41,7 +41,7 @@ class ObjectStreams(ObjectModel):
     def logits(self, detected: list[Detected]) -> np.ndarray:
         vectors = torch.from_numpy(object_vectors(detected, self.classes))
         with torch.inference_mode():
-            total: np.ndarray = sum(share * stream(vectors) for share, stream in self.streams).numpy()  # type: ignore[union-attr]
+            total: np.ndarray = sum(share * stream(vectors) for share, stream in self.streams).numpy()
         return total
 
     def by_object(self, detected: Detected) -> np.ndarray:
