@@ -148,7 +148,7 @@ def train(folder: Path, family: str, recipe: dict[str, Any], program: str | None
         run_python(["-m", f"stages.{name}"], folder)
     seconds, _ = run_python(["-m", "stages.train"] if program is None else ["-c", AROUND.format(program=program)], folder)
     history = pd.read_csv(folder / "metrics" / "history.csv")
-    kept = history.loc[history["validation_macro_average_precision"].idxmax()]
+    kept = history.loc[history["validation_loss"].idxmin()]
     return {
         "macro AP": float(kept["validation_macro_average_precision"]),
         "micro AP": float(kept["validation_micro_average_precision"]),

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 from sklearn.metrics import (
     average_precision_score,
@@ -91,25 +90,6 @@ def bounded_logit(probabilities: np.ndarray) -> np.ndarray:
     """The logits of probabilities, those of 0 and 1 as if they were a millionth away."""
     found: np.ndarray = logit(np.clip(probabilities.astype(np.float64), 1e-6, 1 - 1e-6))
     return found
-
-
-def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
-    """The number by which to divide logits so that the binary cross-entropy is least (Guo et al. 2017, arXiv:1706.04599).
-
-    Parameters
-    ----------
-    labels, logits : (posters, genres), of validation
-
-    Returns
-    -------
-    In [0.1, 10]; more than one where the network is too sure of itself.
-    """
-
-    def loss(exponent: float) -> float:
-        scaled = logits / np.exp(exponent)
-        return float(np.mean(np.logaddexp(0, scaled) - labels * scaled))
-
-    return float(np.exp(minimize_scalar(loss, bounds=(-np.log(10), np.log(10)), method="bounded").x))
 
 
 def binary_cross_entropy(labels: np.ndarray, probabilities: np.ndarray) -> float:

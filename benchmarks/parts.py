@@ -1,0 +1,140 @@
+"""What each part of a model brings on real posters: the picture's networks, its probe, words, and objects of COCO's classes.
+
+Run: `python -m benchmarks.parts [DATASET] [--detector FILE.onnx] [--architecture NAME] [--size H W] [--seeds 0 1 2]`, by default on
+../shared with its YOLOX-Nano. For each seed the network is trained once, with all parts beside it; then weights and intercepts are
+fitted on validation for each choice of parts, and test posters are scored. Differences are paired: the same posters are drawn anew
+1,000 times for both, and the mean over seeds comes with the standard deviation of that. Works in a temporary copy of the project;
+Linux and macOS.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.pipeline import DATASET, machine, project_copy, run_python, set_parameters
+from benchmarks.real_posters import RARE
+from poster_genres.cached import read_cache
+from poster_genres.fusion import fit_fusion, out_of_fold_logits
+from poster_genres.model import load_model, predict_evidence
+from poster_genres.movies import genres_of, labels_of
+from poster_genres.objects import read_detections
+from poster_genres.scores import resampled_average_precision
+
+DETECTOR = DATASET.parent / "detectors" / "yolox_nano.onnx"
+IMAGE, WORDS = ("networks", "probe"), ("letters", "meaning")
+# Each with what it is compared with.
+CHOICES: dict[str, tuple[tuple[str, ...], str | None]] = {
+    "picture": (IMAGE, None),
+    "objects alone": (("objects",), None),
+    "words alone": (WORDS, None),
+    "picture and objects": ((*IMAGE, "objects"), "picture"),
+    "picture and words": ((*IMAGE, *WORDS), "picture"),
+    "picture, words and objects": ((*IMAGE, *WORDS, "objects"), "picture and words"),
+    "probe and words, nothing trained": (("probe", *WORDS), "picture and words"),
+}
+SCORES = ("macro AP", "micro AP", "cross-entropy")
+RESAMPLES = 1000
+
+
+def score(labels: np.ndarray, logits: np.ndarray, columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """SCORES of each resample, float64 (resamples, 3), from (posters, genres) labels and logits; macro AP over `columns`."""
+    each = [resampled_average_precision(labels[:, i], logits[:, i], weights) for i in columns]
+    micro = [
+        resampled_average_precision(labels.ravel(), logits.ravel(), np.repeat(part, labels.shape[1], axis=1))
+        for part in np.array_split(weights, max(1, len(weights) // 50))
+    ]
+    losses = (np.logaddexp(0, logits) - labels * logits).mean(axis=1)
+    return np.stack([np.mean(each, axis=0), np.concatenate(micro), weights @ losses / weights.sum(axis=1)], axis=1)
+
+
+def evidence_of(folder: Path, split: str) -> tuple[dict[str, np.ndarray], np.ndarray, list[str]]:
+    """What each part of the model in a project's folder says of a split; its labels; the genres."""
+    posters, movies = read_cache(folder / "data" / "cache")
+    device = torch.device("cpu")
+    model = load_model(folder / "models" / "model.pt", device)
+    detected = list(read_detections(folder / "data" / "detections", list(movies["id"])).found.values())
+    rows = np.flatnonzero(movies["split"] == split)
+    return predict_evidence(model, posters, device, rows, detected), labels_of(movies)[rows], genres_of(movies)
+
+
+def compare(parts: dict[str, tuple[dict[str, np.ndarray], np.ndarray]], genres: list[str], seed: int) -> dict[str, np.ndarray]:
+    """For both splits and each choice of parts, `SPLIT: CHOICE`, SCORES of the posters and of resamples: (1 + RESAMPLES, 3)."""
+    scored = {}
+    validation, truth = parts["validation"]
+    for split, (evidence, labels) in parts.items():
+        random = np.random.default_rng(seed)
+        weights = random.multinomial(len(labels), np.full(len(labels), 1 / len(labels)), size=RESAMPLES)
+        weights = np.concatenate([np.ones((1, len(labels)), int), weights])
+        columns = np.array([i for i, genre in enumerate(genres) if genre not in RARE and labels[:, i].any()])
+        for name, (chosen, _) in CHOICES.items():
+            kept = [part for part in chosen if part in validation]
+            fitted = {part: validation[part] for part in kept}
+            if split == "validation":
+                logits = out_of_fold_logits(fitted, truth)
+            else:
+                logits = fit_fusion(fitted, truth).logits({part: evidence[part] for part in kept})
+            scored[f"{split}: {name}"] = score(labels, logits.astype(np.float64), columns, weights)
+    return scored
+
+
+def print_table(runs: list[dict[str, np.ndarray]]) -> None:
+    """A Markdown table: the mean over seeds, and the paired difference with its standard error over posters."""
+    for split in ("validation", "test"):
+        print(f"\n| {split} | " + " | ".join(SCORES) + " |\n| --- |" + " --- |" * len(SCORES))
+        for name, (_, other) in CHOICES.items():
+            values = np.mean([run[f"{split}: {name}"] for run in runs], axis=0)
+            cells = [f"{value:.4f}" for value in values[0]]
+            if other is not None:
+                differences = values - np.mean([run[f"{split}: {other}"] for run in runs], axis=0)
+                # A resample in which a genre is on no poster has no macro score.
+                errors = np.nanstd(differences[1:], axis=0)
+                cells = [f"{cell} ({a:+.4f} ± {b:.4f})" for cell, a, b in zip(cells, differences[0], errors, strict=True)]
+            print(f"| {name}{f', against {other}' if other else ''} | " + " | ".join(cells) + " |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What each part of a model brings.")
+    parser.add_argument("dataset", nargs="?", type=Path, default=DATASET)
+    parser.add_argument("--detector", type=Path, default=DETECTOR, help="a detector in an ONNX file")
+    parser.add_argument("--architecture", default="efficientnet_lite1", help="that sees the picture (efficientnet_lite1)")
+    parser.add_argument("--size", nargs=2, type=int, default=[320, 224], metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--epochs", default="auto", help="(auto)")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="also write the evidence of each seed to this folder")
+    arguments = parser.parse_args()
+    runs = []
+    with project_copy() as folder:
+        (folder / "data" / "detectors").mkdir(parents=True)
+        shutil.copy(arguments.detector, folder / "data" / "detectors")
+        size = dict(zip(("image_height", "image_width"), arguments.size, strict=True))
+        detectors = ["lettering", f"onnx/data/detectors/{arguments.detector.name}"]
+        architecture = f"two_stream/{arguments.architecture}"
+        epochs = arguments.epochs if arguments.epochs == "auto" else int(arguments.epochs)
+        for seed in arguments.seeds:
+            chosen = {"seed": seed, "detectors": detectors, "architecture": architecture, "epochs": epochs, **size}
+            set_parameters(folder, dataset=str(arguments.dataset.resolve()), **chosen)
+            for stage in ("join", "cache", "detect", "train"):
+                seconds, memory = run_python(["-m", f"stages.{stage}"], folder)
+            print(f"seed {seed}: training took {seconds:.0f} s and {memory:.0f} MB", flush=True)
+            parts = {}
+            for split in ("validation", "test"):
+                evidence, labels, genres = evidence_of(folder, split)
+                parts[split] = (evidence, labels)
+                if arguments.keep:
+                    arguments.keep.mkdir(parents=True, exist_ok=True)
+                    np.savez(arguments.keep / f"{seed}-{split}.npz", labels=labels, **evidence)  # type: ignore[arg-type]
+            if arguments.keep:
+                (arguments.keep / "genres.json").write_text(json.dumps(genres), encoding="utf-8")
+                shutil.copy(folder / "metrics" / "history.csv", arguments.keep / f"{seed}-history.csv")
+            runs.append(compare(parts, genres, seed))
+            # After each training, as they take long.
+            print(f"\n{machine()}; {architecture} at {arguments.size}; seeds {arguments.seeds[: len(runs)]}")
+            print_table(runs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""How the parts of a model are added up, and what objects may do to it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import expit
+
+from poster_genres import fusion, scores
+from poster_genres.fusion import fit_fusion, out_of_fold_logits, plain_fusion
+from poster_genres.model import Model, load_model, predict_logits, save_model
+from poster_genres.networks import build_network
+from poster_genres.object_model import LEAST, ObjectModel, count_classes, fit_objects
+from poster_genres.objects import MEASURES, Detected, Found, object_vectors
+from poster_genres.old_model import ObjectStream
+from poster_genres.sentences import LENGTH
+from poster_genres.words import fit_words
+
+CPU = torch.device("cpu")
+GENRES = 6
+
+
+def world(posters: int, seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Labels of posters, and what two independent parts say of them: the second too sure of itself by half."""
+    random = np.random.default_rng(seed)
+    base = np.linspace(-3, -0.5, GENRES)
+    picture, words = random.normal(0, 1, (2, posters, GENRES))
+    labels = (random.random((posters, GENRES)) < expit(base + picture + words)).astype(np.float32)
+    return labels, {"networks": (picture + base).astype(np.float32), "letters": (1.5 * words).astype(np.float32)}
+
+
+def test_weights_and_intercepts_are_found() -> None:
+    labels, evidence = world(20_000, 0)
+    evidence["networks"] += 0.7  # each genre is said too often
+    fitted = fit_fusion(evidence, labels)
+    assert fitted.parts == ["networks", "letters"]
+    np.testing.assert_allclose(fitted.weights, [1, 1 / 1.5], atol=0.04)
+    np.testing.assert_allclose(fitted.intercepts, -0.7, atol=0.12)
+    assert scores.calibration_error(labels, expit(fitted.logits(evidence))) < 0.01
+    assert fitted.weight("letters") == fitted.weights[1]
+    assert fitted.weight("objects") == 0
+    # Alone, a part is scaled, as by a temperature.
+    (weight,) = fit_fusion({"networks": 3 * evidence["networks"]}, labels).weights
+    assert weight == pytest.approx(fit_fusion({"networks": evidence["networks"]}, labels).weights[0] / 3, rel=0.02)
+
+
+def test_a_part_that_says_nothing_does_no_harm() -> None:
+    labels, evidence = world(600, 1)
+    noise = np.random.default_rng(2).normal(0, 1, labels.shape).astype(np.float32)
+    with_noise = fit_fusion(evidence | {"objects": noise}, labels)
+    assert 0 <= with_noise.weight("objects") < 0.05
+    plain, noisy = (out_of_fold_logits(parts, labels) for parts in (evidence, evidence | {"objects": noise}))
+    losses = [scores.binary_cross_entropy(labels, expit(logits)) for logits in (plain, noisy)]
+    assert losses[1] - losses[0] < 0.001
+    difference = scores.macro_average_precision(labels, noisy) - scores.macro_average_precision(labels, plain)
+    assert abs(difference) < 0.005
+
+
+def test_a_few_posters_move_little() -> None:
+    labels, evidence = world(4, 3)
+    fitted, start = fit_fusion(evidence, labels), plain_fusion(list(evidence), GENRES)
+    assert np.abs(fitted.weights - start.weights).max() < 0.5
+    assert np.abs(fitted.intercepts).max() < 0.5
+    assert np.isfinite(out_of_fold_logits({part: values[:1] for part, values in evidence.items()}, labels[:1])).all()
+
+
+def test_posters_are_scored_by_what_others_taught(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, evidence = world(101, 4)
+    fitted_on: list[int] = []
+    monkeypatch.setattr(fusion, "fit_fusion", lambda parts, truth: fitted_on.append(len(truth)) or fit_fusion(parts, truth))
+    logits = out_of_fold_logits(evidence, labels)
+    assert sorted(fitted_on) == [80, 81, 81, 81, 81]
+    # With other labels of one poster its own logits stay, and others' move.
+    changed = labels.copy()
+    changed[7] = 1 - changed[7]
+    again = out_of_fold_logits(evidence, changed)
+    assert np.array_equal(again[7], logits[7])
+    assert not np.array_equal(again, logits)
+
+
+def test_parts_of_one_kind_share_a_weight() -> None:
+    start = plain_fusion(["networks", "probe", "letters", "meaning", "objects"], 3)
+    np.testing.assert_array_equal(start.weights, [0.5, 0.5, 0.5, 0.5, 1])
+    np.testing.assert_array_equal(plain_fusion(["probe", "objects"], 3).weights, [1, 1])
+
+
+def on_poster(*labels: str, text: str = "") -> Detected:
+    return Detected([Found(label, 0.9, 0.1, 0.1, 0.3, 0.3, text) for label in labels], np.zeros(LENGTH, np.float32))
+
+
+@pytest.mark.parametrize("planted", [True, False])
+def test_planted_objects_help_and_random_ones_do_not_harm(planted: bool) -> None:
+    random = np.random.default_rng(5)
+    classes = [f"thing {i}" for i in range(40)]
+    labels, evidence = world(2400 + 600, 6)
+    if planted:
+        said = (labels > 0) & (random.random(labels.shape) < 0.5)
+        detected = [on_poster(*(classes[i] for i in np.flatnonzero(row))) for row in said]
+    else:
+        detected = [on_poster(*random.choice(classes, random.integers(0, 6))) for _ in labels]
+    learned = fit_objects(detected[:2400], labels[:2400], classes)
+    assert learned is not None
+    truth, parts = labels[2400:], {part: values[2400:] for part, values in evidence.items()}
+    beside = parts | {"objects": learned.logits(detected[2400:])}
+    before, after = (out_of_fold_logits(one, truth) for one in (parts, beside))
+    gain = scores.macro_average_precision(truth, after) - scores.macro_average_precision(truth, before)
+    loss = np.subtract(*(scores.binary_cross_entropy(truth, expit(logits)) for logits in (after, before)))
+    if planted:
+        assert gain > 0.1
+        assert loss < -0.03
+    else:
+        # The standard error of such a score over 600 posters is about 0.01.
+        assert abs(gain) < 0.005
+        assert abs(loss) < 0.001
+
+
+def test_rare_classes_and_lettering_are_not_used() -> None:
+    detected = [on_poster("dog") for _ in range(LEAST)] + [on_poster("cat", "cat") for _ in range(LEAST - 1)]
+    detected += [on_poster("lettering", text="WORDS") for _ in range(40)]
+    labels = np.random.default_rng(0).integers(0, 2, (len(detected), 2)).astype(np.float32)
+    classes = ["cat", "dog", "lettering", "zebra"]
+    assert count_classes(detected, classes) == {"cat": LEAST - 1, "dog": LEAST, "zebra": 0}
+    learned = fit_objects(detected, labels, classes)
+    assert learned is not None
+    assert learned.classes == ["dog"]
+    np.testing.assert_allclose(learned.logits(detected).mean(axis=0), 0, atol=1e-6)
+    assert fit_objects(detected[LEAST:], labels[LEAST:], classes) is None
+
+
+def test_what_each_object_adds_is_what_all_add() -> None:
+    random = np.random.default_rng(0)
+    weights = random.normal(0, 1, (2 * len(MEASURES), 3)).astype(np.float32)
+    model = ObjectModel(["cat", "dog"], np.zeros(2 * len(MEASURES), np.float32), weights)
+    poster = on_poster("dog", "horse", "dog", "cat")
+    added = model.by_object(poster)
+    assert added.shape == (4, 3)
+    np.testing.assert_allclose(added.sum(axis=0), model.logits([poster])[0], atol=1e-6)
+    np.testing.assert_array_equal(added[0], added[2])
+    assert not added[1].any()
+
+
+def two_stream_model() -> tuple[Model, list[Detected]]:
+    torch.manual_seed(0)
+    networks = [build_network("residual", 3, 40, 32).eval() for _ in range(2)]
+    random = np.random.default_rng(0)
+    detected = []
+    for i in range(60):
+        words = [Found("lettering", 0.9, 0.1, 0.8, 0.5, 0.1, str(random.choice(["BLOOD", "LOVE", "GUNS"])))] if i % 5 else []
+        detected.append(
+            Detected([*on_poster(*["dog"] * (i % 3)).objects, *words], random.normal(0, bool(words), LENGTH).astype(np.float32))
+        )
+    labels = random.integers(0, 2, (60, 3)).astype(np.float32)
+    model = Model("two_stream/residual", ["A", "B", "C"], 40, 32, [120.0] * 3, [60.0] * 3, networks, [0.5] * 3)
+    model.words, model.classes, model.flip = fit_words(detected, labels), ["dog", "lettering"], True
+    model.objects = fit_objects(detected, labels, model.classes)
+    return model, detected
+
+
+def test_a_model_comes_back_from_its_file(tmp_path: Path) -> None:
+    model, detected = two_stream_model()
+    model.probe = model.networks.pop()
+    model.fusion = plain_fusion(["networks", "probe", "letters", "meaning", "objects"], 3)
+    model.thresholds, model.interpolation = [0.1, 0.2, 0.3], "lanczos"
+    save_model(model, tmp_path / "model.pt")
+    save_model(model, tmp_path / "again.pt")
+    assert (tmp_path / "model.pt").read_bytes() == (tmp_path / "again.pt").read_bytes()
+    loaded = load_model(tmp_path / "model.pt", CPU)
+    posters = np.random.default_rng(0).integers(0, 256, (60, 40, 32, 3), dtype=np.uint8)
+    expected = predict_logits(model, posters, CPU, detected=detected)
+    assert np.array_equal(predict_logits(loaded, posters, CPU, detected=detected), expected)
+    assert (loaded.thresholds, loaded.interpolation) == ([0.1, 0.2, 0.3], "lanczos")
+    # A poster without words hears nothing from them.
+    letters, meaning = model.words.logits(detected) if model.words is not None else ()
+    assert not letters[::5].any()
+    assert not meaning[::5].any()
+    np.testing.assert_allclose([letters[np.arange(60) % 5 > 0].mean(), meaning[np.arange(60) % 5 > 0].mean()], 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("probe", [False, True])
+def test_models_of_the_version_before_predict_as_they_did(tmp_path: Path, probe: bool) -> None:
+    model, detected = two_stream_model()
+    assert model.words is not None
+    shares, temperature = ([0.5, 0.5] if probe else []), 1.7
+    offset = np.random.default_rng(1).normal(0, 1, 3).astype(np.float32)
+    streams = []
+    weights: list[dict[str, Any]] = []
+    for network in model.networks:
+        stream = ObjectStream(2 * len(MEASURES), 3)
+        torch.nn.init.normal_(stream.mean)
+        torch.nn.init.uniform_(stream.deviation, 0.5, 2)
+        streams.append(stream)
+        weights.append(network.state_dict() | {f"objects.{name}": value for name, value in stream.state_dict().items()})
+    words = {name: value for name, value in model.words.state().items() if name != "sentence_offset"}
+    words["offset"] = torch.from_numpy(offset)
+    left_out = {"networks", "probe", "words", "objects", "fusion", "interpolation"}
+    content = {key: value for key, value in vars(model).items() if key not in left_out}
+    content |= {"format": "poster-genres model, version 5", "shares": shares, "temperature": temperature}
+    content["mean"], content["std"] = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+    torch.save(content | {"words": words, "weights": weights}, tmp_path / "model.pt")
+
+    loaded = load_model(tmp_path / "model.pt", CPU)
+    assert (loaded.mean, loaded.std, loaded.interpolation) == (content["mean"], content["std"], "bilinear")
+    assert (loaded.probe is not None) == probe
+    posters = np.random.default_rng(0).integers(0, 256, (60, 40, 32, 3), dtype=np.uint8)
+    # As that version added up: networks with their object streams, over both views; words less one offset; over the temperature.
+    pixels = torch.from_numpy((posters - np.array(content["mean"])) / content["std"]).float().permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        seen = [(network(pixels) + network(pixels.flip(3))) / 2 for network in model.networks]
+        vectors = torch.from_numpy(object_vectors(detected, model.classes))
+        image = sum((one + stream(vectors)) / 2 for one, stream in zip(seen, streams, strict=True))
+    texts = ["\n".join(one.text for one in found.objects if one.text) for found in detected]
+    spoken = model.words.vectorizer().transform(texts) @ model.words.weights
+    meant = np.stack([found.sentence for found in detected]) @ model.words.sentence_weights
+    expected = (image.numpy() + spoken + meant - offset) / temperature  # type: ignore[union-attr]
+    np.testing.assert_allclose(predict_logits(loaded, posters, CPU, detected=detected), expected, atol=2e-4)
