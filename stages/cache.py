@@ -60,7 +60,7 @@ def workers(dask_scheduler: str | None) -> Iterator[None]:
             client.wait_for_workers(1, timeout=60)
         except TimeoutError:
             raise InputError(
-                f"params.yaml: dask_scheduler: {dask_scheduler} has no workers; README tells how to start them"
+                f"params.yaml: dask_scheduler: {dask_scheduler} has no workers; docs/many-machines.md tells how to start them"
             ) from None
         yield
 

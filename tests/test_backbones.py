@@ -121,17 +121,17 @@ def test_tokens_are_laid_out_as_the_poster_is() -> None:
         places(100_003, 240, 160)
 
 
-@pytest.mark.parametrize(("make", "epochs"), [(vit, 1), (convnext, 0)])
-def test_the_whole_pipeline(project: Path, make, epochs: int) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(("make", "epochs", "interpolation"), [(vit, 1, "bilinear"), (convnext, 0, "bicubic")])
+def test_the_whole_pipeline(project: Path, make, epochs: int, interpolation: str) -> None:  # type: ignore[no-untyped-def]
     make(project / "backbones" / "tiny")
-    set_parameters(project, architecture="hf/backbones/tiny", epochs=epochs)
+    set_parameters(project, architecture="hf/backbones/tiny", epochs=epochs, interpolation="lanczos")
     for name in ("join", "cache"):
         stage(name, cwd=project)
     assert stage("train", cwd=project, fails=True).stderr.splitlines()[-1] == (
-        "error: params.yaml: interpolation: hf/backbones/tiny was pretrained on pictures resized by bilinear interpolation; "
-        "set it to that, not 'bicubic'"
+        f"error: params.yaml: interpolation: hf/backbones/tiny was pretrained on pictures resized by {interpolation} interpolation; "
+        "set it to that, not 'lanczos'"
     )
-    set_parameters(project, interpolation="bilinear")
+    set_parameters(project, interpolation=interpolation)
     for name in ("cache", "train", "evaluate"):
         stage(name, cwd=project)
     history = pd.read_csv(project / "metrics" / "history.csv")

@@ -131,9 +131,9 @@ def archives(tmp_path: Path) -> Iterator[str]:
 
 
 def test_the_authors_archives_are_downloaded_and_used_as_they_are(repository: Path, archives: str) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
     address = "https://www.cs.ccu.edu.tw/~wtchu/projects/MoviePoster"
-    recipe = [line for line in readme.splitlines() if "movie-posters" in line and line.startswith(("mkdir", "dvc import-url"))]
+    recipe = [line for line in page.splitlines() if "movie-posters" in line and line.startswith(("mkdir", "dvc import-url"))]
     downloads = [line for line in recipe if address in line]
     assert len(downloads) == 2
     (repository / "data" / "movie-posters").mkdir()

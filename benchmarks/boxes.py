@@ -1,0 +1,145 @@
+"""What a frozen network sees inside the boxes of objects on real posters, beside what it sees of whole posters.
+
+Run: `python -m benchmarks.boxes [DATASET] [--detector FILE.onnx] [--seeds 0 1 2]`, by default on ../shared with its YOLOX-Nano. The
+network is efficientnet_lite0 at 240 x 168; its maps are averaged over whole posters, over the largest person's box, over all boxes
+of objects, and over the rest. Logistic regressions on these features beside each other (a region that a poster has not has the
+mean), whose decay training posters out of fold choose, are scored on validation and test posters; differences to whole posters
+alone are paired, with their standard errors over posters. Works in a temporary copy of the project; Linux and macOS.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+from tqdm import tqdm
+
+from benchmarks.parts import DETECTOR, RESAMPLES, SCORES, score
+from benchmarks.pipeline import DATASET, machine, project_copy, run_python, set_parameters
+from benchmarks.real_posters import RARE
+from poster_genres.cached import read_cache
+from poster_genres.logistic import fit_logistic
+from poster_genres.model import Model
+from poster_genres.movies import genres_of, labels_of, read_movies
+from poster_genres.networks import build_network, describe, load_pretrained
+from poster_genres.objects import Found, read_detections
+
+IMAGE, HEIGHT, WIDTH = "efficientnet_lite0", 240, 168
+REGIONS = ("whole", "largest person", "all boxes", "rest")
+CHOICES = {
+    "whole poster": ("whole",),
+    "and the largest person": ("whole", "largest person"),
+    "and all boxes": ("whole", "all boxes"),
+    "and the rest": ("whole", "rest"),
+    "and all of these": REGIONS,
+}
+DECAYS = (0.1, 0.3, 1.0, 3.0)
+BATCH = 32
+
+
+def masks(objects: list[Found], rows: int, columns: int) -> np.ndarray:
+    """Which places of a map each of REGIONS has: float32 (regions, rows, columns), 0 or 1."""
+    found = np.zeros((len(REGIONS), rows, columns), np.float32)
+    found[0] = 1
+    boxes = [one for one in objects if not one.text]
+    persons = sorted((one for one in boxes if one.label == "person"), key=lambda one: -one.width * one.height)
+    for region, chosen in ((1, persons[:1]), (2, boxes)):
+        for one in chosen:
+            top, left = int(one.top * rows), int(one.left * columns)
+            bottom, right = round((one.top + one.height) * rows), round((one.left + one.width) * columns)
+            found[region, top : max(bottom, top + 1), left : max(right, left + 1)] = 1
+    found[3] = 1 - found[2] if boxes else 0
+    return found
+
+
+def region_features(folder: Path) -> tuple[list[str], np.ndarray]:
+    """IDs of all movies, and float32 (movies, regions, features), NaN for regions that are not there."""
+    posters, movies = read_cache(folder / "data" / "cache")
+    detected = list(read_detections(folder / "data" / "detections", list(movies["id"])).found.values())
+    network = build_network(IMAGE, 1, HEIGHT, WIDTH).eval()
+    load_pretrained(network, IMAGE)
+    _, preprocessing = describe(IMAGE)
+    model = Model(IMAGE, [""], HEIGHT, WIDTH, list(preprocessing.mean), list(preprocessing.std), [network], [0.5])
+    features = []
+    with torch.inference_mode():
+        for start in tqdm(range(0, len(movies), BATCH), desc="features", unit=" batches", disable=None):
+            rows = np.arange(start, min(start + BATCH, len(movies)))
+            maps = network.maps(model.normalise(torch.from_numpy(posters[rows])))
+            pooled = []
+            for one in maps:
+                size = one.shape[2:]
+                regions = torch.from_numpy(np.stack([masks(detected[row].objects, *size) for row in rows]))
+                total = torch.einsum("nchw,nrhw->nrc", one, regions)
+                pooled.append(total / regions.sum(dim=(2, 3))[:, :, None])
+            features.append(torch.cat(pooled, dim=2).numpy())
+    return list(movies["id"]), np.concatenate(features)
+
+
+def fit(features: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logistic regressions with the decay that is best out of fold."""
+    folds = torch.from_numpy(np.random.default_rng(0).permutation(len(labels)) % 3)
+    losses = []
+    for decay in DECAYS:
+        total = 0.0
+        for fold in range(3):
+            kept, left_out = folds != fold, folds == fold
+            weight, bias = fit_logistic(features[kept], labels[kept], decay)
+            logits = features[left_out] @ weight.T + bias
+            total += float(binary_cross_entropy_with_logits(logits, labels[left_out], reduction="sum"))
+        losses.append(total)
+    return fit_logistic(features, labels, DECAYS[int(np.argmin(losses))])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What a frozen network sees inside the boxes of objects.")
+    parser.add_argument("dataset", nargs="?", type=Path, default=DATASET)
+    parser.add_argument("--detector", type=Path, default=DETECTOR, help="a detector in an ONNX file")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    arguments = parser.parse_args()
+    runs: dict[str, list[np.ndarray]] = {}
+    with project_copy() as folder:
+        (folder / "data" / "detectors").mkdir(parents=True)
+        shutil.copy(arguments.detector, folder / "data" / "detectors")
+        chosen = {"detectors": [f"onnx/data/detectors/{arguments.detector.name}"], "architecture": f"two_stream/{IMAGE}"}
+        set_parameters(folder, dataset=str(arguments.dataset.resolve()), image_height=HEIGHT, image_width=WIDTH, **chosen)
+        for stage in ("join", "cache", "detect"):
+            run_python(["-m", f"stages.{stage}"], folder)
+        ids, everything = region_features(folder)
+        # The same posters with any seed, split in other ways.
+        rows_of = {movie: i for i, movie in enumerate(ids)}
+        for seed in arguments.seeds:
+            set_parameters(folder, dataset=str(arguments.dataset.resolve()), seed=seed)
+            run_python(["-m", "stages.join"], folder)
+            movies = read_movies(folder / "data" / "movies.csv")
+            splits, labels, genres = movies["split"].to_numpy(str), labels_of(movies), genres_of(movies)
+            features = everything[[rows_of[movie] for movie in movies["id"]]]
+            means = np.nanmean(features[splits == "train"], axis=0)
+            features = np.where(np.isnan(features), means, features)
+            for name, regions in CHOICES.items():
+                seen = torch.from_numpy(features[:, [REGIONS.index(region) for region in regions]].reshape(len(movies), -1))
+                train = torch.from_numpy(splits == "train")
+                weight, bias = fit(seen[train], torch.from_numpy(labels)[train])
+                logits = (seen @ weight.T + bias).numpy().astype(np.float64)
+                for split in ("validation", "test"):
+                    rows = splits == split
+                    number = int(rows.sum())
+                    drawn = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=RESAMPLES)
+                    weights = np.concatenate([np.ones((1, number), int), drawn])
+                    columns = np.array([i for i, genre in enumerate(genres) if genre not in RARE and labels[rows, i].any()])
+                    runs.setdefault(f"{split}: {name}", []).append(score(labels[rows], logits[rows], columns, weights))
+    print(f"\n{machine()}; {IMAGE} at {HEIGHT} x {WIDTH}; seeds {arguments.seeds}")
+    for split in ("validation", "test"):
+        print(f"\n| {split} | " + " | ".join(SCORES) + " |\n| --- |" + " --- |" * len(SCORES))
+        base = np.mean(runs[f"{split}: whole poster"], axis=0)
+        for name in CHOICES:
+            values = np.mean(runs[f"{split}: {name}"], axis=0)
+            differences = values - base
+            errors = np.nanstd(differences[1:], axis=0)
+            cells = [f"{value:.4f} ({a:+.4f} ± {b:.4f})" for value, a, b in zip(values[0], differences[0], errors, strict=True)]
+            print(f"| {name} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
