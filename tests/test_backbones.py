@@ -128,8 +128,8 @@ def test_the_whole_pipeline(project: Path, make, epochs: int, interpolation: str
     for name in ("join", "cache"):
         stage(name, cwd=project)
     assert stage("train", cwd=project, fails=True).stderr.splitlines()[-1] == (
-        f"error: params.yaml: interpolation: hf/backbones/tiny was pretrained on pictures resized by {interpolation} interpolation; "
-        "set it to that, not 'lanczos'"
+        f"error: params.yaml: interpolation: hf/backbones/tiny was pretrained on pictures resized by {interpolation} "
+        "interpolation; set it to that, not 'lanczos'"
     )
     set_parameters(project, interpolation=interpolation)
     for name in ("cache", "train", "evaluate"):
