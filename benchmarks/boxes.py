@@ -16,9 +16,9 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import tqdm
 
-from benchmarks.parts import DETECTOR, RESAMPLES, SCORES, score
+from benchmarks.paired import HEADER, row, score_resampled
+from benchmarks.parts import DETECTOR
 from benchmarks.pipeline import DATASET, machine, project_copy, run_python, set_parameters
-from benchmarks.real_posters import RARE
 from poster_genres.cached import read_cache
 from poster_genres.logistic import fit_logistic
 from poster_genres.model import Model
@@ -121,24 +121,15 @@ def main() -> None:
                 seen = torch.from_numpy(features[:, [REGIONS.index(region) for region in regions]].reshape(len(movies), -1))
                 train = torch.from_numpy(splits == "train")
                 weight, bias = fit(seen[train], torch.from_numpy(labels)[train])
-                logits = (seen @ weight.T + bias).numpy().astype(np.float64)
+                logits = (seen @ weight.T + bias).numpy()
                 for split in ("validation", "test"):
                     rows = splits == split
-                    number = int(rows.sum())
-                    drawn = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=RESAMPLES)
-                    weights = np.concatenate([np.ones((1, number), int), drawn])
-                    columns = np.array([i for i, genre in enumerate(genres) if genre not in RARE and labels[rows, i].any()])
-                    runs.setdefault(f"{split}: {name}", []).append(score(labels[rows], logits[rows], columns, weights))
+                    runs.setdefault(f"{split}: {name}", []).append(score_resampled(labels[rows], logits[rows], genres, seed))
     print(f"\n{machine()}; {IMAGE} at {HEIGHT} x {WIDTH}; seeds {arguments.seeds}")
     for split in ("validation", "test"):
-        print(f"\n| {split} | " + " | ".join(SCORES) + " |\n| --- |" + " --- |" * len(SCORES))
-        base = np.mean(runs[f"{split}: whole poster"], axis=0)
+        print(f"\n| {split} | {HEADER}")
         for name in CHOICES:
-            values = np.mean(runs[f"{split}: {name}"], axis=0)
-            differences = values - base
-            errors = np.nanstd(differences[1:], axis=0)
-            cells = [f"{value:.4f} ({a:+.4f} ± {b:.4f})" for value, a, b in zip(values[0], differences[0], errors, strict=True)]
-            print(f"| {name} | {' | '.join(cells)} |")
+            print(row(name, runs[f"{split}: {name}"], runs[f"{split}: whole poster"]))
 
 
 if __name__ == "__main__":

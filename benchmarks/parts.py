@@ -3,7 +3,7 @@
 Run: `python -m benchmarks.parts [DATASET] [--detector FILE.onnx] [--architecture NAME] [--size H W] [--seeds 0 1 2]`, by default on
 ../shared with its YOLOX-Nano. For each seed the network is trained once, with all parts beside it; then weights and intercepts are
 fitted on validation for each choice of parts, and test posters are scored. Differences are paired: the same posters are drawn anew
-1,000 times for both, and the mean over seeds comes with the standard deviation of that. Works in a temporary copy of the project;
+1,000 times for both, and the mean over seeds comes with its standard error over posters. Works in a temporary copy of the project;
 Linux and macOS.
 """
 
@@ -15,14 +15,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.paired import HEADER, row, score_resampled
 from benchmarks.pipeline import DATASET, machine, project_copy, run_python, set_parameters
-from benchmarks.real_posters import RARE
 from poster_genres.cached import read_cache
 from poster_genres.fusion import fit_fusion, out_of_fold_logits
 from poster_genres.model import load_model, predict_evidence
 from poster_genres.movies import genres_of, labels_of
 from poster_genres.objects import read_detections
-from poster_genres.scores import resampled_average_precision
 
 DETECTOR = DATASET.parent / "detectors" / "yolox_nano.onnx"
 IMAGE, WORDS = ("networks", "probe"), ("letters", "meaning")
@@ -36,19 +35,6 @@ CHOICES: dict[str, tuple[tuple[str, ...], str | None]] = {
     "picture, words and objects": ((*IMAGE, *WORDS, "objects"), "picture and words"),
     "probe and words, nothing trained": (("probe", *WORDS), "picture and words"),
 }
-SCORES = ("macro AP", "micro AP", "cross-entropy")
-RESAMPLES = 1000
-
-
-def score(labels: np.ndarray, logits: np.ndarray, columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """SCORES of each resample, float64 (resamples, 3), from (posters, genres) labels and logits; macro AP over `columns`."""
-    each = [resampled_average_precision(labels[:, i], logits[:, i], weights) for i in columns]
-    micro = [
-        resampled_average_precision(labels.ravel(), logits.ravel(), np.repeat(part, labels.shape[1], axis=1))
-        for part in np.array_split(weights, max(1, len(weights) // 50))
-    ]
-    losses = (np.logaddexp(0, logits) - labels * logits).mean(axis=1)
-    return np.stack([np.mean(each, axis=0), np.concatenate(micro), weights @ losses / weights.sum(axis=1)], axis=1)
 
 
 def evidence_of(folder: Path, split: str) -> tuple[dict[str, np.ndarray], np.ndarray, list[str]]:
@@ -62,14 +48,10 @@ def evidence_of(folder: Path, split: str) -> tuple[dict[str, np.ndarray], np.nda
 
 
 def compare(parts: dict[str, tuple[dict[str, np.ndarray], np.ndarray]], genres: list[str], seed: int) -> dict[str, np.ndarray]:
-    """For both splits and each choice of parts, `SPLIT: CHOICE`, SCORES of the posters and of resamples: (1 + RESAMPLES, 3)."""
+    """For both splits and each choice of parts, `SPLIT: CHOICE`, what `score_resampled` gives."""
     scored = {}
     validation, truth = parts["validation"]
     for split, (evidence, labels) in parts.items():
-        random = np.random.default_rng(seed)
-        weights = random.multinomial(len(labels), np.full(len(labels), 1 / len(labels)), size=RESAMPLES)
-        weights = np.concatenate([np.ones((1, len(labels)), int), weights])
-        columns = np.array([i for i, genre in enumerate(genres) if genre not in RARE and labels[:, i].any()])
         for name, (chosen, _) in CHOICES.items():
             kept = [part for part in chosen if part in validation]
             fitted = {part: validation[part] for part in kept}
@@ -77,23 +59,17 @@ def compare(parts: dict[str, tuple[dict[str, np.ndarray], np.ndarray]], genres: 
                 logits = out_of_fold_logits(fitted, truth)
             else:
                 logits = fit_fusion(fitted, truth).logits({part: evidence[part] for part in kept})
-            scored[f"{split}: {name}"] = score(labels, logits.astype(np.float64), columns, weights)
+            scored[f"{split}: {name}"] = score_resampled(labels, logits, genres, seed)
     return scored
 
 
-def print_table(runs: list[dict[str, np.ndarray]]) -> None:
-    """A Markdown table: the mean over seeds, and the paired difference with its standard error over posters."""
+def print_tables(runs: list[dict[str, np.ndarray]]) -> None:
+    """A Markdown table a split."""
     for split in ("validation", "test"):
-        print(f"\n| {split} | " + " | ".join(SCORES) + " |\n| --- |" + " --- |" * len(SCORES))
+        print(f"\n| {split} | {HEADER}")
         for name, (_, other) in CHOICES.items():
-            values = np.mean([run[f"{split}: {name}"] for run in runs], axis=0)
-            cells = [f"{value:.4f}" for value in values[0]]
-            if other is not None:
-                differences = values - np.mean([run[f"{split}: {other}"] for run in runs], axis=0)
-                # A resample in which a genre is on no poster has no macro score.
-                errors = np.nanstd(differences[1:], axis=0)
-                cells = [f"{cell} ({a:+.4f} ± {b:.4f})" for cell, a, b in zip(cells, differences[0], errors, strict=True)]
-            print(f"| {name}{f', against {other}' if other else ''} | " + " | ".join(cells) + " |")
+            others = None if other is None else [run[f"{split}: {other}"] for run in runs]
+            print(row(f"{name}{f', against {other}' if other else ''}", [run[f"{split}: {name}"] for run in runs], others))
 
 
 def main() -> None:
@@ -133,7 +109,7 @@ def main() -> None:
             runs.append(compare(parts, genres, seed))
             # After each training, as they take long.
             print(f"\n{machine()}; {architecture} at {arguments.size}; seeds {arguments.seeds[: len(runs)]}")
-            print_table(runs)
+            print_tables(runs)
 
 
 if __name__ == "__main__":
