@@ -20,6 +20,7 @@ from benchmarks.paired import HEADER, row, score_resampled
 from benchmarks.parts import DETECTOR
 from benchmarks.pipeline import DATASET, machine, project_copy, run_python, set_parameters
 from poster_genres.cached import read_cache
+from poster_genres.devices import prepare
 from poster_genres.logistic import fit_logistic
 from poster_genres.model import Model
 from poster_genres.movies import genres_of, labels_of, read_movies
@@ -99,6 +100,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     arguments = parser.parse_args()
     runs: dict[str, list[np.ndarray]] = {}
+    prepare()
     with project_copy() as folder:
         (folder / "data" / "detectors").mkdir(parents=True)
         shutil.copy(arguments.detector, folder / "data" / "detectors")

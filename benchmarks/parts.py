@@ -13,11 +13,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from benchmarks.paired import HEADER, row, score_resampled
 from benchmarks.pipeline import DATASET, machine, project_copy, run_python, set_parameters
 from poster_genres.cached import read_cache
+from poster_genres.devices import prepare
 from poster_genres.fusion import fit_fusion, out_of_fold_logits
 from poster_genres.model import load_model, predict_evidence
 from poster_genres.movies import genres_of, labels_of
@@ -40,7 +40,7 @@ CHOICES: dict[str, tuple[tuple[str, ...], str | None]] = {
 def evidence_of(folder: Path, split: str) -> tuple[dict[str, np.ndarray], np.ndarray, list[str]]:
     """What each part of the model in a project's folder says of a split; its labels; the genres."""
     posters, movies = read_cache(folder / "data" / "cache")
-    device = torch.device("cpu")
+    device = prepare()
     model = load_model(folder / "models" / "model.pt", device)
     detected = list(read_detections(folder / "data" / "detections", list(movies["id"])).found.values())
     rows = np.flatnonzero(movies["split"] == split)

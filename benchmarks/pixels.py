@@ -15,6 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from benchmarks.paired import HEADER, row, score_resampled
 from benchmarks.pipeline import DATASET, machine, project_copy, run_python, set_parameters
 from poster_genres.cached import Posters, read_cache
+from poster_genres.devices import prepare
 from poster_genres.logistic import fit_logistic
 from poster_genres.model import Model
 from poster_genres.movies import genres_of, labels_of, read_movies
@@ -28,7 +29,7 @@ def features_of(variant: str, preprocessing: Preprocessing, posters: Posters) ->
     network = build_network(variant, 1, height, width)
     load_pretrained(network, variant)
     model = Model(variant, [""], height, width, list(preprocessing.mean), list(preprocessing.std), [network], [0.5])
-    return frozen_features(network, model, posters, np.arange(len(posters)), torch.device("cpu")).mean(dim=0)
+    return frozen_features(network, model, posters, np.arange(len(posters)), prepare()).mean(dim=0)
 
 
 def main() -> None:
