@@ -15,7 +15,7 @@ from scipy.special import expit
 # Parts that tell of the same thing share a weight of 1 to begin with.
 GROUPS = (("networks", "probe"), ("letters", "meaning"), ("objects",))
 # Standard deviations of the normal priors that weights and intercepts have; of intercepts so that a genre on ten validation posters
-# moves about two thirds of the way. Anything from 0.25 to 1 gives the same scores to three digits.
+# moves about two thirds of the way. From 0.1 to 3, neither changes the cross-entropy on 600 validation posters by 0.001.
 WEIGHT_DEVIATION = 0.5
 INTERCEPT_DEVIATION = 0.5
 FOLDS = 5
