@@ -107,6 +107,7 @@ def test_pixels_are_those_of_the_backbones_own_processor(tmp_path: Path, make, i
     model = Model(architecture, ["A", "B"], 192, 160, mean, std, [network], [0.5, 0.5], interpolation=interpolation)
     pixels = model.normalise(torch.from_numpy(decode(picture.read_bytes(), 192, 160, interpolation)[None].copy()))
     seen: list[torch.Tensor] = []
+    assert isinstance(network, BackboneNetwork)
     network.backbone.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs["pixel_values"]), with_kwargs=True)
     with torch.inference_mode():
         network.eval()(pixels)

@@ -69,7 +69,12 @@ def test_a_few_posters_move_little() -> None:
 def test_posters_are_scored_by_what_others_taught(monkeypatch: pytest.MonkeyPatch) -> None:
     labels, evidence = world(101, 4)
     fitted_on: list[int] = []
-    monkeypatch.setattr(fusion, "fit_fusion", lambda parts, truth: fitted_on.append(len(truth)) or fit_fusion(parts, truth))
+
+    def noted(parts: dict[str, np.ndarray], truth: np.ndarray) -> fusion.Fusion:
+        fitted_on.append(len(truth))
+        return fit_fusion(parts, truth)
+
+    monkeypatch.setattr(fusion, "fit_fusion", noted)
     logits = out_of_fold_logits(evidence, labels)
     assert sorted(fitted_on) == [80, 81, 81, 81, 81]
     # With other labels of one poster its own logits stay, and others' move.
@@ -106,7 +111,7 @@ def test_planted_objects_help_and_random_ones_do_not_harm(planted: bool) -> None
     beside = parts | {"objects": learned.logits(detected[2400:])}
     before, after = (out_of_fold_logits(one, truth) for one in (parts, beside))
     gain = scores.macro_average_precision(truth, after) - scores.macro_average_precision(truth, before)
-    loss = np.subtract(*(scores.binary_cross_entropy(truth, expit(logits)) for logits in (after, before)))
+    loss = scores.binary_cross_entropy(truth, expit(after)) - scores.binary_cross_entropy(truth, expit(before))
     if planted:
         assert gain > 0.1
         assert loss < -0.03
@@ -172,7 +177,8 @@ def test_a_model_comes_back_from_its_file(tmp_path: Path) -> None:
     assert np.array_equal(predict_logits(loaded, posters, CPU, detected=detected), expected)
     assert (loaded.thresholds, loaded.interpolation) == ([0.1, 0.2, 0.3], "lanczos")
     # A poster without words hears nothing from them.
-    letters, meaning = model.words.logits(detected) if model.words is not None else ()
+    assert model.words is not None
+    letters, meaning = model.words.logits(detected)
     assert not letters[::5].any()
     assert not meaning[::5].any()
     np.testing.assert_allclose([letters[np.arange(60) % 5 > 0].mean(), meaning[np.arange(60) % 5 > 0].mean()], 0, atol=1e-5)
@@ -213,5 +219,5 @@ def test_models_of_the_version_before_predict_as_they_did(tmp_path: Path, probe:
     texts = ["\n".join(one.text for one in found.objects if one.text) for found in detected]
     spoken = model.words.vectorizer().transform(texts) @ model.words.weights
     meant = np.stack([found.sentence for found in detected]) @ model.words.sentence_weights
-    expected = (image.numpy() + spoken + meant - offset) / temperature  # type: ignore[union-attr]
+    expected = (image.numpy() + spoken + meant - offset) / temperature
     np.testing.assert_allclose(predict_logits(loaded, posters, CPU, detected=detected), expected, atol=2e-4)
