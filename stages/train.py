@@ -1,4 +1,4 @@
-"""Train networks on the cached posters, and keep their weights of the epoch with the best validation score.
+"""Train networks on the cached posters, and keep their weights of the epoch with the least validation cross-entropy.
 
 In: data/cache and, for two_stream/…, data/detections. Out: models/model.pt; metrics/history.csv, an epoch a row; models/run.json,
 what the MLflow run is known by. A training that was interrupted goes on from its last whole epoch when it is started again. Run:
