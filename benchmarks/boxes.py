@@ -3,8 +3,8 @@
 Run: `python -m benchmarks.boxes [DATASET] [--detector FILE.onnx] [--seeds 0 1 2]`, by default on ../shared with its YOLOX-Nano. The
 network is efficientnet_lite0 at 240 x 168; its maps are averaged over whole posters, over the largest person's box, over all boxes
 of objects, and over the rest. Logistic regressions on these features beside each other (a region that a poster has not has the
-mean), whose decay training posters out of fold choose, are scored on validation and test posters; differences to whole posters
-alone are paired, with their standard errors over posters. Works in a temporary copy of the project; Linux and macOS.
+mean), whose decay validation posters choose, are scored on validation and test posters; differences to whole posters alone are
+paired, with their standard errors over posters. Works in a temporary copy of the project; Linux and macOS.
 """
 
 import argparse
@@ -78,19 +78,15 @@ def region_features(folder: Path) -> tuple[list[str], np.ndarray]:
     return list(movies["id"]), np.concatenate(features)
 
 
-def fit(features: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logistic regressions with the decay that is best out of fold."""
-    folds = torch.from_numpy(np.random.default_rng(0).permutation(len(labels)) % 3)
-    losses = []
+def fit(features: torch.Tensor, labels: torch.Tensor, splits: np.ndarray) -> np.ndarray:
+    """Logits (posters, genres) of logistic regressions on training posters, with the decay that is best on validation posters."""
+    train, validation = torch.from_numpy(splits == "train"), torch.from_numpy(splits == "validation")
+    logits = []
     for decay in DECAYS:
-        total = 0.0
-        for fold in range(3):
-            kept, left_out = folds != fold, folds == fold
-            weight, bias = fit_logistic(features[kept], labels[kept], decay)
-            logits = features[left_out] @ weight.T + bias
-            total += float(binary_cross_entropy_with_logits(logits, labels[left_out], reduction="sum"))
-        losses.append(total)
-    return fit_logistic(features, labels, DECAYS[int(np.argmin(losses))])
+        weight, bias = fit_logistic(features[train], labels[train], decay)
+        logits.append(features @ weight.T + bias)
+    losses = [float(binary_cross_entropy_with_logits(each[validation], labels[validation])) for each in logits]
+    return logits[int(np.argmin(losses))].numpy()
 
 
 def main() -> None:
@@ -121,9 +117,7 @@ def main() -> None:
             features = np.where(np.isnan(features), means, features)
             for name, regions in CHOICES.items():
                 seen = torch.from_numpy(features[:, [REGIONS.index(region) for region in regions]].reshape(len(movies), -1))
-                train = torch.from_numpy(splits == "train")
-                weight, bias = fit(seen[train], torch.from_numpy(labels)[train])
-                logits = (seen @ weight.T + bias).numpy()
+                logits = fit(seen, torch.from_numpy(labels), splits)
                 for split in ("validation", "test"):
                     rows = splits == split
                     runs.setdefault(f"{split}: {name}", []).append(score_resampled(labels[rows], logits[rows], genres, seed))
