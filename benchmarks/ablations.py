@@ -17,6 +17,7 @@ import yaml
 
 from benchmarks.pipeline import DATASET, ROOT, machine, project_copy, run_python, set_parameters, size_of
 from poster_genres.architectures import image_stream, needs_objects, recipe_name
+from poster_genres.parameters import DEFAULT, read_recipes
 
 # What a recipe's keys are when the technique is left out; `networks` shows what more brings, `epochs` what the probe does alone.
 CHANGES: dict[str, list[Any]] = {
@@ -140,10 +141,9 @@ def changes_of(recipe: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def train(folder: Path, family: str, recipe: dict[str, Any], program: str | None, **parameters: object) -> dict[str, float]:
-    """Train with this recipe, and this program put in; the validation scores of the epoch that is kept, and the seconds."""
-    recipes = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["recipes"] | {family: recipe}
-    set_parameters(folder, recipes=recipes, **parameters)
+def train(folder: Path, program: str | None, **parameters: object) -> dict[str, float]:
+    """Train with these parameters, and this program put in; the validation scores of the epoch that is kept, and the seconds."""
+    set_parameters(folder, **parameters)
     for name in ("join", "cache", "detect"):
         run_python(["-m", f"stages.{name}"], folder)
     seconds, _ = run_python(["-m", "stages.train"] if program is None else ["-c", AROUND.format(program=program)], folder)
@@ -182,8 +182,8 @@ def main() -> None:
     parser.add_argument("--absent", action="store_true", help="techniques that recipes do not have instead of those that they have")
     parser.add_argument("--json", type=Path, help="also write all numbers to this file")
     arguments = parser.parse_args()
-    family = recipe_name(arguments.architecture)
-    recipe = values["recipes"][family] | {"networks": 1}
+    recipes = read_recipes(ROOT / "recipes.yaml")
+    recipe = recipes.get(recipe_name(arguments.architecture), recipes[DEFAULT]).model_dump() | {"networks": 1}
     changes = changes_of(recipe)
     if needs_objects(arguments.architecture):
         changes.insert(0, {"architecture": image_stream(arguments.architecture)})
@@ -202,9 +202,8 @@ def main() -> None:
         for seed in arguments.seeds:
             for name, (change, program) in variants.items():
                 chosen = {"dataset": str(arguments.dataset.resolve()), "seed": seed, **size}
-                changed = recipe | change
-                chosen["architecture"] = changed.pop("architecture", arguments.architecture)
-                results.setdefault(name, []).append(train(folder, family, changed, program, **chosen))
+                chosen |= {"architecture": arguments.architecture, **recipe, **change}
+                results.setdefault(name, []).append(train(folder, program, **chosen))
                 # After each training, as they take long.
                 if arguments.json:
                     arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

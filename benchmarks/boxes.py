@@ -19,13 +19,13 @@ from tqdm import tqdm
 from benchmarks.paired import HEADER, row, score_resampled
 from benchmarks.parts import DETECTOR
 from benchmarks.pipeline import DATASET, machine, project_copy, run_python, set_parameters
-from poster_genres.cached import read_cache
 from poster_genres.devices import prepare
 from poster_genres.logistic import fit_logistic
 from poster_genres.model import Model
 from poster_genres.movies import genres_of, labels_of, read_movies
-from poster_genres.networks import build_network, describe, load_pretrained
+from poster_genres.network import find_architecture
 from poster_genres.objects import Found, read_detections
+from poster_genres.tensor_cache import read_cache
 
 IMAGE, HEIGHT, WIDTH = "efficientnet_lite0", 240, 168
 REGIONS = ("whole", "largest person", "all boxes", "rest")
@@ -58,10 +58,11 @@ def masks(objects: list[Found], rows: int, columns: int) -> np.ndarray:
 def region_features(folder: Path) -> tuple[list[str], np.ndarray]:
     """IDs of all movies, and float32 (movies, regions, features), NaN for regions that are not there."""
     posters, movies = read_cache(folder / "data" / "cache")
-    detected = list(read_detections(folder / "data" / "detections", list(movies["id"])).found.values())
-    network = build_network(IMAGE, 1, HEIGHT, WIDTH).eval()
-    load_pretrained(network, IMAGE)
-    _, preprocessing = describe(IMAGE)
+    detected = read_detections(folder / "data" / "detections", list(movies["id"])).posters
+    architecture = find_architecture(IMAGE)
+    network, preprocessing = architecture.build(1, HEIGHT, WIDTH).eval(), architecture.preprocessing
+    assert architecture.load_pretrained is not None
+    architecture.load_pretrained(network)
     model = Model(IMAGE, [""], HEIGHT, WIDTH, list(preprocessing.mean), list(preprocessing.std), [network], [0.5])
     features = []
     with torch.inference_mode():

@@ -30,7 +30,7 @@ IMPORTED = ("torch", "mlflow", "pandas", "sklearn.metrics", "dvc.cli", "dvc.repo
 BARE_LOOP = """
 import sys
 from pathlib import Path
-from poster_genres.cached import read_cache
+from poster_genres.tensor_cache import read_cache
 from poster_genres.devices import prepare
 from poster_genres.movies import genres_of, labels_of
 from poster_genres.parameters import read_parameters
@@ -43,7 +43,7 @@ device = prepare()
 for rate in sys.argv[1].split(","):
     parameters = read_parameters().model_copy(update={"learning_rate": float(rate)})
     model = new_model(parameters, genres_of(movies), posters.shape, labels[splits == "train"].mean(axis=0), device)
-    training = Training(model, posters, labels, splits, parameters.recipe(), device)
+    training = Training(model, posters, labels, splits, parameters.recipe, device)
     for _ in range(training.recipe.epochs):
         row = training.run_epoch()
     training.finish()

@@ -3,7 +3,7 @@
 import numpy as np
 
 from benchmarks.real_posters import RARE
-from poster_genres.scores import resampled_average_precision
+from poster_genres.evaluation import resampled_average_precision
 
 SCORES = ("macro AP", "micro AP", "cross-entropy")
 RESAMPLES = 1000

@@ -16,12 +16,12 @@ import numpy as np
 
 from benchmarks.paired import HEADER, row, score_resampled
 from benchmarks.pipeline import DATASET, machine, project_copy, run_python, set_parameters
-from poster_genres.cached import read_cache
 from poster_genres.devices import prepare
 from poster_genres.fusion import fit_fusion, out_of_fold_logits
 from poster_genres.model import load_model, predict_evidence
 from poster_genres.movies import genres_of, labels_of
 from poster_genres.objects import read_detections
+from poster_genres.tensor_cache import read_cache
 
 DETECTOR = DATASET.parent / "detectors" / "yolox_nano.onnx"
 IMAGE, WORDS = ("networks", "probe"), ("letters", "meaning")
@@ -42,7 +42,7 @@ def evidence_of(folder: Path, split: str) -> tuple[dict[str, np.ndarray], np.nda
     posters, movies = read_cache(folder / "data" / "cache")
     device = prepare()
     model = load_model(folder / "models" / "model.pt", device)
-    detected = list(read_detections(folder / "data" / "detections", list(movies["id"])).found.values())
+    detected = read_detections(folder / "data" / "detections", list(movies["id"])).posters
     rows = np.flatnonzero(movies["split"] == split)
     return predict_evidence(model, posters, device, rows, detected), labels_of(movies)[rows], genres_of(movies)
 

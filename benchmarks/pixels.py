@@ -14,20 +14,22 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from benchmarks.paired import HEADER, row, score_resampled
 from benchmarks.pipeline import DATASET, machine, project_copy, run_python, set_parameters
-from poster_genres.cached import Posters, read_cache
 from poster_genres.devices import prepare
 from poster_genres.logistic import fit_logistic
 from poster_genres.model import Model
 from poster_genres.movies import genres_of, labels_of, read_movies
-from poster_genres.networks import STANDARD, Preprocessing, build_network, describe, load_pretrained
+from poster_genres.network import STANDARD, Preprocessing, find_architecture
+from poster_genres.tensor_cache import Posters, read_cache
 from poster_genres.training import DECAYS, frozen_features
 
 
 def features_of(variant: str, preprocessing: Preprocessing, posters: Posters) -> torch.Tensor:
     """float32 (posters, features) of a frozen variant that is fed so."""
     _, height, width, _ = posters.shape
-    network = build_network(variant, 1, height, width)
-    load_pretrained(network, variant)
+    architecture = find_architecture(variant)
+    network = architecture.build(1, height, width)
+    assert architecture.load_pretrained is not None
+    architecture.load_pretrained(network)
     model = Model(variant, [""], height, width, list(preprocessing.mean), list(preprocessing.std), [network], [0.5])
     return frozen_features(network, model, posters, np.arange(len(posters)), prepare()).mean(dim=0)
 
@@ -54,7 +56,7 @@ def main() -> None:
             tables.append(read_movies(folder / "data" / "movies.csv"))
         print(f"{machine()}; {height} x {width}; seeds {arguments.seeds}")
         for variant in arguments.variants:
-            _, right = describe(variant)
+            right = find_architecture(variant).preprocessing
             runs: dict[str, list[np.ndarray]] = {}
             for name, preprocessing in (("ImageNet's", STANDARD), ("its authors'", right)):
                 features = features_of(variant, preprocessing, posters)

@@ -18,7 +18,7 @@ PROGRAM = """
 import json, sys, time
 from pathlib import Path
 import torch
-from poster_genres.cached import read_cache
+from poster_genres.tensor_cache import read_cache
 from poster_genres.devices import prepare
 from poster_genres.movies import genres_of, labels_of
 from poster_genres.parameters import read_parameters
@@ -30,11 +30,11 @@ posters, movies = read_cache(Path("data/cache"))
 labels, splits = labels_of(movies), movies["split"].to_numpy(str)
 device = prepare()
 model = new_model(parameters, genres_of(movies), posters.shape, labels[splits == "train"].mean(axis=0), device)
-training = Training(model, posters, labels, splits, parameters.recipe(), device)
+training = Training(model, posters, labels, splits, parameters.recipe, device)
 learner = training.learners[0]
 learner.network.train()
 load = training.load_posters
-steps, rounds, size = int(sys.argv[1]), int(sys.argv[2]), parameters.recipe().batch_size
+steps, rounds, size = int(sys.argv[1]), int(sys.argv[2]), parameters.recipe.batch_size
 
 
 def batches():

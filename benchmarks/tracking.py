@@ -16,7 +16,7 @@ from benchmarks.pipeline import DATASET, machine, project_copy, run_python, set_
 PROGRAM = """
 import json, sys, time
 from pathlib import Path
-from poster_genres.cached import read_cache
+from poster_genres.tensor_cache import read_cache
 from poster_genres.devices import prepare
 from poster_genres.movies import genres_of, labels_of
 from poster_genres.parameters import read_parameters
@@ -29,7 +29,7 @@ posters, movies = read_cache(Path("data/cache"))
 labels, splits = labels_of(movies), movies["split"].to_numpy(str)
 device = prepare()
 model = new_model(parameters, genres_of(movies), posters.shape, labels[splits == "train"].mean(axis=0), device)
-training = Training(model, posters, labels, splits, parameters.recipe(), device)
+training = Training(model, posters, labels, splits, parameters.recipe, device)
 connect()  # making the store is the first run's matter; all later ones find it there
 training.run_epoch()
 seconds = {"with": [], "without": []}

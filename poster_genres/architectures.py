@@ -1,16 +1,10 @@
-"""The names of the architectures and of the detectors."""
+"""The names of the architectures and of the detectors, and where they are."""
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
-# Each with the name of its recipe in params.yaml.
-ARCHITECTURES = {
-    "tutorial": "tutorial",
-    "alexnet": "alexnet",
-    "residual": "residual",
-    "efficientnet_lite0": "efficientnet_lite",
-    "efficientnet_lite1": "efficientnet_lite",
-    "efficientnet_lite2": "efficientnet_lite",
-}
+# Each of these folders has a file for each name, or for each kind of names KIND/….
+NETWORKS, DETECTORS = Path(__file__).parent / "networks", Path(__file__).parent / "detectors"
+KINDS = ("hf", "onnx")
 # Names with this beginning are backbones of Hugging Face's transformers: hf/<model ID or folder>.
 HUGGING_FACE = "hf/"
 # And names with this one see the poster by another architecture, and beside it what detectors found on it.
@@ -18,8 +12,11 @@ TWO_STREAM = "two_stream/"
 # Detectors with this beginning are files: onnx/<path>, in this folder of the project, on which the stage `detect` depends.
 ONNX = "onnx/"
 ONNX_FOLDER = "data/detectors"
-# Those of poster_genres.detectors, but for hf/<model ID or folder> and onnx/<path>.
-DETECTORS = ("lettering",)
+
+
+def names(folder: Path) -> list[str]:
+    """The names that have a file of their own in `NETWORKS` or `DETECTORS`."""
+    return sorted(path.stem for path in folder.glob("*.py") if path.stem not in ("__init__", *KINDS))
 
 
 def image_stream(architecture: str) -> str:
@@ -32,23 +29,32 @@ def needs_objects(architecture: str) -> bool:
     return architecture.startswith(TWO_STREAM)
 
 
+def is_hugging_face(architecture: str) -> bool:
+    """Whether the poster itself is seen by a backbone of Hugging Face's transformers."""
+    return image_stream(architecture).startswith(HUGGING_FACE)
+
+
 def is_known(architecture: object) -> bool:
     """Whether it is the name of an architecture."""
     if not isinstance(architecture, str):
         return False
     name = image_stream(architecture)
-    return name in ARCHITECTURES or (name.startswith(HUGGING_FACE) and name != HUGGING_FACE)
+    return name in names(NETWORKS) or (is_hugging_face(name) and name != HUGGING_FACE)
+
+
+def module_of(architecture: str) -> str:
+    """The module that holds an architecture's record, or makes it."""
+    return f"poster_genres.networks.{image_stream(architecture).partition('/')[0]}"
 
 
 def recipe_name(architecture: str) -> str:
-    """The name of the recipe that an architecture is trained by: two streams learn by the recipe of that which sees the poster."""
-    name = image_stream(architecture)
-    return "hf" if name.startswith(HUGGING_FACE) else ARCHITECTURES[name]
+    """The name of the recipe in recipes.yaml, if it has one: efficientnet_lite for efficientnet_lite1, hf for hf/…"""
+    return "hf" if is_hugging_face(architecture) else image_stream(architecture).rstrip("0123456789")
 
 
 def is_detector(name: str) -> bool:
     """Whether it is the name of a detector."""
-    return name in DETECTORS or any(name.startswith(kind) and name != kind for kind in (HUGGING_FACE, ONNX))
+    return name in names(DETECTORS) or any(name.startswith(kind) and name != kind for kind in (HUGGING_FACE, ONNX))
 
 
 def in_folder(name: str) -> bool:

@@ -5,7 +5,7 @@ import pandas as pd
 from PIL import Image
 from scipy.fft import dctn
 
-from poster_genres.cached import Posters
+from poster_genres.tensor_cache import Posters
 
 BATCH = 256
 # Of 64 bits, those in which two different posters differ are hardly ever so few: none of 8 million pairs in the real data.

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from poster_genres.errors import InputError
+from poster_genres.network import Architecture, Head, Network, Preprocessing, keep_statistics
 
 # Width and depth of each variant, relative to the stages below.
 VARIANTS = {"efficientnet_lite0": (1.0, 1.0), "efficientnet_lite1": (1.0, 1.1), "efficientnet_lite2": (1.1, 1.2)}
@@ -130,17 +131,6 @@ class EfficientNetLite(nn.Sequential):
         return (*maps, x) if layers and not isinstance(layers[-1], InvertedResidual) else tuple(maps)
 
 
-def keep_statistics(pretrained: nn.Module) -> None:
-    """Have batch norm go by the statistics that it was pretrained with, in training too.
-
-    By those of each batch, a network that begins where a logistic regression on its features ends would begin as badly as the
-    prior: of these posters' validation, with a cross-entropy of 0.263 instead of 0.221.
-    """
-    for module in pretrained.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-
-
 def round_channels(channels: float) -> int:
     """The nearest multiple of eight, unless that is more than a tenth less."""
     rounded = max(8, int(channels + 4) // 8 * 8)
@@ -163,3 +153,41 @@ def imagenet_weights(variant: str) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     *body, weight, bias = torch.load(path, map_location="cpu", weights_only=True).values()
     # The file's names are another program's; the order is the same, and `load_state_dict` checks the shapes.
     return dict(zip(EfficientNetLite(variant).state_dict(), body, strict=True)), weight, bias
+
+
+class AveragePoolOfAll(nn.Module):
+    """Maps (N, channels, rows, columns), several of them, to the mean of each channel of each, float32 (N, all channels)."""
+
+    def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
+        return torch.cat([one.mean(dim=(2, 3), dtype=torch.float32) for one in maps], dim=1)
+
+
+class EfficientNetLiteNetwork(Network):
+    """EfficientNet-Lite with a new head; input of any size.
+
+    The head sees the means of every block's maps, not only the last one's: a poster's genre is in its colours and textures too,
+    which the last layer, made for the things of ImageNet, has forgotten.
+    """
+
+    maps: EfficientNetLite
+
+    def __init__(self, variant: str, genres: int) -> None:
+        maps = EfficientNetLite(variant)
+        head = Head(sum(maps.channels), genres)
+        nn.init.constant_(head.bias, -2.5)
+        super().__init__(maps, AveragePoolOfAll(), nn.Sequential(nn.Dropout(0.3), head))
+
+    def freeze(self, blocks: int) -> None:
+        self.maps.freeze(blocks)
+
+
+def efficientnet_lite(variant: str) -> Architecture:
+    """The record of one of `VARIANTS`."""
+
+    def make(genres: int, height: int, width: int) -> Network:
+        return EfficientNetLiteNetwork(variant, genres)
+
+    def load_pretrained(network: Network) -> None:
+        network.maps.load_state_dict(imagenet_weights(variant)[0])
+
+    return Architecture(make, Preprocessing(MEAN, DEVIATION, INTERPOLATION), load_pretrained)

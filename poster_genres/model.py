@@ -11,14 +11,14 @@ import torch
 from scipy.special import expit
 from torch import Tensor
 
-from poster_genres.cached import Posters
 from poster_genres.devices import autocast
 from poster_genres.errors import InputError
 from poster_genres.files import whole_file
 from poster_genres.fusion import Fusion, plain_fusion
-from poster_genres.networks import Network, build_network
+from poster_genres.network import Network, find_architecture
 from poster_genres.object_model import ObjectModel
 from poster_genres.objects import Detected
+from poster_genres.tensor_cache import Posters
 from poster_genres.words import Words
 
 FORMAT = "poster-genres model, version 6"
@@ -32,7 +32,7 @@ class Model:
 
     Attributes
     ----------
-    architecture : their name, for `build_network`
+    architecture : their name, for `find_architecture`
     backbone : the configuration of an `hf/…` architecture's backbone, else empty
     genres : the names of their outputs, in order
     height, width : of their input, in pixels
@@ -225,9 +225,10 @@ def load_model(path: Path, device: torch.device) -> Model:
 
             content = convert(content)
         shape = content["height"], content["width"]
+        architecture = find_architecture(content["architecture"], content["backbone"])
 
         def network(weights: dict[str, Tensor]) -> Network:
-            built = build_network(content["architecture"], len(content["genres"]), *shape, content["backbone"])
+            built = architecture.build(len(content["genres"]), *shape)
             built.load_state_dict(weights)
             return built.to(device)
 

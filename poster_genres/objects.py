@@ -1,4 +1,4 @@
-"""What detectors found on posters: a table with a row an object, and vectors of fixed length a poster."""
+"""What detectors found on posters: a table with a row an object, and what the words on each poster mean."""
 
 import io
 import json
@@ -141,11 +141,6 @@ def object_vectors(found: list[Detected], classes: list[str]) -> np.ndarray:
     return vectors.reshape(len(found), len(classes) * len(MEASURES))
 
 
-def vector_names(classes: list[str]) -> list[str]:
-    """What each number of the vector is: `person confidence`, `person count`, …"""
-    return [f"{label} {measure}" for label in classes for measure in MEASURES]
-
-
 @dataclass(frozen=True)
 class Detections:
     """What the stage `detect` found, by the movies' IDs; the detectors with their versions; the classes of objects."""
@@ -154,21 +149,25 @@ class Detections:
     detectors: dict[str, str]
     classes: list[str]
 
+    @property
+    def posters(self) -> list[Detected]:
+        """What was found on each poster, in the order of the movies."""
+        return list(self.found.values())
+
 
 def write_detections(detections: Detections, folder: Path) -> None:
-    """Write objects.csv, a row an object; vectors.csv and sentences.npy, a row a movie; and detectors.json."""
+    """Write objects.csv, a row an object; sentences.npy, a row a movie; and detectors.json, with the movies' IDs in that order."""
     rows = [(movie, *one) for movie, detected in detections.found.items() for one in detected.objects]
-    vectors = pd.DataFrame(
-        object_vectors(list(detections.found.values()), detections.classes), columns=vector_names(detections.classes)
-    )
-    vectors.insert(0, "id", list(detections.found))
-    for name, table in (("objects", pd.DataFrame(rows, columns=COLUMNS)), ("vectors", vectors)):
-        with whole_file(folder / f"{name}.csv") as temporary:
-            table.to_csv(temporary, index=False, encoding="utf-8", float_format="%.6g", lineterminator="\n")
-    sentences = np.array([detected.sentence for detected in detections.found.values()], np.float32)
+    with whole_file(folder / "objects.csv") as temporary:
+        table = pd.DataFrame(rows, columns=COLUMNS)
+        table.to_csv(temporary, index=False, encoding="utf-8", float_format="%.6g", lineterminator="\n")
+    sentences = np.array([detected.sentence for detected in detections.posters], np.float32)
     with whole_file(folder / "sentences.npy") as temporary, temporary.open("wb") as file:
         np.save(file, sentences, allow_pickle=False)
-    write_json(folder / "detectors.json", {"detectors": detections.detectors, "classes": detections.classes})
+    write_json(
+        folder / "detectors.json",
+        {"detectors": detections.detectors, "classes": detections.classes, "movies": list(detections.found)},
+    )
 
 
 def read_detections(folder: Path, ids: list[str]) -> Detections:
@@ -182,13 +181,12 @@ def read_detections(folder: Path, ids: list[str]) -> Detections:
     try:
         about = json.loads((folder / "detectors.json").read_text(encoding="utf-8"))
         table = (folder / "objects.csv").read_bytes()
-        movies = pd.read_csv(folder / "vectors.csv", usecols=["id"], dtype=str, keep_default_na=False, na_filter=False)["id"]
-        sentences = dict(zip(movies, np.load(folder / "sentences.npy", allow_pickle=False), strict=True))
+        sentences = dict(zip(about["movies"], np.load(folder / "sentences.npy", allow_pickle=False), strict=True))
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: not there yet; `dvc repro` makes it") from None
-    except ValueError:
+    except (ValueError, KeyError):
         raise InputError(f"{folder}: damaged; remove it, and `dvc repro` makes it anew") from None
-    if not about["classes"] or not set(ids) <= set(movies):
+    if not about["classes"] or not set(ids) <= set(sentences):
         raise InputError(f"{folder}: not of these movies, or of another architecture; `dvc repro` makes it anew")
     found = parse_objects(table, str(folder / "objects.csv"))
     return Detections(

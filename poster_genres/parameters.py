@@ -1,23 +1,29 @@
-"""`params.yaml`, read in one place into typed values."""
+"""`params.yaml` and `recipes.yaml`, read in one place into typed values; and which of these each stage uses."""
 
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from poster_genres.architectures import (
-    ARCHITECTURES,
     DETECTORS,
+    HUGGING_FACE,
+    NETWORKS,
     ONNX,
     ONNX_FOLDER,
     TWO_STREAM,
     in_folder,
     is_detector,
     is_known,
+    names,
+    needs_objects,
     recipe_name,
 )
 from poster_genres.errors import InputError
+
+PARAMETERS, RECIPES = Path("params.yaml"), "recipes.yaml"
+AUTO, DEFAULT = "auto", "default"
 
 
 def _not_boolean(value: Any) -> Any:
@@ -31,13 +37,20 @@ Integer = Annotated[int, BeforeValidator(_not_boolean)]
 # A float also reads text: DVC writes 0.00001 as 1e-05, which YAML 1.1 takes for a string.
 Number = Annotated[float, BeforeValidator(_not_boolean), Field(allow_inf_nan=False)]
 Count = Annotated[Integer, Field(ge=1)]
-Auto = Literal["auto"]
+Seed = Annotated[Integer, Field(ge=0, lt=2**32)]
 
 
-class Recipe(BaseModel):
-    """How one architecture is trained."""
+class Values(BaseModel):
+    """Some of the values, none of which can be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Used = TypeVar("Used", bound=Values)
+
+
+class Recipe(Values):
+    """How a network is trained; what each key means is said in recipes.yaml."""
 
     networks: Count
     probe: bool
@@ -48,129 +61,184 @@ class Recipe(BaseModel):
     body_learning_rate: Annotated[Number, Field(gt=0, le=1)]
     schedule: Literal["constant", "one_cycle"]
     weight_decay: Annotated[Number, Field(ge=0)]
+    weight_averaging: Annotated[Number, Field(ge=0, lt=1)]
     flip: bool
     crop: Annotated[Number, Field(ge=0, lt=1)]
-    weight_averaging: Annotated[Number, Field(ge=0, lt=1)]
 
 
-class Recipes(BaseModel):
-    """A recipe an architecture, or a family of them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    tutorial: Recipe
-    alexnet: Recipe
-    residual: Recipe
-    efficientnet_lite: Recipe
-    hf: Recipe
-
-
-class Parameters(BaseModel):
-    """All of `params.yaml`; what each key means is said there."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class JoinParameters(Values):
+    """What `stages.join` uses."""
 
     dataset: Annotated[str, Field(min_length=1)]
     metadata: Literal["auto", "csv", "groundtruth"]
     limit: Count
     validation: Annotated[Number, Field(gt=0, lt=1)]
     test: Annotated[Number, Field(gt=0, lt=1)]
-    seed: Annotated[Integer, Field(ge=0, lt=2**32)]
+    seed: Seed
+
+
+class CacheParameters(Values):
+    """What `stages.cache` uses."""
+
+    dataset: Annotated[str, Field(min_length=1)]
     image_height: Annotated[Integer, Field(ge=32, le=2048)]
     image_width: Annotated[Integer, Field(ge=32, le=2048)]
     interpolation: Literal["bilinear", "bicubic", "lanczos"]
     max_unreadable: Annotated[Number, Field(ge=0, le=1)]
-    dask_scheduler: str | None
+    # Where posters are decoded makes no difference to what comes out.
+    dask_scheduler: Annotated[str | None, Field(exclude=True)]
+
+
+class DetectParameters(Values):
+    """What `stages.detect` uses."""
+
+    dataset: str
+    detectors: list[str]
+    two_stream: bool
+
+
+class TrainParameters(Values):
+    """What `stages.train` uses."""
+
+    architecture: str
+    interpolation: str
+    recipe: Recipe
+    patience: Annotated[Integer, Field(ge=0)]
+    processes: Count
+    seed: Seed
+
+
+class EvaluateParameters(Values):
+    """What `stages.evaluate` uses."""
+
+    seed: Seed
+
+
+class Parameters(JoinParameters, CacheParameters):
+    """All of `params.yaml`, where each key is explained. Those of a recipe, which there are keys beside the others, are in
+    `recipe`: the chosen architecture's, with what params.yaml says in place of `auto`."""
+
     detectors: list[str]
     architecture: str
-    epochs: Annotated[Integer, Field(ge=0)] | Auto
-    batch_size: Annotated[Integer, Field(ge=2)] | Auto
-    learning_rate: Annotated[Number, Field(gt=0)] | Auto
+    recipe: Recipe
     patience: Annotated[Integer, Field(ge=0)]
     processes: Count
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]]
-    recipes: Recipes
 
     @field_validator("detectors")
     @classmethod
-    def _known_detectors(cls, names: list[str]) -> list[str]:
-        for name in names:
+    def _known_detectors(cls, chosen: list[str]) -> list[str]:
+        for name in chosen:
             if not is_detector(name):
-                raise ValueError(f"should be of {', '.join(DETECTORS)}, hf/<model ID or folder> and onnx/{ONNX_FOLDER}/<file>")
+                raise ValueError(
+                    f"should be of {', '.join(names(DETECTORS))}, hf/<model ID or folder> and onnx/{ONNX_FOLDER}/<file>"
+                )
             if name.startswith(ONNX) and not in_folder(name):
                 raise ValueError(
                     f"{name} should be in {ONNX_FOLDER}, where DVC sees when the file changes: "
                     f"copy it there, and say {ONNX}{ONNX_FOLDER}/{PurePosixPath(name).name}"
                 )
-        if len(set(names)) < len(names):
+        if len(set(chosen)) < len(chosen):
             raise ValueError("should name each detector once")
-        return names
+        return chosen
 
-    @model_validator(mode="after")
-    def _something_is_trained(self) -> Self:
-        recipe = self.recipe()
-        if recipe.epochs == 0 and not recipe.probe:
-            raise ValueError("epochs: should be 1 or more; 0 is for architectures with a probe, which is then all there is")
-        return self
+    @property
+    def two_stream(self) -> bool:
+        """Whether the architecture sees what detectors find on posters."""
+        return needs_objects(self.architecture)
 
-    def recipe(self) -> Recipe:
-        """The recipe of the chosen architecture, with what the top level says in place of `auto`."""
-        recipe: Recipe = getattr(self.recipes, recipe_name(self.architecture))
-        chosen = {key: getattr(self, key) for key in ("epochs", "batch_size", "learning_rate")}
-        return recipe.model_copy(update={key: value for key, value in chosen.items() if value != "auto"})
+    def used_by(self, stage: type[Used]) -> Used:
+        """The values that a stage uses, as one of the classes above."""
+        return stage.model_validate({name: getattr(self, name) for name in stage.model_fields})
 
 
-def read_parameters(path: Path = Path("params.yaml")) -> Parameters:
-    """Read and check `params.yaml`.
+def read_parameters(path: Path = PARAMETERS) -> Parameters:
+    """Read and check `params.yaml`, and recipes.yaml beside it.
 
     Raises
     ------
     InputError
-        The file is missing or no YAML; a key is unknown or missing; a value has the wrong type or is out of range; the
-        architecture is unknown. Every fault is named in the one message.
+        A file is missing or no YAML; a key is unknown or missing; a value has the wrong type or is out of range; the architecture
+        is unknown. Every fault of a file is named in the one message.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file here; run this in the project's folder") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
-    return check_parameters(values, path)
+    return check_parameters(_read_yaml(path), path)
 
 
 def check_parameters(values: Any, path: Path) -> Parameters:
     """The content of `path`, as YAML reads it, as typed values; errors as in `read_parameters`."""
     if not isinstance(values, dict):
         raise InputError(f"{path}: holds no keys")
-    architecture = values.get("architecture")
+    architecture = values.get("architecture", "")
     if "architecture" in values and not is_known(architecture):
-        choices = f"{', '.join(ARCHITECTURES)}, hf/<model ID or folder>, and {TWO_STREAM} before any of these"
+        choices = f"{', '.join(names(NETWORKS))}, hf/<model ID or folder>, and {TWO_STREAM} before any of these"
         raise InputError(f"{path}: architecture: {architecture!r} is unknown; the choices are {choices}")
+    recipes = read_recipes(path.with_name(RECIPES))
+    recipe = recipes.get(recipe_name(architecture), recipes[DEFAULT])
+    chosen = {key: values[key] for key in Recipe.model_fields if values.get(key, AUTO) != AUTO}
+    keys = [*(key for key in Parameters.model_fields if key != "recipe"), *Recipe.model_fields]
+    faults = [f"{key}: unknown key; the keys are {', '.join(keys)}" for key in values if key not in keys]
     try:
-        return Parameters.model_validate(values)
+        recipe = Recipe.model_validate(recipe.model_dump() | chosen)
     except ValidationError as error:
-        raise InputError(f"{path}: {'; '.join(_faults(error))}") from None
+        faults += [fault.replace(", not ", f" or {AUTO!r}, not ") for fault in _faults(error)]
+    if recipe.epochs == 0 and not recipe.probe:
+        faults.append("epochs: should be 1 or more; 0 is for architectures with a probe, which is then all there is")
+    others = {key: value for key, value in values.items() if key in keys and key not in Recipe.model_fields}
+    try:
+        parameters = Parameters.model_validate({**others, "recipe": recipe})
+    except ValidationError as error:
+        faults += _faults(error)
+    if faults:
+        raise InputError(f"{path}: {'; '.join(faults)}")
+    return parameters
+
+
+def read_recipes(path: Path) -> dict[str, Recipe]:
+    """The recipes by their names: the default one with what is different for each architecture, or family of them.
+
+    Raises
+    ------
+    InputError
+        As in `read_parameters`; a recipe is of no architecture.
+    """
+    content = _read_yaml(path)
+    if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
+        raise InputError(f"{path}: should hold recipes by their names, {DEFAULT} among them, each with keys and values")
+    if DEFAULT not in content:
+        raise InputError(f"{path}: {DEFAULT}: is missing")
+    known = [DEFAULT, *sorted({recipe_name(name) for name in (*names(NETWORKS), HUGGING_FACE)})]
+    faults = [f"{name}: no architecture has this recipe; they are {', '.join(known)}" for name in content if name not in known]
+    recipes = {}
+    for name, different in content.items():
+        try:
+            recipes[name] = Recipe.model_validate(content[DEFAULT] | different)
+        except ValidationError as error:
+            # What is wrong with the default one is said of it alone.
+            faults += [f"{name}.{fault}" for fault in _faults(error) if name == DEFAULT or fault.partition(":")[0] in different]
+    if faults:
+        raise InputError(f"{path}: {'; '.join(faults)}")
+    return recipes
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file here; run this in the project's folder") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
 
 
 def _faults(error: ValidationError) -> list[str]:
-    """One `key: what is wrong, not VALUE` a fault. A union's branches report alike; each key is named once."""
-    faults: dict[str, str] = {}
+    """One `key: what is wrong, not VALUE` a fault."""
+    faults = []
     for fault in error.errors(include_url=False):
-        branches = ("constrained-int", "constrained-float", "int", "float", "literal", "function-before")
-        names = [str(name) for name in fault["loc"] if not str(name).startswith(branches)]
-        key = ".".join(names)
-        if not key:  # about several keys at once; the message names them
-            faults[key] = fault["msg"].removeprefix("Value error, ")
-            continue
-        if fault["type"] == "extra_forbidden":
-            fields: Any = Recipe if len(names) == 3 else Recipes if len(names) == 2 else Parameters
-            faults[key] = f"{key}: unknown key; the keys are {', '.join(fields.model_fields)}"
-        elif fault["type"] == "missing":
-            faults[key] = f"{key}: is missing"
+        key = ".".join(str(name) for name in fault["loc"])
+        if fault["type"] == "missing":
+            faults.append(f"{key}: is missing")
+        elif fault["type"] == "extra_forbidden":
+            faults.append(f"{key}: unknown key; the keys are {', '.join(Recipe.model_fields)}")
         else:
             message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
-            if key in faults:
-                faults[key] = faults[key].replace(", not ", f" or {message.removeprefix('should be ')}, not ", 1)
-            else:
-                faults[key] = f"{key}: {message}, not {fault['input']!r}"
-    return list(faults.values())
+            faults.append(f"{key}: {message}, not {fault['input']!r}")
+    return faults

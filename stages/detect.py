@@ -1,8 +1,8 @@
 """Find what is on each poster, for architectures that see it: two_stream/….
 
 In: data/movies.csv and the posters of `dataset`, or its detections.csv, which then says all. Out, in data/detections: objects.csv,
-a row an object; vectors.csv, a row a movie; sentences.npy, what the words on each movie's poster mean, float32 (movies, 384);
-detectors.json, what found them. And metrics/detect.json. For other architectures these are empty. What was found is kept in
+a row an object; sentences.npy, what the words on each movie's poster mean, float32 (movies, 384); detectors.json, what found them,
+and the movies' IDs. And metrics/detect.json. For other architectures these are empty. What was found is kept in
 .dvc/tmp, and an interrupted detection goes on from there. Run: `python -m stages.detect`.
 """
 
@@ -21,13 +21,12 @@ import numpy as np
 import pandas as pd
 
 from poster_genres import errors
-from poster_genres.architectures import needs_objects
 from poster_genres.dataset import File, list_files, read_bytes
 from poster_genres.errors import InputError
 from poster_genres.files import repository, write_json
 from poster_genres.movies import read_movies
 from poster_genres.objects import Detected, Detections, Found, parse_objects, text_of, write_detections
-from poster_genres.parameters import read_parameters
+from poster_genres.parameters import DetectParameters, read_parameters
 
 GIVEN = "detections.csv"
 FOLDER = Path("data/detections")
@@ -72,7 +71,7 @@ def detect_movies(
     """
     from tqdm import tqdm
 
-    from poster_genres import detectors as module
+    from poster_genres import detection as module
 
     places = dict(zip(movies["id"], zip(movies["archive"], movies["poster"], strict=True), strict=True))
     digests = {movie: hashlib.sha256(read_poster(dataset, *place)).hexdigest() for movie, place in places.items()}
@@ -137,11 +136,11 @@ def given_objects(dataset: Path, files: list[File]) -> dict[str, list[Found]] | 
 
 
 def main() -> None:
-    parameters = read_parameters()
-    if not needs_objects(parameters.architecture):
+    parameters = read_parameters().used_by(DetectParameters)
+    if not parameters.two_stream:
         write_detections(Detections({}, {}, []), FOLDER)
         write_json(COUNTS, {"needed": False})
-        print(f"{parameters.architecture} sees no objects: nothing to detect")
+        print("the architecture is not two_stream/…: nothing to detect")
         return
     dataset = Path(parameters.dataset)
     movies = read_movies(Path("data/movies.csv"))
@@ -160,9 +159,7 @@ def main() -> None:
         found, versions, classes, reasons = detect_movies(dataset, movies, parameters.detectors, store)
         counts["source"] = ", ".join(parameters.detectors)
     else:
-        raise InputError(
-            f"params.yaml: detectors: {parameters.architecture} needs one at least, or the objects in a table, {dataset}/{GIVEN}"
-        )
+        raise InputError(f"params.yaml: detectors: two_stream/… needs one at least, or the objects in a table, {dataset}/{GIVEN}")
     write_detections(Detections(detect_sentences(found, store), versions, classes), FOLDER)
     labels = Counter(one.label for objects in found.values() for one in objects)
     without = sum(not objects for objects in found.values())

@@ -12,23 +12,21 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.special import expit
 from sklearn.metrics import precision_recall_curve
 
-from poster_genres import errors, figures, scores, tracking
-from poster_genres.architectures import needs_objects
-from poster_genres.cached import CachedPosters, Posters, read_cache
+from poster_genres import errors, evaluation, figures, finished_run
 from poster_genres.devices import prepare
 from poster_genres.duplicates import find_duplicates, perceptual_hashes
-from poster_genres.errors import InputError
 from poster_genres.files import whole_file, write_json
 from poster_genres.fusion import out_of_fold_logits, plain_fusion
-from poster_genres.model import Model, load_model, predict_evidence
+from poster_genres.model import Model, predict_evidence
 from poster_genres.movies import SPLITS, genres_of, labels_of
-from poster_genres.objects import Detected, read_detections
-from poster_genres.parameters import read_parameters
+from poster_genres.objects import Detected
+from poster_genres.parameters import EvaluateParameters, read_parameters
 from poster_genres.report import choose_examples, describe_poster, write_report
+from poster_genres.scores import MIN_POSITIVES, binary_cross_entropy, tune_thresholds
+from poster_genres.tensor_cache import Posters
 
 METRICS = Path("metrics")
 FIGURES = METRICS / "figures"
@@ -51,21 +49,6 @@ def precision_recall(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFr
 def write_table(table: pd.DataFrame, path: Path) -> None:
     with whole_file(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
-
-
-def read_inputs(device: torch.device) -> tuple[Model, CachedPosters, pd.DataFrame, list[Detected] | None]:
-    """The model; the cached posters with their movies; and what is on each poster, for two streams. They must belong together."""
-    posters, movies = read_cache(Path("data/cache"))
-    model = load_model(Path("models/model.pt"), device)
-    if model.genres != genres_of(movies) or posters.shape[1:3] != (model.height, model.width):
-        raise InputError("models/model.pt: trained on other genres or another poster size than data/cache; `dvc repro` trains anew")
-    found = None
-    if needs_objects(model.architecture):
-        detections = read_detections(Path("data/detections"), list(movies["id"]))
-        if (detections.detectors, detections.classes) != (model.detectors, model.classes):
-            raise InputError("models/model.pt: trained on other objects than those of data/detections; `dvc repro` trains anew")
-        found = list(detections.found.values())
-    return model, posters, movies, found
 
 
 def decades_of(movies: pd.DataFrame) -> np.ndarray:
@@ -95,19 +78,19 @@ def score_splits(
     """
     thresholds = np.array(model.thresholds)
     # The prior's are tuned on validation too. It does best by saying yes to all, which a threshold drawn elsewhere would spoil.
-    prior_thresholds = scores.tune_thresholds(truth["validation"], priors["validation"], shrinkage=0)
+    prior_thresholds = tune_thresholds(truth["validation"], priors["validation"], shrinkage=0)
     scored: list[dict[str, Any]] = []
     found: dict[str, dict[str, float]] = {}
     by_genre = {}
     for split, labels in truth.items():
-        of_model = scores.score(labels, probabilities[split], model.threshold, thresholds)
-        of_prior = scores.score(labels, priors[split], *prior_thresholds)
-        intervals, of_genres = scores.bootstrap(labels, probabilities[split], model.threshold, thresholds, seed)
+        of_model = evaluation.score(labels, probabilities[split], model.threshold, thresholds)
+        of_prior = evaluation.score(labels, priors[split], *prior_thresholds)
+        intervals, of_genres = evaluation.bootstrap(labels, probabilities[split], model.threshold, thresholds, seed)
         for name, value in of_model.items():
             low, high = intervals.get(name, (np.nan, np.nan))
             scored.append({"split": split, "score": name, "model": value, "prior": of_prior[name], "low": low, "high": high})
         found |= {f"{split} model": of_model, f"{split} prior": of_prior}
-        by_genre[split] = scores.score_genres(model.genres, labels, probabilities[split], priors[split], thresholds)
+        by_genre[split] = evaluation.score_genres(model.genres, labels, probabilities[split], priors[split], thresholds)
         by_genre[split][["low", "high"]] = of_genres
     headline = {key: {name: round(found[who][name], 4) for name in names} for key, (who, names) in HEADLINE.items()}
     return pd.DataFrame(scored), by_genre, headline
@@ -154,13 +137,13 @@ def print_scores(test_scores: pd.DataFrame, by_genre: pd.DataFrame, posters: int
     left_out = by_genre[~by_genre["scored"]]
     if len(left_out):
         names = ", ".join(f"{row.genre} ({row.positives})" for row in left_out.itertuples())
-        print(f"macro scores leave out the genres with fewer than {scores.MIN_POSITIVES} test posters: {names}")
+        print(f"macro scores leave out the genres with fewer than {MIN_POSITIVES} test posters: {names}")
 
 
 def main() -> None:
-    seed = read_parameters().seed
+    seed = read_parameters().used_by(EvaluateParameters).seed
     device = prepare()
-    model, posters, movies, found = read_inputs(device)
+    model, posters, movies, found = finished_run.read_inputs(device)
     genres, labels, splits = genres_of(movies), labels_of(movies), movies["split"].to_numpy(str)
 
     evidence, priors = {}, {}
@@ -182,9 +165,9 @@ def main() -> None:
 
     test = truth["test"]
     curve = precision_recall(test, probabilities["test"])
-    bins = scores.reliability(test, probabilities["test"])
-    confused = scores.confusions(genres, test, probabilities["test"] >= np.array(model.thresholds))
-    decades = scores.score_slices(decades_of(movies[splits == "test"]), test, probabilities["test"], priors["test"])
+    bins = evaluation.reliability(test, probabilities["test"])
+    confused = evaluation.confusions(genres, test, probabilities["test"] >= np.array(model.thresholds))
+    decades = evaluation.score_slices(decades_of(movies[splits == "test"]), test, probabilities["test"], priors["test"])
     duplicates = duplicates_between_splits(posters, movies)
     words = telling_words(model, found, splits == "train")
     tables = {"precision_recall": curve, "reliability": bins, "confusions": confused, "decades": decades, "duplicates": duplicates}
@@ -193,12 +176,12 @@ def main() -> None:
         write_table(table, METRICS / f"{name}.csv")
 
     history = pd.read_csv(METRICS / "history.csv")
-    prior_loss = scores.binary_cross_entropy(truth["validation"], priors["validation"])
+    prior_loss = binary_cross_entropy(truth["validation"], priors["validation"])
     figures.draw_curves(history, prior_loss, FIGURES / "curves.png")
     figures.draw_genres(by_genre["test"], FIGURES / "genres.png")
     figures.draw_precision_recall(curve, precision_recall(test, priors["test"]), FIGURES / "precision_recall.png")
     plain = plain_fusion(model.fusion.parts, len(genres)).logits(evidence["test"])
-    figures.draw_reliability(scores.reliability(test, expit(plain)), bins, FIGURES / "reliability.png")
+    figures.draw_reliability(evaluation.reliability(test, expit(plain)), bins, FIGURES / "reliability.png")
     figures.draw_confusions(confused, genres, FIGURES / "confusions.png")
 
     about = {
@@ -215,7 +198,7 @@ def main() -> None:
     write_report(
         METRICS / "report.html", about, test_scores, by_genre["test"], confused, decades, duplicates, words, FIGURES, gallery
     )
-    tracking.complete()
+    finished_run.complete()
     print_scores(test_scores, by_genre["test"], len(test))
     if len(duplicates):
         print(f"{len(duplicates)} pairs of nearly the same poster are in two splits: metrics/duplicates.csv")

@@ -18,7 +18,7 @@ from poster_genres.errors import InputError
 from poster_genres.files import write_json
 from poster_genres.metadata import Metadata, read_metadata
 from poster_genres.movies import COLUMNS, SPLITS, choose_validation, in_test, write_movies
-from poster_genres.parameters import Parameters, read_parameters
+from poster_genres.parameters import JoinParameters, read_parameters
 
 
 def find_posters(files: list[File]) -> tuple[pd.DataFrame, int]:
@@ -58,7 +58,7 @@ def group_identical(dataset: Path, posters: pd.DataFrame) -> dict[str, str]:
     return groups
 
 
-def join(metadata: Metadata, posters: pd.DataFrame, parameters: Parameters) -> tuple[pd.DataFrame, dict[str, Any]]:
+def join(metadata: Metadata, posters: pd.DataFrame, parameters: JoinParameters) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Join metadata and posters, and split the movies.
 
     Returns
@@ -132,7 +132,7 @@ def join(metadata: Metadata, posters: pd.DataFrame, parameters: Parameters) -> t
 
 
 def main() -> None:
-    parameters = read_parameters()
+    parameters = read_parameters().used_by(JoinParameters)
     dataset = Path(parameters.dataset)
     files = list_files(dataset)
     posters, poster_repeats = find_posters(files)

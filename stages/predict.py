@@ -22,7 +22,7 @@ from poster_genres.dataset import POSTER_SUFFIXES, read_bytes
 from poster_genres.errors import InputError
 from poster_genres.movies import genres_of, read_movies
 from poster_genres.objects import Detected, parse_objects
-from poster_genres.parameters import read_parameters
+from poster_genres.parameters import JoinParameters, read_parameters
 from poster_genres.posters import Unreadable, load_poster
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def random_poster() -> tuple[Poster, str]:
     """A random poster of the test split, and its title with its true genres."""
     movies = read_movies(Path("data/movies.csv"))
     movie = movies[movies["split"] == "test"].sample(1).iloc[0]
-    dataset = Path(read_parameters().dataset)
+    dataset = Path(read_parameters().used_by(JoinParameters).dataset)
     place = (dataset, movie["archive"], movie["poster"])
     genres = ", ".join(genre for genre in genres_of(movies) if movie[genre])
     title = f" {movie['title']}" if movie["title"] else ""
@@ -96,17 +96,16 @@ def find_objects(model: "Model", posters: list[Poster], detections: Path | None)
     """
     if not needs_objects(model.architecture):
         return None
-    from poster_genres.sentences import with_sentences
-
     if detections is not None:
+        from poster_genres.sentences import with_sentences
+
         given = parse_objects(detections.read_bytes(), str(detections))
         return with_sentences([given.get(PurePosixPath(path).stem, []) for _, (_, _, path) in posters])
     if not model.detectors:
         raise InputError("the model was trained on objects from a table; give such a table of these posters with --detections")
-    from poster_genres.detectors import check_detectors, detect_all
+    from poster_genres.detection import detect_for
 
-    check_detectors(model.detectors)
-    return with_sentences(detect_all(model.detectors, [read_bytes(*place) for _, place in posters]))
+    return detect_for(model.architecture, model.detectors, [read_bytes(*place) for _, place in posters])
 
 
 def predict(

@@ -5,11 +5,11 @@ In: models/run.json, models/model.pt, data/cache, metrics. Doing it twice change
 
 import sys
 
-from poster_genres import errors, tracking
+from poster_genres import errors, finished_run
 
 
 def main() -> None:
-    run_id = tracking.complete()
+    run_id = finished_run.complete()
     if run_id is None:
         sys.exit(1)
     print(f"MLflow run {run_id}")

@@ -23,17 +23,17 @@ from tqdm import tqdm
 
 from poster_genres import errors, processes
 from poster_genres.architectures import needs_objects
-from poster_genres.cached import read_cache
 from poster_genres.devices import prepare
 from poster_genres.errors import InputError
 from poster_genres.files import repository, whole_file, write_json
 from poster_genres.fusion import fit_fusion, out_of_fold_logits
 from poster_genres.model import Model, save_model
 from poster_genres.movies import genres_of, labels_of
-from poster_genres.networks import build_network, describe, load_pretrained
+from poster_genres.network import find_architecture
 from poster_genres.object_model import LEAST, count_classes, fit_objects
 from poster_genres.objects import Detected, Detections, read_detections
-from poster_genres.parameters import Parameters, read_parameters
+from poster_genres.parameters import TrainParameters, read_parameters
+from poster_genres.tensor_cache import read_cache
 from poster_genres.tracking import RUN, Tracking, describe_run
 from poster_genres.training import Training
 from poster_genres.words import fit_words
@@ -46,7 +46,7 @@ KEPT_SECONDS = 7 * 24 * 3600
 
 
 def new_model(
-    parameters: Parameters,
+    parameters: TrainParameters,
     genres: list[str],
     shape: tuple[int, ...],
     prior: np.ndarray,
@@ -55,8 +55,11 @@ def new_model(
 ) -> Model:
     """A model with networks to be trained, for posters of `shape` (N, height, width, 3)."""
     _, height, width, _ = shape
-    recipe = parameters.recipe()
-    backbone, preprocessing = describe(parameters.architecture)
+    recipe = parameters.recipe
+    architecture = find_architecture(parameters.architecture)
+    preprocessing = architecture.preprocessing
+    if architecture.load_pretrained is None and recipe.probe:
+        raise InputError(f"params.yaml: probe: {parameters.architecture} has no pretrained weights to begin from; set it to false")
     if preprocessing.interpolation not in (None, parameters.interpolation):
         raise InputError(
             f"params.yaml: interpolation: {parameters.architecture} was pretrained on pictures resized by "
@@ -66,13 +69,11 @@ def new_model(
     for i in range(recipe.networks):
         torch.manual_seed(parameters.seed + i)
         try:
-            network = build_network(parameters.architecture, len(genres), height, width, backbone)
+            network = architecture.build(len(genres), height, width)
         except ValueError as error:
             raise InputError(f"params.yaml: image_height, image_width: {height} x {width} is too small; {error}") from None
-        if not load_pretrained(network, parameters.architecture) and recipe.probe:
-            raise InputError(
-                f"params.yaml: probe: {parameters.architecture} has no pretrained weights to begin from; set it to false"
-            )
+        if architecture.load_pretrained is not None:
+            architecture.load_pretrained(network)
         try:
             network.freeze(recipe.frozen_blocks)
         except ValueError as error:
@@ -90,7 +91,7 @@ def new_model(
         detectors={} if detections is None else detections.detectors,
         classes=[] if detections is None else detections.classes,
         flip=recipe.flip,
-        backbone=backbone,
+        backbone=architecture.config,
         interpolation=parameters.interpolation,
     )
 
@@ -107,14 +108,13 @@ def print_detections(model: Model, detected: list[Detected]) -> None:
         print(f"not used, on fewer than {LEAST} training posters: {len(rare)} classes: {some}{', …' if len(rare) > 5 else ''}")
 
 
-def checkpoint_path(parameters: Parameters) -> Path:
+def checkpoint_path(parameters: TrainParameters) -> Path:
     """Where the state of exactly this training is kept until it is finished: the same parameters, data and code.
 
     In DVC's folder for temporary files, which experiments in temporary copies share.
     """
-    used = parameters.model_dump(include={"architecture", "patience", "processes", "seed"}) | parameters.recipe().model_dump()
-    digest = hashlib.sha256(json.dumps([used, torch.__version__], sort_keys=True).encode())
-    code = sorted(Path(__file__).parent.parent.glob("poster_genres/*.py"))
+    digest = hashlib.sha256(json.dumps([parameters.model_dump(), torch.__version__], sort_keys=True).encode())
+    code = sorted(Path(__file__).parent.parent.glob("poster_genres/**/*.py"))
     inputs = [CACHE / "movies.csv", *sorted(CACHE.glob("*.npy")), DETECTIONS / "objects.csv", DETECTIONS / "detectors.json"]
     for path in (*inputs, Path(__file__), *code):
         # Without the stage `detect` there are no detections, which most architectures do not need.
@@ -192,11 +192,11 @@ def finish(model: Model, training: Training) -> None:
     save_model(model, Path("models/model.pt"))
 
 
-def train(parameters: Parameters, device: torch.device) -> None:
+def train(parameters: TrainParameters, description: dict[str, Any], device: torch.device) -> None:
     first = processes.rank() == 0
     # It reads all posters, beside what follows.
     checkpoint_future = ThreadPoolExecutor(1).submit(checkpoint_path, parameters)
-    recipe = parameters.recipe()
+    recipe = parameters.recipe
     posters, movies = read_cache(CACHE)
     genres, labels, splits = genres_of(movies), labels_of(movies), movies["split"].to_numpy(str)
     if (splits == "train").sum() < 2:
@@ -205,7 +205,7 @@ def train(parameters: Parameters, device: torch.device) -> None:
     model = new_model(parameters, genres, posters.shape, labels[splits == "train"].mean(axis=0), device, detections)
     detected = None
     if detections is not None:
-        detected = list(detections.found.values())
+        detected = detections.posters
         rows = np.flatnonzero(splits == "train")
         learned_from = [detected[row] for row in rows]
         model.words = fit_words(learned_from, labels[rows])
@@ -220,7 +220,6 @@ def train(parameters: Parameters, device: torch.device) -> None:
 
     training = Training(model, posters, labels, splits, recipe, device, detected)
     checkpoint = checkpoint_future.result()
-    description = describe_run(parameters)
     state = read_checkpoint(checkpoint)
     if state is not None:
         description["tags"]["training"] = state.pop("training")
@@ -251,13 +250,14 @@ def train(parameters: Parameters, device: torch.device) -> None:
 
 
 def main() -> None:
-    parameters = read_parameters()
+    everything = read_parameters()
+    parameters = everything.used_by(TrainParameters)
     if parameters.processes > 1 and processes.number() == 1:
         processes.start(parameters.processes, "stages.train")
         return
     device = prepare()
     with processes.together(device):
-        train(parameters, device)
+        train(parameters, describe_run(everything), device)
 
 
 if __name__ == "__main__":

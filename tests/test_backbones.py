@@ -12,9 +12,9 @@ import torch
 import transformers
 from PIL import Image
 
-from poster_genres.backbones import BackboneNetwork, places
 from poster_genres.model import Model
-from poster_genres.networks import build_network, describe, load_pretrained
+from poster_genres.network import find_architecture
+from poster_genres.networks.hf import BackboneNetwork, places
 from poster_genres.posters import decode
 from tests.conftest import run, set_parameters, stage
 
@@ -58,17 +58,18 @@ def siglip(folder: Path) -> Path:
 @pytest.mark.parametrize(("height", "width"), [(96, 64), (80, 80)])
 def test_posters_of_any_shape_become_logits(tmp_path: Path, make, height: int, width: int) -> None:  # type: ignore[no-untyped-def]
     torch.manual_seed(0)
-    architecture = f"hf/{make(tmp_path / 'backbone')}"
-    backbone, _ = describe(architecture)
-    network = build_network(architecture, 7, height, width, json.loads(json.dumps(backbone)))
+    name = f"hf/{make(tmp_path / 'backbone')}"
+    architecture = find_architecture(name)
+    network = find_architecture(name, json.loads(json.dumps(architecture.config))).build(7, height, width)
     assert isinstance(network, BackboneNetwork)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    assert load_pretrained(network, architecture)
+    assert architecture.load_pretrained is not None
+    architecture.load_pretrained(network)
     assert any(not torch.equal(value, before[name]) for name, value in network.state_dict().items())
     posters = torch.randn(2, 3, height, width)
     network.eval()
     # The backbone's weights as saved, and its own answer.
-    saved = transformers.AutoModel.from_pretrained(architecture.removeprefix("hf/"), config=network.backbone.config)
+    saved = transformers.AutoModel.from_pretrained(name.removeprefix("hf/"), config=network.backbone.config)
     with torch.inference_mode():
         expected = saved.eval()(pixel_values=posters, **network.options).last_hidden_state
         assert torch.equal(network.backbone(pixel_values=posters, **network.options).last_hidden_state, expected)
@@ -92,8 +93,9 @@ def mobilevit(folder: Path) -> Path:
     ],
 )
 def test_pixels_are_those_of_the_backbones_own_processor(tmp_path: Path, make, interpolation: str) -> None:  # type: ignore[no-untyped-def]
-    architecture = f"hf/{make(tmp_path / 'backbone')}"
-    backbone, preprocessing = describe(architecture)
+    name = f"hf/{make(tmp_path / 'backbone')}"
+    architecture = find_architecture(name)
+    preprocessing = architecture.preprocessing
     assert preprocessing.interpolation == interpolation
     picture = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
     # Resized to one size without cropping: what it does to pixels is compared, not which part of a picture it takes.
@@ -102,9 +104,9 @@ def test_pixels_are_those_of_the_backbones_own_processor(tmp_path: Path, make, i
         resized = image.resize((160, 192), Image.Resampling[interpolation.upper()])
     options = {"size": {"height": 192, "width": 160}, "do_center_crop": False, "do_resize": False}
     expected = processor(resized, return_tensors="pt", **options)["pixel_values"]
-    network = build_network(architecture, 2, 192, 160, backbone)
+    network = architecture.build(2, 192, 160)
     mean, std = list(preprocessing.mean), list(preprocessing.std)
-    model = Model(architecture, ["A", "B"], 192, 160, mean, std, [network], [0.5, 0.5], interpolation=interpolation)
+    model = Model(name, ["A", "B"], 192, 160, mean, std, [network], [0.5, 0.5], interpolation=interpolation)
     pixels = model.normalise(torch.from_numpy(decode(picture.read_bytes(), 192, 160, interpolation)[None].copy()))
     seen: list[torch.Tensor] = []
     assert isinstance(network, BackboneNetwork)

@@ -13,9 +13,9 @@ import pytest
 from distributed import Client
 from PIL import Image
 
-from poster_genres.cached import CachedPosters, read_cache
 from poster_genres.errors import InputError
 from poster_genres.posters import load_poster
+from poster_genres.tensor_cache import CachedPosters, read_cache
 from stages.cache import MAX_SHARDS, MIN_SHARD, shard_size
 from tests.conftest import ROOT, environment, set_parameters, stage, wait_until
 

@@ -20,14 +20,14 @@ import torch
 import transformers
 from PIL import Image, ImageDraw, ImageFont
 
-from poster_genres.cached import read_cache
-from poster_genres.detectors import detect_chunk, open_detector
+from poster_genres.detection import detect_chunk, open_detector
+from poster_genres.detectors.hf import HEIGHT, WIDTH
 from poster_genres.errors import InputError
 from poster_genres.model import load_model, predict_probabilities
 from poster_genres.movies import SPLITS, read_movies
 from poster_genres.objects import COLUMNS, MEASURES, Detected, Found, object_vectors, parse_objects, read_detections, text_of
 from poster_genres.sentences import LENGTH, embed, with_sentences
-from poster_genres.transformers_detector import HEIGHT, WIDTH
+from poster_genres.tensor_cache import read_cache
 from poster_genres.words import Words, fit_words
 from tests.conftest import ROOT, jpeg, run, set_parameters, stage
 from tests.test_tracking import runs_of
@@ -203,9 +203,9 @@ def test_detectors_of_transformers_on_real_posters(project: Path, real_posters: 
     assert set(objects["label"]) <= {"person", "horse", "boat"}
     assert objects["confidence"].between(0.3, 1).all()
     assert ((objects["left"] + objects["width"]) <= 1.00001).all()
-    vectors = pd.read_csv(project / "data" / "detections" / "vectors.csv")
-    assert vectors.shape == (len(movies), 1 + 3 * len(MEASURES))
-    assert list(vectors["id"]) == list(movies["id"])
+    detections = read_detections(project / "data" / "detections", list(movies["id"]))
+    assert list(detections.found) == list(movies["id"])
+    assert detections.classes == ["person", "horse", "boat"]
 
 
 def cards(page: str) -> list[tuple[str, str]]:
@@ -323,7 +323,7 @@ def test_lettering_of_real_posters(project: Path, real_posters: Path) -> None:
     assert len(movies) < stored() <= 2 * len(movies)
     folder = project / "data" / "detections"
     written = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert set(written) == {"objects.csv", "vectors.csv", "sentences.npy", "detectors.json"}
+    assert set(written) == {"objects.csv", "sentences.npy", "detectors.json"}
     store.unlink()
     stage("detect", cwd=project)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == written

@@ -9,9 +9,10 @@ import torch
 from scipy.special import expit
 
 from poster_genres import fusion, scores
+from poster_genres.evaluation import calibration_error
 from poster_genres.fusion import fit_fusion, out_of_fold_logits, plain_fusion
 from poster_genres.model import Model, load_model, predict_logits, save_model
-from poster_genres.networks import build_network
+from poster_genres.network import find_architecture
 from poster_genres.object_model import LEAST, ObjectModel, count_classes, fit_objects
 from poster_genres.objects import MEASURES, Detected, Found, object_vectors
 from poster_genres.old_model import ObjectStream
@@ -38,7 +39,7 @@ def test_weights_and_intercepts_are_found() -> None:
     assert fitted.parts == ["networks", "letters"]
     np.testing.assert_allclose(fitted.weights, [1, 1 / 1.5], atol=0.04)
     np.testing.assert_allclose(fitted.intercepts, -0.7, atol=0.12)
-    assert scores.calibration_error(labels, expit(fitted.logits(evidence))) < 0.01
+    assert calibration_error(labels, expit(fitted.logits(evidence))) < 0.01
     assert fitted.weight("letters") == fitted.weights[1]
     assert fitted.weight("objects") == 0
     # Alone, a part is scaled, as by a temperature.
@@ -148,7 +149,7 @@ def test_what_each_object_adds_is_what_all_add() -> None:
 
 def two_stream_model() -> tuple[Model, list[Detected]]:
     torch.manual_seed(0)
-    networks = [build_network("residual", 3, 40, 32).eval() for _ in range(2)]
+    networks = [find_architecture("residual").build(3, 40, 32).eval() for _ in range(2)]
     random = np.random.default_rng(0)
     detected = []
     for i in range(60):

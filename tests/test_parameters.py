@@ -5,16 +5,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from poster_genres.architectures import ARCHITECTURES, recipe_name
+from poster_genres.architectures import NETWORKS, names, recipe_name
 from poster_genres.errors import InputError
-from poster_genres.networks import NETWORKS
-from poster_genres.parameters import Parameters, read_parameters
+from poster_genres.network import Architecture, find_architecture
+from poster_genres.parameters import DEFAULT, Parameters, read_parameters, read_recipes
 from tests.conftest import ROOT, set_parameters
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    for name in ("params.yaml", "recipes.yaml"):
+        (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
     return tmp_path
 
 
@@ -26,7 +27,7 @@ def read(folder: Path, **values: object) -> Parameters:
 def test_the_projects_own_parameters_are_read(folder: Path) -> None:
     parameters = read(folder)
     assert parameters.limit == 3000
-    assert parameters.recipe() == getattr(parameters.recipes, recipe_name(parameters.architecture))
+    assert parameters.recipe == read_recipes(folder / "recipes.yaml")[DEFAULT]
 
 
 def test_text_that_is_a_number_is_read_as_one(folder: Path) -> None:
@@ -35,11 +36,11 @@ def test_text_that_is_a_number_is_read_as_one(folder: Path) -> None:
     path = folder / "params.yaml"
     path.write_text(path.read_text(encoding="utf-8").replace("LR", "1e-05"), encoding="utf-8")
     assert yaml.safe_load(path.read_text(encoding="utf-8"))["learning_rate"] == "1e-05"
-    assert read_parameters(path).recipe().learning_rate == 1e-5
+    assert read_parameters(path).recipe.learning_rate == 1e-5
 
 
 def test_the_top_level_goes_before_the_recipe(folder: Path) -> None:
-    recipe = read(folder, architecture="tutorial", epochs=50, learning_rate=0.5).recipe()
+    recipe = read(folder, architecture="tutorial", epochs=50, learning_rate=0.5).recipe
     assert (recipe.epochs, recipe.learning_rate, recipe.batch_size) == (50, 0.5, 64)
 
 
@@ -61,7 +62,11 @@ def test_the_top_level_goes_before_the_recipe(folder: Path) -> None:
         ({"architecture": ["tutorial"]}, ["architecture: ['tutorial'] is unknown"]),
         ({"image_height": None}, ["image_height:", "not None"]),
         ({"seed": -1, "limit": "many"}, ["seed:", "limit:"]),
-        ({"recipes": {"tutorial": {}}}, ["recipes.tutorial.epochs: is missing", "recipes.residual: is missing"]),
+        ({"recipe": {"epochs": 1}}, ["recipe: unknown key; the keys are dataset, "]),
+        (
+            {"crop": 1, "flip": "sometimes"},
+            ["crop: should be less than 1 or 'auto', not 1", "flip: ", "or 'auto', not 'sometimes'"],
+        ),
     ],
 )
 def test_a_wrong_value_is_named_with_what_would_be_right(folder: Path, values: dict[str, object], named: list[str]) -> None:
@@ -88,5 +93,39 @@ def test_a_missing_key_and_a_broken_file_are_named(folder: Path) -> None:
         read_parameters(path)
 
 
-def test_each_architecture_has_a_network_and_a_recipe() -> None:
-    assert set(ARCHITECTURES) == set(NETWORKS)
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("  epochs: 10\n", "  epochs: -10\n", "tutorial.epochs: should be greater than or equal to 0, not -10"),
+        ("  epochs: 10\n", "  epoch: 10\n", "tutorial.epoch: unknown key; the keys are networks, probe, frozen_blocks, epochs, "),
+        ("  crop: 0.3 ", "  crop: much ", "default.crop: should be a valid number, unable to parse string as a number, not 'much'"),
+        (
+            "\nalexnet:\n",
+            "\nalexnett:\n",
+            "alexnett: no architecture has this recipe; they are default, alexnet, ",
+        ),
+        ("default:\n", "standard:\n", "default: is missing"),
+    ],
+)
+def test_a_wrong_recipe_is_named_with_what_would_be_right(folder: Path, old: str, new: str, message: str) -> None:
+    path = folder / "recipes.yaml"
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(InputError) as error:
+        read(folder)
+    assert str(error.value).startswith(f"{path}: {message}")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", names(NETWORKS))
+def test_each_file_in_networks_is_an_architecture(name: str) -> None:
+    assert isinstance(find_architecture(name), Architecture)
+    assert recipe_name(f"two_stream/{name}") == name.rstrip("012")
+
+
+def test_a_recipe_is_the_default_and_what_is_different(folder: Path) -> None:
+    default, hf = (read(folder, architecture=name).recipe.model_dump() for name in ("efficientnet_lite2", "hf/a/b"))
+    assert {key: value for key, value in hf.items() if value != default[key]} == yaml.safe_load(
+        (ROOT / "recipes.yaml").read_text(encoding="utf-8")
+    )["hf"]

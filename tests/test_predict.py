@@ -16,7 +16,7 @@ from PIL import Image
 
 from poster_genres.explanations import explain
 from poster_genres.model import FORMAT, Model
-from poster_genres.networks import build_network, load_pretrained
+from poster_genres.network import find_architecture
 from stages.predict import format_genres
 from tests.conftest import copy_project, make_dataset, run, set_parameters, stage
 
@@ -139,8 +139,10 @@ def test_what_is_not_there_is_named(trained: Path, tmp_path: Path) -> None:
 )
 def test_what_speaks_for_a_genre_is_where_it_is(architecture: str, size: int) -> None:
     torch.manual_seed(0)
-    network = build_network(architecture, 3, size, size)
-    load_pretrained(network, architecture)
+    architecture_of = find_architecture(architecture)
+    network = architecture_of.build(3, size, size)
+    if architecture_of.load_pretrained is not None:
+        architecture_of.load_pretrained(network)
     for layer in network.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = 0.3  # there is little time to learn the statistics
@@ -166,8 +168,10 @@ def test_what_speaks_for_a_genre_is_where_it_is(architecture: str, size: int) ->
 
 def test_an_explanation_adds_up_to_the_logit() -> None:
     torch.manual_seed(0)
-    network = build_network("efficientnet_lite0", 2, 64, 64).eval()
-    load_pretrained(network, "efficientnet_lite0")
+    architecture_of = find_architecture("efficientnet_lite0")
+    network = architecture_of.build(2, 64, 64).eval()
+    if architecture_of.load_pretrained is not None:
+        architecture_of.load_pretrained(network)
     pixels = torch.randn(1, 3, 64, 64)
     attributions = LayerGradientXActivation(network, network.maps).attribute(pixels, target=1)
     assert len(attributions) == 17

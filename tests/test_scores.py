@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from poster_genres import scores
+from poster_genres import evaluation, scores
 
 
 @pytest.fixture
@@ -35,12 +35,12 @@ def test_few_posters_fall_back_to_genres_with_any_positive(labels: np.ndarray) -
     assert scores.scored_genres(few).tolist() == np.flatnonzero((few.sum(axis=0) > 0) & (few.sum(axis=0) < 8)).tolist()
     nothing = np.zeros((8, 4), np.float32)
     assert scores.macro_average_precision(nothing, nothing) == 0.0
-    assert all(np.isfinite(value) for value in scores.score(nothing, nothing + 0.1, 0.5, np.full(4, 0.5)).values())
+    assert all(np.isfinite(value) for value in evaluation.score(nothing, nothing + 0.1, 0.5, np.full(4, 0.5)).values())
 
 
 def test_perfect_and_prior_predictions(labels: np.ndarray) -> None:
     threshold, thresholds = scores.tune_thresholds(labels, labels)
-    perfect = scores.score(labels, labels, threshold, thresholds)
+    perfect = evaluation.score(labels, labels, threshold, thresholds)
     for name, value in perfect.items():
         # A poster without any genre has no F1 and no top genre.
         if name not in ("samples_f1", "top_1_hit"):
@@ -48,7 +48,7 @@ def test_perfect_and_prior_predictions(labels: np.ndarray) -> None:
                 0 if name in ("hamming_loss", "binary_cross_entropy", "macro_calibration_error") else 1, abs=1e-6
             ), name
     prior = np.tile(labels.mean(axis=0), (200, 1))
-    of_prior = scores.score(labels, prior, *scores.tune_thresholds(labels, prior, shrinkage=0))
+    of_prior = evaluation.score(labels, prior, *scores.tune_thresholds(labels, prior, shrinkage=0))
     assert of_prior["macro_average_precision"] == pytest.approx((100 + 40 + 12) / 3 / 200)
     assert of_prior["macro_roc_auc"] == 0.5
     shares = labels.mean(axis=0)
@@ -80,7 +80,7 @@ def test_a_row_a_genre(labels: np.ndarray) -> None:
     probabilities = np.random.default_rng(1).random(labels.shape)
     labels[:, 3] = 0
     prior = np.tile(labels.mean(axis=0), (200, 1))
-    table = scores.score_genres(["a", "b", "c", "d"], labels, probabilities, prior, np.full(4, 0.5)).set_index("genre")
+    table = evaluation.score_genres(["a", "b", "c", "d"], labels, probabilities, prior, np.full(4, 0.5)).set_index("genre")
     assert table["positives"].tolist() == [100, 40, 12, 0]
     assert table["scored"].tolist() == [True, True, True, False]
     assert table.loc["b", "average_precision"] == pytest.approx(average_precision(labels[:, 1], probabilities[:, 1]))
@@ -98,29 +98,29 @@ def test_the_bootstrap_agrees_with_scikit_learn(labels: np.ndarray) -> None:
     # Rounded, so that there are ties.
     probabilities = np.round(random.random(200), 2)
     weights = random.multinomial(200, np.full(200, 1 / 200), size=7)
-    found = scores.resampled_average_precision(labels[:, 1], probabilities, weights)
+    found = evaluation.resampled_average_precision(labels[:, 1], probabilities, weights)
     expected = [average_precision_score(labels[:, 1], probabilities, sample_weight=weight) for weight in weights]
     assert found == pytest.approx(expected)
-    nothing = scores.resampled_average_precision(np.zeros(200), probabilities, weights)
+    nothing = evaluation.resampled_average_precision(np.zeros(200), probabilities, weights)
     assert np.isnan(nothing).all()
 
 
 def test_intervals_hold_the_score_and_shrink_with_more_posters(labels: np.ndarray) -> None:
     probabilities = np.clip(labels * 0.3 + np.random.default_rng(3).random(labels.shape) * 0.7, 0, 1)
     threshold, thresholds = scores.tune_thresholds(labels, probabilities)
-    value = scores.score(labels, probabilities, threshold, thresholds)
-    few, of_genres = scores.bootstrap(labels, probabilities, threshold, thresholds, seed=0)
-    more, _ = scores.bootstrap(np.tile(labels, (8, 1)), np.tile(probabilities, (8, 1)), threshold, thresholds, seed=0)
+    value = evaluation.score(labels, probabilities, threshold, thresholds)
+    few, of_genres = evaluation.bootstrap(labels, probabilities, threshold, thresholds, seed=0)
+    more, _ = evaluation.bootstrap(np.tile(labels, (8, 1)), np.tile(probabilities, (8, 1)), threshold, thresholds, seed=0)
     for name, (low, high) in few.items():
         assert low < value[name] < high, name
         # Eight times as many posters: intervals shrink by the square root of eight.
         assert (more[name][1] - more[name][0]) / (high - low) == pytest.approx(8**-0.5, rel=0.5), name
     assert of_genres.shape == (4, 2)
-    assert few == scores.bootstrap(labels, probabilities, threshold, thresholds, seed=0)[0]
+    assert few == evaluation.bootstrap(labels, probabilities, threshold, thresholds, seed=0)[0]
 
 
 def test_intervals_hold_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scores, "BOOTSTRAPS", 200)
+    monkeypatch.setattr(evaluation, "BOOTSTRAPS", 200)
     random = np.random.default_rng(7)
     shares = np.array([0.5, 0.4, 0.15, 0.1, 0.08, 0.06, 0.05, 0.04, 0.04, 0.03, 0.03, 0.03])
 
@@ -131,7 +131,7 @@ def test_intervals_hold_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
     truth = scores.macro_average_precision(*draw(100_000)), scores.micro_average_precision(*draw(100_000))
     held = []
     for _ in range(50):
-        found, _ = scores.bootstrap(*draw(600), 0.5, np.full(len(shares), 0.5), seed=0)
+        found, _ = evaluation.bootstrap(*draw(600), 0.5, np.full(len(shares), 0.5), seed=0)
         intervals = found["macro_average_precision"], found["micro_average_precision"]
         held.append([low <= value <= high for (low, high), value in zip(intervals, truth, strict=True)])
     # Of 95 % intervals; plain percentiles hold the macro average precision in 10 of 50 such draws.
@@ -155,10 +155,10 @@ def test_calibration_error() -> None:
     truth = random.random((4000, 3))
     labels = (random.random(truth.shape) < truth).astype(np.float32)
     logits = np.log(truth / (1 - truth))
-    assert scores.calibration_error(labels, truth) < 0.02
+    assert evaluation.calibration_error(labels, truth) < 0.02
     sure = 1 / (1 + np.exp(-3 * logits))
-    assert scores.calibration_error(labels, sure) > 0.1
-    bins = scores.reliability(labels, truth)
+    assert evaluation.calibration_error(labels, sure) > 0.1
+    bins = evaluation.reliability(labels, truth)
     assert bins["values"].sum() == labels.size
     assert (bins["probability"].diff().dropna() > 0).all()
 
@@ -166,15 +166,15 @@ def test_calibration_error() -> None:
 def test_which_genres_are_taken_for_which() -> None:
     labels = np.array([[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
     chosen = np.array([[0, 1, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1]], bool)
-    table = scores.confusions(["A", "B", "C"], labels, chosen)
+    table = evaluation.confusions(["A", "B", "C"], labels, chosen)
     assert table.to_dict("records") == [{"missed": "A", "said": "B", "posters": 2, "share": 1.0, "lift": pytest.approx(1.5)}]
-    assert scores.confusions(["A", "B", "C"], labels, labels > 0).empty
+    assert evaluation.confusions(["A", "B", "C"], labels, labels > 0).empty
 
 
 def test_slices_leave_out_what_is_not_known(labels: np.ndarray) -> None:
     names = np.array(["1990s"] * 120 + ["2000s"] * 60 + [""] * 20)
     prior = np.tile(labels.mean(axis=0), (200, 1))
-    table = scores.score_slices(names, labels, labels, prior)
+    table = evaluation.score_slices(names, labels, labels, prior)
     assert table["name"].tolist() == ["1990s", "2000s"]
     assert table["posters"].tolist() == [120, 60]
     assert (table["macro_average_precision"] == 1).all()

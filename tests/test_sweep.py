@@ -57,8 +57,8 @@ def test_the_tensor_cache_is_linked_and_not_copied(finished: Path) -> None:
 
 
 def test_a_grid_on_the_command_line() -> None:
-    expected = {"limit": [500, 1000], "architecture": ["hf/a/b"], "recipes.residual.crop": [0.1, 0.2]}
-    assert read_grid(["limit=500,1000", "architecture=hf/a/b", "recipes.residual.crop=0.1,0.2"]) == expected
+    expected = {"limit": [500, 1000], "architecture": ["hf/a/b"], "sections.of.crop": [0.1, 0.2]}
+    assert read_grid(["limit=500,1000", "architecture=hf/a/b", "sections.of.crop=0.1,0.2"]) == expected
 
 
 def test_a_sweep_of_what_is_not_there(repository: Path) -> None:

@@ -24,7 +24,8 @@ import psycopg2
 import pytest
 from mlflow.entities import Run
 
-from poster_genres.tracking import Tracking, connect, log_datasets
+from poster_genres.finished_run import log_datasets
+from poster_genres.tracking import Tracking, connect
 from tests.conftest import environment, free_port, run, serving, set_parameters, stage
 
 PLOTS = {"Loss", "Accuracy", "Macro average precision", "Average precision by genre", "Precision and recall"}

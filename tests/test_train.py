@@ -10,16 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
 
 from poster_genres import training
-from poster_genres.architectures import needs_objects, recipe_name
+from poster_genres.architectures import needs_objects
 from poster_genres.augmentation import augment, random_transforms
-from poster_genres.cached import read_cache
 from poster_genres.model import load_model
 from poster_genres.movies import genres_of, labels_of
-from poster_genres.networks import build_network
-from poster_genres.parameters import read_parameters
+from poster_genres.network import find_architecture
+from poster_genres.parameters import TrainParameters, read_parameters, read_recipes
+from poster_genres.tensor_cache import read_cache
 from poster_genres.training import build_optimizer, exponential_average, score_epoch, shuffled_batches
 from stages.train import new_model
 from tests.conftest import ROOT, run, set_parameters, stage, wait_until
@@ -80,7 +79,7 @@ def test_it_learns_and_keeps_the_best_epoch(cached: Path) -> None:
 
 def test_of_many_training_posters_some_are_scored_and_all_are_learned_from(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(cached)
-    parameters = read_parameters()
+    parameters = read_parameters().used_by(TrainParameters)
     posters, movies = read_cache(Path("data/cache"))
     labels, splits = labels_of(movies), movies["split"].to_numpy(str)
     scored: list[int] = []
@@ -94,7 +93,7 @@ def test_of_many_training_posters_some_are_scored_and_all_are_learned_from(cache
     for most in (48, 47):
         monkeypatch.setattr(training, "SCORED", most)
         model = new_model(parameters, genres_of(movies), posters.shape, labels[splits == "train"].mean(axis=0), CPU)
-        rows.append(training.Training(model, posters, labels, splits, parameters.recipe(), CPU).run_epoch())
+        rows.append(training.Training(model, posters, labels, splits, parameters.recipe, CPU).run_epoch())
     # Of 48 posters in batches of 16 all; then those of every second batch.
     assert scored == [48, 12, 32, 12]
     assert rows[0]["validation_loss"] == rows[1]["validation_loss"]
@@ -128,13 +127,11 @@ def test_interrupted_training_leaves_no_model_behind(cached: Path, kill: signal.
     [("two_stream/residual", {"networks": 2}), ("efficientnet_lite0", {"probe": True})],
 )
 def test_a_killed_training_goes_on_and_ends_in_the_same_model(cached: Path, architecture: str, recipe: dict[str, object]) -> None:
-    recipes = yaml.safe_load((cached / "params.yaml").read_text(encoding="utf-8"))["recipes"]
-    recipes[recipe_name(architecture)] |= recipe
     if needs_objects(architecture):
         plant(cached, written=True)
         set_parameters(cached, architecture=architecture)
         stage("detect", cwd=cached)
-    without_break = trained(cached, architecture=architecture, epochs=6, recipes=recipes)
+    without_break = trained(cached, architecture=architecture, epochs=6, **recipe)
     history = cached / "metrics" / "history.csv"
     whole = pd.read_csv(history)
     for path in (history, cached / "models" / "model.pt", cached / "mlflow.db"):
@@ -161,9 +158,7 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_model(cached: Path, arch
 
 
 def test_the_probe_is_a_part_beside_the_networks(cached: Path) -> None:
-    recipes = yaml.safe_load((cached / "params.yaml").read_text(encoding="utf-8"))["recipes"]
-    recipes["efficientnet_lite"] |= {"networks": 2, "probe": True, "frozen_blocks": 3, "learning_rate": 1e-4}
-    trained(cached, architecture="efficientnet_lite0", epochs=2, recipes=recipes)
+    trained(cached, architecture="efficientnet_lite0", epochs=2, networks=2, frozen_blocks=3, learning_rate=1e-4)
     history = pd.read_csv(cached / "metrics" / "history.csv")
     best = history.loc[history["validation_loss"].idxmin()]
     model = load_model(cached / "models" / "model.pt", CPU)
@@ -178,10 +173,10 @@ def test_the_probe_is_a_part_beside_the_networks(cached: Path) -> None:
 
 
 def test_blocks_that_are_not_there_cannot_be_frozen(cached: Path) -> None:
-    recipes = yaml.safe_load((cached / "params.yaml").read_text(encoding="utf-8"))["recipes"]
-    recipes["residual"]["frozen_blocks"] = 2
-    set_parameters(cached, recipes=recipes)
-    assert "params.yaml: frozen_blocks: only EfficientNet-Lite has" in stage("train", cwd=cached, fails=True).stderr
+    set_parameters(cached, frozen_blocks=2)
+    assert stage("train", cwd=cached, fails=True).stderr.splitlines()[-1] == (
+        "error: params.yaml: frozen_blocks: this architecture has no blocks to freeze; set it to 0"
+    )
 
 
 def test_an_image_too_small_for_the_network_is_said(cached: Path) -> None:
@@ -216,8 +211,8 @@ def test_the_model_file_is_all_that_is_needed(cached: Path) -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 9, 100])
 def test_one_cycle_of_any_length(steps: int) -> None:
-    recipe = read_parameters(ROOT / "params.yaml").recipes.residual
-    optimizer, scheduler = build_optimizer(build_network("residual", 2, 32, 32), recipe, steps)
+    recipe = read_recipes(ROOT / "recipes.yaml")["residual"]
+    optimizer, scheduler = build_optimizer(find_architecture("residual").build(2, 32, 32), recipe, steps)
     rates = []
     for _ in range(steps):
         rates.append(optimizer.param_groups[0]["lr"])

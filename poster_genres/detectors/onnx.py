@@ -87,7 +87,7 @@ def layout_of(shape: tuple[int, ...], height: int, width: int, segments: bool) -
     return ("end to end", ()) if columns == 6 or (segments and columns > 6) else None
 
 
-class OnnxDetector:
+class Detector:
     """A network in an ONNX file.
 
     It runs on one poster at a time and in one thread, so that what is found on a poster does not depend on the machine or on its
@@ -104,6 +104,7 @@ class OnnxDetector:
 
     # Processes of one thread each: two threads in one take twice the processor time for a small network, waiting for each other.
     parallel = True
+    packages = ("onnxruntime", "opencv-python-headless")
 
     def __init__(self, name: str) -> None:
         """Read the file, and see what kind of network it is by what it says of a gray picture.

@@ -4,6 +4,7 @@ The library is an optional requirement. Only weights in the safetensors format a
 """
 
 import inspect
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from poster_genres.efficientnet import keep_statistics
+from poster_genres.architectures import image_stream
 from poster_genres.errors import InputError
 from poster_genres.hugging_face import find, transformers
-from poster_genres.networks import Head, Network, Preprocessing
+from poster_genres.network import STANDARD, Architecture, Head, Network, Preprocessing, keep_statistics
 
 # A picture of each colour is shown to a backbone's processor: black, the three channels alone, and one to check what they say.
 COLOURS = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (200, 40, 120))
@@ -144,8 +145,8 @@ def places(tokens: int, height: int, width: int) -> tuple[int, int]:
     raise ValueError(f"its {tokens} tokens fit no grid of this size")
 
 
-def load_backbone(network: Network, architecture: str) -> None:
-    """Give a network its backbone's pretrained weights.
+def load_backbone(network: Network, name: str) -> None:
+    """Give a network the pretrained weights of `hf/…`, of which it is.
 
     Raises
     ------
@@ -155,7 +156,23 @@ def load_backbone(network: Network, architecture: str) -> None:
     assert isinstance(network, BackboneNetwork)
     library = transformers()
     try:
-        pretrained = library.AutoModel.from_pretrained(find(architecture), config=network.backbone.config, use_safetensors=True)
+        pretrained = library.AutoModel.from_pretrained(find(name), config=network.backbone.config, use_safetensors=True)
     except (OSError, ValueError) as error:
-        raise InputError(f"{architecture}: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(f"{name}: {' '.join(str(error).split())[:200]}") from None
     network.backbone.load_state_dict(pretrained.state_dict())
+
+
+def architecture(name: str, config: dict[str, Any] | None) -> Architecture:
+    """The record of `hf/…`; with the `config` of a trained network, whose model need not be there any more, without what only
+    training needs.
+
+    Raises
+    ------
+    InputError
+        The model cannot be read; see `read_backbone`.
+    """
+    if config is None:
+        config, preprocessing = read_backbone(image_stream(name))
+    else:
+        preprocessing = STANDARD
+    return Architecture(partial(BackboneNetwork, config), preprocessing, partial(load_backbone, name=image_stream(name)), config)

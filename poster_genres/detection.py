@@ -1,24 +1,21 @@
-"""Detectors of what is on a poster, by their names in `detectors` of params.yaml, and running them on many posters.
+"""Running detectors, which are named in `detectors` of params.yaml, on posters.
 
-Each is an optional requirement, and its file is imported only where its name is used:
-
-- `lettering`: where there is lettering and what it says; see `lettering.py`.
-- `hf/<model ID or folder>`: any of Hugging Face's transformers that finds objects; see `transformers_detector.py`.
-- `onnx/<path of the file>`: YOLOX, and what other YOLOs are exported to; see `onnx_detector.py`.
+Each has a file in poster_genres/detectors, which is imported only where its name is used. What it needs may not be installed.
 """
 
 import warnings
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from importlib import import_module
 from itertools import chain, islice
 from typing import Protocol
 
 from joblib import Parallel, delayed
 from PIL import Image
 
-from poster_genres.architectures import HUGGING_FACE, ONNX
+from poster_genres.architectures import needs_objects
 from poster_genres.errors import InputError
-from poster_genres.objects import Found
+from poster_genres.objects import Detected, Found
 from poster_genres.posters import Unreadable, upright
 
 CHUNK = 16
@@ -34,11 +31,13 @@ class Detector(Protocol):
     version : of the program or the weights; another one may find other things
     classes : the labels that it knows
     parallel : whether several of it should run in processes of their own; else it uses the whole machine by itself
+    packages : what must be installed for it
     """
 
     version: str
     classes: list[str]
     parallel: bool
+    packages: tuple[str, ...]
 
     def detect(self, images: list[Image.Image]) -> list[list[Found]]:
         """The objects of each of some RGB images of any size."""
@@ -53,17 +52,8 @@ def open_detector(name: str) -> Detector:
     InputError
         Its packages are not installed, or it cannot be read.
     """
-    if name.startswith(HUGGING_FACE):
-        from poster_genres.transformers_detector import TransformersDetector
-
-        return TransformersDetector(name)
-    if name.startswith(ONNX):
-        from poster_genres.onnx_detector import OnnxDetector
-
-        return OnnxDetector(name)
-    from poster_genres.lettering import Lettering
-
-    return Lettering()
+    detector: Detector = import_module(f"poster_genres.detectors.{name.partition('/')[0]}").Detector(name)
+    return detector
 
 
 def detect_chunk(name: str, posters: list[bytes]) -> list[list[Found] | str]:
@@ -108,11 +98,25 @@ def check_detectors(detectors: dict[str, str]) -> None:
             raise InputError(f"detectors: {name}: the model was trained with {trained_with}, here is {here}; install the former")
 
 
-def detect_all(detectors: Iterable[str], posters: list[bytes]) -> list[list[Found]]:
-    """What these detectors find on each of some posters that can be read."""
+def detect_for(architecture: str, detectors: dict[str, str], posters: list[bytes]) -> list[Detected] | None:
+    """What is on posters that can be read, as a trained model of this architecture and with these detectors needs it; None where it
+    sees pixels only.
+
+    Raises
+    ------
+    InputError
+        Its detectors are not here in its versions; or it was trained on objects from a table.
+    """
+    if not needs_objects(architecture):
+        return None
+    if not detectors:
+        raise InputError("the model was trained on objects from a table, detections.csv, and finds none by itself")
+    from poster_genres.sentences import with_sentences
+
+    check_detectors(detectors)
     found: list[list[Found]] = [[] for _ in posters]
     for name in detectors:
         for objects, result in zip(found, detect(name, posters), strict=True):
             assert not isinstance(result, str), result
             objects.extend(result)
-    return found
+    return with_sentences(found)

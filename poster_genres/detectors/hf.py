@@ -22,8 +22,11 @@ WIDTH, HEIGHT = 480, 720
 MIN_CONFIDENCE = 0.3
 
 
-class TransformersDetector:
+class Detector:
+    """See `detection.Detector`."""
+
     parallel = False
+    packages = ("transformers",)
 
     def __init__(self, name: str) -> None:
         library = transformers()

@@ -34,10 +34,13 @@ def installed(package: str) -> str:
         raise InputError(f"detectors: lettering needs {package}: pip install -r requirements.txt") from None
 
 
-class Lettering:
-    parallel = True
+class Detector:
+    """See `detection.Detector`."""
 
-    def __init__(self) -> None:
+    parallel = True
+    packages = ("onnxruntime", "rapidocr")
+
+    def __init__(self, name: str) -> None:
         self.classes = ["lettering"]
         installed("onnxruntime")
         self.version = installed("rapidocr")

@@ -1,5 +1,6 @@
-"""Reading the tensor cache that `stages/cache.py` writes."""
+"""The cached posters: shards of one tensor, posters-000.npy and so on, and movies.csv with a row per poster in the same order."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,35 @@ import numpy as np
 import pandas as pd
 
 from poster_genres.errors import InputError
+from poster_genres.files import whole_file
 from poster_genres.movies import read_movies
+
+
+def shard_name(number: int) -> str:
+    """The file of a shard; the names sort as the numbers do."""
+    return f"posters-{number:03}.npy"
+
+
+def write_shard(path: Path, posters: Iterable[np.ndarray], most: int, height: int, width: int) -> None:
+    """Write posters as they come to a file in numpy's format, version 1.0, which appears when it is whole.
+
+    Parameters
+    ----------
+    posters : uint8 (height, width, 3) each
+    most : how many they may be
+    """
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        _write_header(file, (most, height, width, 3))
+        number = 0
+        for number, poster in enumerate(posters, start=1):  # noqa: B007  # how many they were
+            file.write(poster.data)
+        # The header has the same length for any number of posters: it is padded.
+        file.seek(0)
+        _write_header(file, (number, height, width, 3))
+
+
+def _write_header(file: Any, shape: tuple[int, ...]) -> None:
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
 class CachedPosters:

@@ -1,0 +1,5 @@
+"""EfficientNet-Lite2."""
+
+from poster_genres.efficientnet import efficientnet_lite
+
+ARCHITECTURE = efficientnet_lite("efficientnet_lite2")
