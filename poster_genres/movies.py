@@ -10,8 +10,6 @@ from poster_genres.errors import InputError
 from poster_genres.files import whole_file
 
 SPLITS = ("train", "validation", "test")
-# Read at a time.
-ROWS = 5000
 COLUMNS = ["id", "archive", "poster", "title", "year", "split"]
 
 
@@ -28,9 +26,8 @@ def read_movies(path: Path) -> pd.DataFrame:
     except FileNotFoundError:
         raise InputError(f"{path}: not there yet; `dvc repro` makes it") from None
     types = dict.fromkeys(COLUMNS, "str") | dict.fromkeys(genres, "uint8")
-    # In parts: of a whole column pandas makes Python's strings first, which for 100,000 movies take half of a stage's memory.
-    parts = pd.read_csv(path, dtype=types, keep_default_na=False, na_filter=False, encoding="utf-8", chunksize=ROWS)
-    return pd.concat(parts, ignore_index=True)
+    movies: pd.DataFrame = pd.read_csv(path, dtype=types, keep_default_na=False, na_filter=False, encoding="utf-8")
+    return movies
 
 
 def genres_of(movies: pd.DataFrame) -> list[str]:

@@ -95,7 +95,6 @@ def write_cache(
     temporary = folder.with_name(f".{folder.name}.part").resolve()
     shutil.rmtree(temporary, ignore_errors=True)
     parts = (list(places[start : start + size].itertuples(index=False, name=None)) for start in range(0, len(movies), size))
-    # Taken one by one as workers get to them: of 100,000 posters all places at once take 14 MB.
     tasks = (
         delayed(decode_shard)(dataset.resolve(), part, height, width, interpolation, temporary / shard_name(number))
         for number, part in enumerate(parts)

@@ -133,6 +133,13 @@ def copy_project(folder: Path) -> Path:
     return folder
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as fast what neither runs stages nor was marked as slow: `pytest -m fast`."""
+    for item in items:
+        if not {"project", "finished"} & set(getattr(item, "fixturenames", ())) and not item.get_closest_marker("slow"):
+            item.add_marker("fast")
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A copy of the project with a small data set in data/posters, quick parameters, and no Git."""
