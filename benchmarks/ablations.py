@@ -21,15 +21,15 @@ from poster_genres.parameters import DEFAULT, read_recipes
 
 # What a recipe's keys are when the technique is left out; `networks` shows what more brings, `epochs` what the probe does alone.
 CHANGES: dict[str, list[Any]] = {
-    "probe": [False],
+    "linear_probe": [False],
     "frozen_blocks": [0],
     "flip": [False],
     "crop": [0.0],
-    "weight_averaging": [0.0],
+    "ema_decay": [0.0],
     "schedule": ["constant"],
-    "body_learning_rate": [1.0],
+    "backbone_learning_rate_factor": [1.0],
     "weight_decay": [0.0],
-    "networks": [2],
+    "ensemble_size": [2],
     "epochs": [0],
 }
 
@@ -137,7 +137,7 @@ def changes_of(recipe: dict[str, Any]) -> list[dict[str, Any]]:
         {key: value}
         for key, values in CHANGES.items()
         for value in values
-        if recipe[key] != value and (key != "epochs" or recipe["probe"])
+        if recipe[key] != value and (key != "epochs" or recipe["linear_probe"])
     ]
 
 
@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write all numbers to this file")
     arguments = parser.parse_args()
     recipes = read_recipes(ROOT / "recipes.yaml")
-    recipe = recipes.get(recipe_name(arguments.architecture), recipes[DEFAULT]).model_dump() | {"networks": 1}
+    recipe = recipes.get(recipe_name(arguments.architecture), recipes[DEFAULT]).model_dump() | {"ensemble_size": 1}
     changes = changes_of(recipe)
     if needs_objects(arguments.architecture):
         changes.insert(0, {"architecture": image_stream(arguments.architecture)})

@@ -24,7 +24,7 @@ from poster_genres.logistic import fit_logistic
 from poster_genres.model import Model
 from poster_genres.movies import genres_of, labels_of, read_movies
 from poster_genres.network import find_architecture
-from poster_genres.objects import Found, read_detections
+from poster_genres.objects import Detection, read_detections
 from poster_genres.tensor_cache import read_cache
 
 IMAGE, HEIGHT, WIDTH = "efficientnet_lite0", 240, 168
@@ -40,7 +40,7 @@ DECAYS = (0.1, 0.3, 1.0, 3.0)
 BATCH = 32
 
 
-def masks(objects: list[Found], rows: int, columns: int) -> np.ndarray:
+def masks(objects: list[Detection], rows: int, columns: int) -> np.ndarray:
     """Which places of a map each of REGIONS has: float32 (regions, rows, columns), 0 or 1."""
     found = np.zeros((len(REGIONS), rows, columns), np.float32)
     found[0] = 1

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from poster_genres.objects import Found
+from poster_genres.objects import Detection
 
 # More boxes than these hide the poster.
 SHOWN = 20
@@ -15,27 +15,27 @@ def cut(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
-def is_read(one: Found) -> bool:
+def is_read(one: Detection) -> bool:
     """Whether it is lettering of which words were read."""
     return bool(one.text.strip())
 
 
-def caption(one: Found) -> str:
+def caption(one: Detection) -> str:
     """`person 0.94`; or the words, where it is lettering."""
     return cut(one.text, NAME) if is_read(one) else f"{cut(one.label, NAME)} {one.confidence:.2f}"
 
 
-def words_of(objects: list[Found]) -> str:
+def words_of(objects: list[Detection]) -> str:
     """All words that were read, in a line of `WORDS` characters at most."""
     return cut(" · ".join(one.text for one in objects if is_read(one)), WORDS)
 
 
-def most_confident(objects: list[Found]) -> list[Found]:
+def most_confident(objects: list[Detection]) -> list[Detection]:
     """The objects whose boxes are shown, the surest first."""
     return sorted(objects, key=lambda one: -one.confidence)[:SHOWN]
 
 
-def how_many(objects: list[Found]) -> str:
+def how_many(objects: list[Detection]) -> str:
     """`20 of 31 shown`, or nothing where all are."""
     return f"{SHOWN} of {len(objects)} shown" if len(objects) > SHOWN else ""
 
@@ -47,7 +47,7 @@ def _overlaps(ones: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.asarray(np.maximum(sides, 0).prod(axis=2))
 
 
-def place_captions(objects: list[Found], sizes: np.ndarray) -> np.ndarray:
+def place_captions(objects: list[Detection], sizes: np.ndarray) -> np.ndarray:
     """Where captions stand, so that they cover each other as little as they can, and few of the boxes.
 
     Each is inside of its box or just above, below or beside it, and within the poster. Those of the first objects choose first.

@@ -15,7 +15,7 @@ from PIL import Image
 
 from poster_genres.architectures import needs_objects
 from poster_genres.errors import InputError
-from poster_genres.objects import Detected, Found
+from poster_genres.objects import Detection, PosterDetections
 from poster_genres.posters import Unreadable, upright
 
 CHUNK = 16
@@ -39,7 +39,7 @@ class Detector(Protocol):
     parallel: bool
     packages: tuple[str, ...]
 
-    def detect(self, images: list[Image.Image]) -> list[list[Found]]:
+    def detect(self, images: list[Image.Image]) -> list[list[Detection]]:
         """The objects of each of some RGB images of any size."""
 
 
@@ -56,10 +56,10 @@ def open_detector(name: str) -> Detector:
     return detector
 
 
-def detect_chunk(name: str, posters: list[bytes]) -> list[list[Found] | str]:
+def detect_chunk(name: str, posters: list[bytes]) -> list[list[Detection] | str]:
     """Find objects on posters as they come from files; the reason instead, where one cannot be read."""
     images: dict[int, Image.Image] = {}
-    results: list[list[Found] | str] = [""] * len(posters)
+    results: list[list[Detection] | str] = [""] * len(posters)
     for i, data in enumerate(posters):
         try:
             images[i] = upright(data, LEAST)
@@ -71,7 +71,7 @@ def detect_chunk(name: str, posters: list[bytes]) -> list[list[Found] | str]:
     return results
 
 
-def detect(name: str, posters: Iterable[bytes]) -> Iterator[list[Found] | str]:
+def detect(name: str, posters: Iterable[bytes]) -> Iterator[list[Detection] | str]:
     """Find objects on any number of posters, a few chunks ahead of the reader; see `detect_chunk`."""
     rest = iter(posters)
     chunks = iter(lambda: list(islice(rest, CHUNK)), [])
@@ -98,7 +98,7 @@ def check_detectors(detectors: dict[str, str]) -> None:
             raise InputError(f"detectors: {name}: the model was trained with {trained_with}, here is {here}; install the former")
 
 
-def detect_for(architecture: str, detectors: dict[str, str], posters: list[bytes]) -> list[Detected] | None:
+def detect_for(architecture: str, detectors: dict[str, str], posters: list[bytes]) -> list[PosterDetections] | None:
     """What is on posters that can be read, as a trained model of this architecture and with these detectors needs it; None where it
     sees pixels only.
 
@@ -114,7 +114,7 @@ def detect_for(architecture: str, detectors: dict[str, str], posters: list[bytes
     from poster_genres.sentences import with_sentences
 
     check_detectors(detectors)
-    found: list[list[Found]] = [[] for _ in posters]
+    found: list[list[Detection]] = [[] for _ in posters]
     for name in detectors:
         for objects, result in zip(found, detect(name, posters), strict=True):
             assert not isinstance(result, str), result

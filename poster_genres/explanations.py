@@ -6,12 +6,12 @@ from captum.attr import LayerGradientXActivation
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from poster_genres.fusion import Fusion, plain_fusion
+from poster_genres.fusion import Fusion, equal_weights
 from poster_genres.model import Model
-from poster_genres.objects import Detected
+from poster_genres.objects import PosterDetections
 
 
-def logits_by_object(model: Model, fusion: Fusion, detected: Detected) -> np.ndarray:
+def logits_by_object(model: Model, fusion: Fusion, detected: PosterDetections) -> np.ndarray:
     """What each object on a poster, lettering too, adds to each genre's logit: float32 (objects, genres)."""
     total = np.zeros((len(detected.objects), len(model.genres)), np.float32)
     if model.words is not None:
@@ -23,7 +23,7 @@ def logits_by_object(model: Model, fusion: Fusion, detected: Detected) -> np.nda
 
 
 def explain(
-    model: Model, poster: np.ndarray, genres: list[int], device: torch.device, detected: Detected | None = None
+    model: Model, poster: np.ndarray, genres: list[int], device: torch.device, detected: PosterDetections | None = None
 ) -> np.ndarray:
     """HiResCAM (Draelos and Carin 2020, arXiv:2011.08891) on the maps that the heads of the model's networks see, averaged over
     networks and, where the model looks at it too, the mirror image; words and objects, each in its box; by the model's weights.
@@ -46,7 +46,7 @@ def explain(
     """
     pixels = model.normalise(torch.tensor(poster[None], device=device))
     size = (model.height, model.width)
-    fusion = model.fusion or plain_fusion(["networks"], len(model.genres))
+    fusion = model.fusion or equal_weights(["networks"], len(model.genres))
     weighted = [(network, fusion.weight("networks") / len(model.networks)) for network in model.networks]
     if model.probe is not None:
         weighted.append((model.probe, fusion.weight("probe")))

@@ -13,7 +13,7 @@ from matplotlib.patheffects import withStroke
 
 from poster_genres.captions import caption, how_many, is_read, most_confident, place_captions
 from poster_genres.files import whole_file
-from poster_genres.objects import Found
+from poster_genres.objects import Detection
 
 MODEL, PRIOR, TRAIN = "#1f6f8b", "#b8b8b8", "#e07a3f"
 OBJECT, WORDS = "#ffd54a", "#7fe3ff"
@@ -111,7 +111,7 @@ def draw_confusions(table: pd.DataFrame, genres: list[str], path: Path) -> None:
     _save(figure, path)
 
 
-def _draw_objects(axes: Axes, objects: list[Found], height: int, width: int) -> None:
+def _draw_objects(axes: Axes, objects: list[Detection], height: int, width: int) -> None:
     """Draw the boxes of the surest objects on a poster of (height, width) pixels, and what they are or say."""
     chosen = most_confident(objects)
     axes.set_title(how_many(objects), fontsize=11)
@@ -139,7 +139,7 @@ def _draw_objects(axes: Axes, objects: list[Found], height: int, width: int) -> 
 
 
 def draw_explanation(
-    poster: np.ndarray, objects: list[Found], genres: list[str], probabilities: np.ndarray, maps: np.ndarray, path: Path
+    poster: np.ndarray, objects: list[Detection], genres: list[str], probabilities: np.ndarray, maps: np.ndarray, path: Path
 ) -> None:
     """A poster, with what was found on it, and beside it, for each genre, what speaks for it.
 

@@ -22,7 +22,7 @@ from poster_genres.devices import choose_device
 from poster_genres.errors import InputError
 from poster_genres.model import Model, load_model, predict_probabilities
 from poster_genres.movies import SPLITS, genres_of, read_movies
-from poster_genres.objects import Detected, read_detections
+from poster_genres.objects import PosterDetections, read_detections
 from poster_genres.tensor_cache import CachedPosters, read_cache
 from poster_genres.tracking import RUN, Tracking, connect, log_missing_epochs, start_run
 
@@ -50,7 +50,7 @@ FILES = (
 )
 
 
-def read_inputs(device: torch.device) -> tuple[Model, CachedPosters, pd.DataFrame, list[Detected] | None]:
+def read_inputs(device: torch.device) -> tuple[Model, CachedPosters, pd.DataFrame, list[PosterDetections] | None]:
     """The model; the cached posters with their movies; and what is on each poster, for two streams.
 
     Raises

@@ -46,7 +46,7 @@ class Fusion:
         return float(self.weights[self.parts.index(part)]) if part in self.parts else 0.0
 
 
-def plain_fusion(parts: list[str], genres: int) -> Fusion:
+def equal_weights(parts: list[str], genres: int) -> Fusion:
     """The sum before anything is fitted: the mean within each of GROUPS, and the sum over them (as if, given the genre, pictures,
     words and objects did not depend on each other)."""
     shares = [1 / len(set(group) & set(parts)) for part in parts for group in GROUPS if part in group]
@@ -54,14 +54,14 @@ def plain_fusion(parts: list[str], genres: int) -> Fusion:
 
 
 def fit_fusion(evidence: dict[str, np.ndarray], labels: np.ndarray) -> Fusion:
-    """The weights and intercepts of highest posterior probability, beginning from `plain_fusion`.
+    """The weights and intercepts of highest posterior probability, beginning from `equal_weights`.
 
     Parameters
     ----------
     evidence : float32 (posters, genres) logits of each part, which was not fitted on these posters
     labels : float32 (posters, genres), 0 or 1
     """
-    start = plain_fusion(list(evidence), labels.shape[1])
+    start = equal_weights(list(evidence), labels.shape[1])
     parts = np.stack([evidence[part].astype(np.float64) for part in start.parts])
     number = len(start.parts)
 

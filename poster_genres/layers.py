@@ -164,8 +164,8 @@ class _ReLUBatchNormMaxPool(torch.autograd.Function):
             parts.append(pooled)
             rectified = part.float().relu_() if part.dtype == torch.bfloat16 else part.relu()
             sums += torch.stack([channel_sums(rectified), channel_sums(rectified.square_())])
-        count = processes.total(torch.tensor(float(maps.numel() // maps.shape[3]), dtype=torch.float64))
-        means = processes.total(sums) / count
+        count = processes.all_reduce(torch.tensor(float(maps.numel() // maps.shape[3]), dtype=torch.float64))
+        means = processes.all_reduce(sums) / count
         mean, variance = means[0].to(weight.dtype), (means[1] - means[0].square()).to(weight.dtype)
         pooled = torch.cat(parts).permute(0, 3, 1, 2)
         normed = functional.batch_norm(pooled, mean, variance, weight, bias, False, 0.0, epsilon)
@@ -181,7 +181,7 @@ class _ReLUBatchNormMaxPool(torch.autograd.Function):
         # reaches it by way of mean and variance, which is a linear function of the number itself.
         standard = functional.batch_norm(pooled, mean, variance, None, None, False, 0.0, ctx.epsilon)
         own = torch.stack([channel_sums(channels_last(one)) for one in (gradient * standard, gradient)]).to(weight.dtype)
-        whole = processes.total(own.clone())
+        whole = processes.all_reduce(own.clone())
         inverse = torch.rsqrt(variance + ctx.epsilon)
         scale = weight * inverse
         slope = -scale * inverse * whole[0] / count.to(weight.dtype)
@@ -237,11 +237,11 @@ class Dropout(nn.Dropout):
             return super().forward(x)
         dropped = round(self.p * 2**16)
         seed = int(torch.randint(2**62, ()))
-        count = processes.number() * x.numel()
+        count = processes.world_size() * x.numel()
         bits = torch.from_numpy(np.random.SFC64(seed).random_raw(-(-count // 4)).view(np.int16))[:count]
         # In the order in which the numbers lie in memory, channels last; all others are slow.
         posters, channels, *places = x.shape
-        bits = bits.view(posters * processes.number(), *places, channels).movedim(-1, 1)
+        bits = bits.view(posters * processes.world_size(), *places, channels).movedim(-1, 1)
         # In place, as 16 bits: torch is slow at truth values.
-        kept = processes.share(bits).ge_(dropped - 2**15)
+        kept = processes.shard(bits).ge_(dropped - 2**15)
         return x * kept.to(x.dtype).mul_(2**16 / (2**16 - dropped))

@@ -19,9 +19,10 @@ import pandas as pd
 
 from poster_genres.dataset import File, check_id, read_bytes
 from poster_genres.errors import InputError
-from poster_genres.movies import ROWS
 
 UNKNOWN = "N/A"
+# Of a table, rows that are read at a time.
+ROWS = 5000
 # Tables that lie in a data set and say something else than its movies' genres.
 OTHER_TABLES = ("detections.csv",)
 _OBJECT_ID = re.compile(r'("_id"\s*:\s*)ObjectId\(\s*("[^"]*")\s*\)')

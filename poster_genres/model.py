@@ -14,10 +14,10 @@ from torch import Tensor
 from poster_genres.devices import autocast
 from poster_genres.errors import InputError
 from poster_genres.files import whole_file
-from poster_genres.fusion import Fusion, plain_fusion
+from poster_genres.fusion import Fusion, equal_weights
 from poster_genres.network import Network, find_architecture
 from poster_genres.object_model import ObjectModel
-from poster_genres.objects import Detected
+from poster_genres.objects import PosterDetections
 from poster_genres.tensor_cache import Posters
 from poster_genres.words import Words
 
@@ -113,7 +113,7 @@ def image_logits(
     return averages
 
 
-def evidence_of_detections(model: Model, detected: list[Detected] | None) -> dict[str, np.ndarray]:
+def evidence_of_detections(model: Model, detected: list[PosterDetections] | None) -> dict[str, np.ndarray]:
     """What words and objects say of some posters, float32 (posters, genres) each; see `predict_evidence`."""
     evidence = {}
     if detected is not None and model.words is not None:
@@ -128,7 +128,7 @@ def predict_evidence(
     posters: Posters,
     device: torch.device,
     rows: np.ndarray | None = None,
-    detected: list[Detected] | None = None,
+    detected: list[PosterDetections] | None = None,
 ) -> dict[str, np.ndarray]:
     """What each part of a model says of posters, before it is added up.
 
@@ -157,11 +157,11 @@ def predict_logits(
     posters: Posters,
     device: torch.device,
     rows: np.ndarray | None = None,
-    detected: list[Detected] | None = None,
+    detected: list[PosterDetections] | None = None,
 ) -> np.ndarray:
     """The logit of each genre for each poster, float32 (n, genres); takes what `predict_evidence` takes."""
     evidence = predict_evidence(model, posters, device, rows, detected)
-    fusion = model.fusion or plain_fusion(list(evidence), len(model.genres))
+    fusion = model.fusion or equal_weights(list(evidence), len(model.genres))
     return fusion.logits(evidence)
 
 
@@ -170,7 +170,7 @@ def predict_probabilities(
     posters: Posters,
     device: torch.device,
     rows: np.ndarray | None = None,
-    detected: list[Detected] | None = None,
+    detected: list[PosterDetections] | None = None,
 ) -> np.ndarray:
     """The probability of each genre for each poster, float32 (n, genres) in [0, 1]; takes what `predict_evidence` takes."""
     return expit(predict_logits(model, posters, device, rows, detected))

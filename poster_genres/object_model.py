@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from poster_genres.objects import MEASURES, Detected, object_vectors
+from poster_genres.objects import MEASURES, PosterDetections, object_vectors
 
 # Training posters that a class must be on: what is seen on fewer is learned by heart.
 LEAST = 20
@@ -30,11 +30,11 @@ class ObjectModel:
     mean: np.ndarray
     weights: np.ndarray
 
-    def logits(self, detected: list[Detected]) -> np.ndarray:
+    def logits(self, detected: list[PosterDetections]) -> np.ndarray:
         """What the objects add to each genre's logit, float32 (posters, genres); 0 on average over training posters."""
         return (object_vectors(detected, self.classes) - self.mean) @ self.weights
 
-    def by_object(self, detected: Detected) -> np.ndarray:
+    def by_object(self, detected: PosterDetections) -> np.ndarray:
         """What each object adds to each genre's logit, float32 (objects, genres), compared with a poster that has none.
 
         The objects of one class share in what they add together.
@@ -63,14 +63,14 @@ class ObjectModel:
         return cls(state["classes"], state["mean"].numpy(), state["weights"].numpy())
 
 
-def count_classes(detected: list[Detected], classes: list[str]) -> dict[str, int]:
+def count_classes(detected: list[PosterDetections], classes: list[str]) -> dict[str, int]:
     """On how many posters each class is, but for those that are read: lettering is left to the words."""
     on = Counter(label for one in detected for label in {found.label for found in one.objects})
     read = {found.label for one in detected for found in one.objects if found.text}
     return {label: on[label] for label in classes if label not in read}
 
 
-def fit_objects(detected: list[Detected], labels: np.ndarray, classes: list[str]) -> ObjectModel | None:
+def fit_objects(detected: list[PosterDetections], labels: np.ndarray, classes: list[str]) -> ObjectModel | None:
     """Learn what objects say, from training posters.
 
     Parameters

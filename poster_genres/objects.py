@@ -20,7 +20,7 @@ MEASURES = ("confidence", "count", "area", "largest", "center")
 TOLERANCE = 0.1
 
 
-class Found(NamedTuple):
+class Detection(NamedTuple):
     """An object on a poster.
 
     Attributes
@@ -41,7 +41,7 @@ class Found(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Detected:
+class PosterDetections:
     """What was found on a poster.
 
     Attributes
@@ -50,23 +50,23 @@ class Detected:
     sentence : what the words among them mean, float32 (`sentences.LENGTH`,); zeros where there are none
     """
 
-    objects: list[Found]
+    objects: list[Detection]
     sentence: np.ndarray
 
 
-def text_of(objects: list[Found]) -> str:
+def text_of(objects: list[Detection]) -> str:
     """All that is written on a poster, a line a piece of lettering."""
     return "\n".join(one.text for one in objects if one.text)
 
 
-def clipped(label: str, confidence: float, left: float, top: float, right: float, bottom: float, text: str = "") -> Found:
+def clipped(label: str, confidence: float, left: float, top: float, right: float, bottom: float, text: str = "") -> Detection:
     """An object whose box is cut off at the poster's edges, rounded to six digits, as tables have it."""
     left, top, right, bottom = (min(max(float(value), 0.0), 1.0) for value in (left, top, right, bottom))
     confidence, left, top, width, height = (round(float(value), 6) for value in (confidence, left, top, right - left, bottom - top))
-    return Found(label, confidence, left, top, width, height, text)
+    return Detection(label, confidence, left, top, width, height, text)
 
 
-def parse_objects(data: bytes, name: str) -> dict[str, list[Found]]:
+def parse_objects(data: bytes, name: str) -> dict[str, list[Detection]]:
     """Read a table of objects that somebody gives.
 
     Parameters
@@ -107,14 +107,14 @@ def parse_objects(data: bytes, name: str) -> dict[str, list[Found]]:
         refuse(~numbers[column].between(low, high), column, share)
     for start, size in (("left", "width"), ("top", "height")):
         refuse(numbers[start] + numbers[size] > 1 + TOLERANCE, size, f"no more than what is left of the poster from its {start}")
-    found: dict[str, list[Found]] = {}
+    found: dict[str, list[Detection]] = {}
     rows = zip(table["id"], table["label"], *(numbers[column] for column in NUMBERS), table["text"], strict=True)
     for movie, label, confidence, left, top, width, height, text in rows:
         found.setdefault(movie, []).append(clipped(label, confidence, left, top, left + width, top + height, text))
     return found
 
 
-def object_vectors(found: list[Detected], classes: list[str]) -> np.ndarray:
+def object_vectors(found: list[PosterDetections], classes: list[str]) -> np.ndarray:
     """Describe each poster's objects by a vector of fixed length.
 
     Parameters
@@ -142,22 +142,22 @@ def object_vectors(found: list[Detected], classes: list[str]) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Detections:
+class DatasetDetections:
     """What the stage `detect` found, by the movies' IDs; the detectors with their versions; the classes of objects."""
 
-    found: dict[str, Detected]
+    by_movie: dict[str, PosterDetections]
     detectors: dict[str, str]
     classes: list[str]
 
     @property
-    def posters(self) -> list[Detected]:
+    def posters(self) -> list[PosterDetections]:
         """What was found on each poster, in the order of the movies."""
-        return list(self.found.values())
+        return list(self.by_movie.values())
 
 
-def write_detections(detections: Detections, folder: Path) -> None:
+def write_detections(detections: DatasetDetections, folder: Path) -> None:
     """Write objects.csv, a row an object; sentences.npy, a row a movie; and detectors.json, with the movies' IDs in that order."""
-    rows = [(movie, *one) for movie, detected in detections.found.items() for one in detected.objects]
+    rows = [(movie, *one) for movie, detected in detections.by_movie.items() for one in detected.objects]
     with whole_file(folder / "objects.csv") as temporary:
         table = pd.DataFrame(rows, columns=COLUMNS)
         table.to_csv(temporary, index=False, encoding="utf-8", float_format="%.6g", lineterminator="\n")
@@ -166,11 +166,11 @@ def write_detections(detections: Detections, folder: Path) -> None:
         np.save(file, sentences, allow_pickle=False)
     write_json(
         folder / "detectors.json",
-        {"detectors": detections.detectors, "classes": detections.classes, "movies": list(detections.found)},
+        {"detectors": detections.detectors, "classes": detections.classes, "movies": list(detections.by_movie)},
     )
 
 
-def read_detections(folder: Path, ids: list[str]) -> Detections:
+def read_detections(folder: Path, ids: list[str]) -> DatasetDetections:
     """Read what the stage `detect` wrote, for the movies with these IDs, in their order.
 
     Raises
@@ -189,6 +189,6 @@ def read_detections(folder: Path, ids: list[str]) -> Detections:
     if not about["classes"] or not set(ids) <= set(sentences):
         raise InputError(f"{folder}: not of these movies, or of another architecture; `dvc repro` makes it anew")
     found = parse_objects(table, str(folder / "objects.csv"))
-    return Detections(
-        {movie: Detected(found.get(movie, []), sentences[movie]) for movie in ids}, about["detectors"], about["classes"]
+    return DatasetDetections(
+        {movie: PosterDetections(found.get(movie, []), sentences[movie]) for movie in ids}, about["detectors"], about["classes"]
     )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from poster_genres.object_model import ObjectModel
-from poster_genres.objects import MEASURES, Detected, object_vectors
+from poster_genres.objects import MEASURES, PosterDetections, object_vectors
 
 
 class ObjectStream(nn.Module):
@@ -38,13 +38,13 @@ class ObjectStreams(ObjectModel):
         super().__init__(classes, np.zeros(0, np.float32), np.zeros((0, genres), np.float32))
         self.streams = streams
 
-    def logits(self, detected: list[Detected]) -> np.ndarray:
+    def logits(self, detected: list[PosterDetections]) -> np.ndarray:
         vectors = torch.from_numpy(object_vectors(detected, self.classes))
         with torch.inference_mode():
             total: np.ndarray = sum(share * stream(vectors) for share, stream in self.streams).numpy()
         return total
 
-    def by_object(self, detected: Detected) -> np.ndarray:
+    def by_object(self, detected: PosterDetections) -> np.ndarray:
         """The whole vector was seen at once: no object has a part of its own."""
         return np.zeros((len(detected.objects), self.genres), np.float32)
 

@@ -52,16 +52,16 @@ Used = TypeVar("Used", bound=Values)
 class Recipe(Values):
     """How a network is trained; what each key means is said in recipes.yaml."""
 
-    networks: Count
-    probe: bool
+    ensemble_size: Count
+    linear_probe: bool
     frozen_blocks: Annotated[Integer, Field(ge=0)]
     epochs: Annotated[Integer, Field(ge=0)]
     batch_size: Annotated[Integer, Field(ge=2)]
     learning_rate: Annotated[Number, Field(gt=0)]
-    body_learning_rate: Annotated[Number, Field(gt=0, le=1)]
+    backbone_learning_rate_factor: Annotated[Number, Field(gt=0, le=1)]
     schedule: Literal["constant", "one_cycle"]
     weight_decay: Annotated[Number, Field(ge=0)]
-    weight_averaging: Annotated[Number, Field(ge=0, lt=1)]
+    ema_decay: Annotated[Number, Field(ge=0, lt=1)]
     flip: bool
     crop: Annotated[Number, Field(ge=0, lt=1)]
 
@@ -181,8 +181,8 @@ def check_parameters(values: Any, path: Path) -> Parameters:
         recipe = Recipe.model_validate(recipe.model_dump() | chosen)
     except ValidationError as error:
         faults += [fault.replace(", not ", f" or {AUTO!r}, not ") for fault in _faults(error)]
-    if recipe.epochs == 0 and not recipe.probe:
-        faults.append("epochs: should be 1 or more; 0 is for architectures with a probe, which is then all there is")
+    if recipe.epochs == 0 and not recipe.linear_probe:
+        faults.append("epochs: should be 1 or more; 0 is for architectures with a linear probe, which is then all there is")
     others = {key: value for key, value in values.items() if key in keys and key not in Recipe.model_fields}
     try:
         parameters = Parameters.model_validate({**others, "recipe": recipe})

@@ -20,11 +20,11 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def number() -> int:
+def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def start(processes: int, module: str) -> None:
+def launch(processes: int, module: str) -> None:
     """Run `python -m MODULE` in so many processes on this machine, and wait for them; ends this one if they fail."""
     import logging
 
@@ -42,9 +42,9 @@ def start(processes: int, module: str) -> None:
 
 
 @contextmanager
-def together(device: torch.device) -> Iterator[None]:
+def process_group(device: torch.device) -> Iterator[None]:
     """Meet the other processes, and part from them at the end."""
-    if number() == 1:
+    if world_size() == 1:
         yield
         return
     if device.type == "cuda":
@@ -56,53 +56,53 @@ def together(device: torch.device) -> Iterator[None]:
         distributed.destroy_process_group()
 
 
-def share(rows: Any) -> Any:
+def shard(rows: Any) -> Any:
     """This process's part of rows, an array or a tensor (N, …)."""
-    return rows[rank() :: number()]
+    return rows[rank() :: world_size()]
 
 
-def collect(part: np.ndarray) -> list[np.ndarray]:
+def all_gather(part: np.ndarray) -> list[np.ndarray]:
     """What all processes give, in the order of their numbers."""
-    parts: list[Any] = [part] * number()
-    if number() > 1:
+    parts: list[Any] = [part] * world_size()
+    if world_size() > 1:
         distributed.all_gather_object(parts, part)
     return parts
 
 
-def gather(part: np.ndarray) -> np.ndarray:
-    """What all processes made of their `share` of rows, in the order of the rows."""
-    parts = collect(part)
+def all_gather_rows(part: np.ndarray) -> np.ndarray:
+    """What all processes made of their `shard` of rows, in the order of the rows."""
+    parts = all_gather(part)
     whole = np.empty((sum(map(len, parts)), *part.shape[1:]), part.dtype)
     for i, one in enumerate(parts):
-        whole[i :: number()] = one
+        whole[i :: world_size()] = one
     return whole
 
 
-def agree_on_random_numbers() -> None:
+def broadcast_random_state() -> None:
     """Have torch's global generator go on in all processes as it does in the first."""
-    if number() > 1:
+    if world_size() > 1:
         state = [torch.get_rng_state()]
         distributed.broadcast_object_list(state)
         torch.set_rng_state(state[0])
 
 
-def total(part: Tensor) -> Tensor:
+def all_reduce(part: Tensor) -> Tensor:
     """The sum of a tensor over all processes, in its place."""
-    if number() > 1:
+    if world_size() > 1:
         distributed.all_reduce(part)
     return part
 
 
 class _Sum(torch.autograd.Function):
-    """`total`, which each process goes on with."""
+    """`all_reduce`, which each process goes on with."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor) -> Tensor:
-        return total(part.clone())
+        return all_reduce(part.clone())
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return total(gradient.clone())
+        return all_reduce(gradient.clone())
 
 
 def average_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: Tensor) -> None:
@@ -134,7 +134,7 @@ class SyncedBatchNorm(nn.BatchNorm2d):
 
 def distribute(network: nn.Module) -> nn.Module:
     """The network as it is trained: its gradients are averaged over all processes, and its batch norms are over whole batches."""
-    if number() == 1:
+    if world_size() == 1:
         return network
     from torch.nn.parallel import DistributedDataParallel
 

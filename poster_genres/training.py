@@ -24,7 +24,7 @@ from poster_genres.fusion import out_of_fold_logits
 from poster_genres.logistic import fit_logistic
 from poster_genres.model import BATCH, Model, evidence_of_detections, image_logits
 from poster_genres.network import Network
-from poster_genres.objects import Detected
+from poster_genres.objects import PosterDetections
 from poster_genres.parameters import Recipe
 from poster_genres.tensor_cache import Posters
 
@@ -38,13 +38,13 @@ SCORED = 20_000
 def build_optimizer(network: Network, recipe: Recipe, steps: int) -> tuple[torch.optim.Optimizer, LRScheduler | None]:
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), which without weight decay is Adam, and its schedule.
 
-    The maps learn at the share `body_learning_rate` of the head's rate. Biases and batch norm are not decayed. Epsilon is Keras'.
+    The maps learn at `backbone_learning_rate_factor` times the head's rate. Biases and batch norm are not decayed. Epsilon: Keras'.
     "one_cycle" is Smith 2018, arXiv:1803.09820, over `steps` steps.
     """
     groups: list[dict[str, Any]] = []
     head = list(network.head.parameters())
     body = [one for name, one in network.named_parameters() if not name.startswith("head.") and one.requires_grad]
-    for part, rate in ((head, recipe.learning_rate), (body, recipe.learning_rate * recipe.body_learning_rate)):
+    for part, rate in ((head, recipe.learning_rate), (body, recipe.learning_rate * recipe.backbone_learning_rate_factor)):
         weights = [parameter for parameter in part if parameter.ndim > 1]
         others = [parameter for parameter in part if parameter.ndim <= 1]
         groups.append({"params": weights, "lr": rate, "weight_decay": recipe.weight_decay})
@@ -88,7 +88,7 @@ def batch_starts(rows: int, batch_size: int) -> range:
     """Where the batches of so many rows begin. A last one of one row is left out, as batch norm cannot take it, and one that has
     not a row for each process."""
     last = rows % batch_size
-    return range(0, rows if last >= max(2, processes.number()) else rows - last, batch_size)
+    return range(0, rows if last >= max(2, processes.world_size()) else rows - last, batch_size)
 
 
 def shuffled_batches(rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
@@ -162,7 +162,7 @@ class Training:
         splits: np.ndarray,
         recipe: Recipe,
         device: torch.device,
-        detected: list[Detected] | None = None,
+        detected: list[PosterDetections] | None = None,
     ) -> None:
         self.model, self.recipe, self.device = model, recipe, device
         self.posters, self.labels = posters, labels
@@ -180,9 +180,9 @@ class Training:
         self.learners = []
         for network in model.networks:
             average = None
-            if recipe.weight_averaging:
+            if recipe.ema_decay:
                 # Batch norm's statistics are averaged too.
-                average = AveragedModel(network, avg_fn=exponential_average(recipe.weight_averaging), use_buffers=True)
+                average = AveragedModel(network, avg_fn=exponential_average(recipe.ema_decay), use_buffers=True)
             learner = Learner(network, processes.distribute(network), average, *build_optimizer(network, recipe, steps))
             self.learners.append(learner)
 
@@ -195,8 +195,8 @@ class Training:
         network = copy.deepcopy(self.model.networks[0])
         features = {}
         for split, rows in (("train", self.train_rows), ("validation", self.validation_rows)):
-            part = frozen_features(network, self.model, self.posters, processes.share(rows), self.device)
-            features[split] = torch.from_numpy(processes.gather(part.transpose(0, 1).numpy())).transpose(0, 1)
+            part = frozen_features(network, self.model, self.posters, processes.shard(rows), self.device)
+            features[split] = torch.from_numpy(processes.all_gather_rows(part.transpose(0, 1).numpy())).transpose(0, 1)
         labels, truth = (torch.from_numpy(self.labels[rows]) for rows in (self.train_rows, self.validation_rows))
         best = math.inf
         for decay in DECAYS:
@@ -227,8 +227,8 @@ class Training:
 
     def _validation_logits(self, networks: list[Network]) -> np.ndarray:
         """float32 (validation posters, genres)"""
-        rows = processes.share(self.validation_rows)
-        return processes.gather(image_logits(self.model, networks, self.posters, self.device, rows))
+        rows = processes.shard(self.validation_rows)
+        return processes.all_gather_rows(image_logits(self.model, networks, self.posters, self.device, rows))
 
     def _score_validation(self, evidence: dict[str, np.ndarray]) -> dict[str, float]:
         """The scores of all parts of the model together, which are fitted on validation posters, and scored on others of them."""
@@ -246,7 +246,7 @@ class Training:
         """Train each network for an epoch, and score the model on validation: a row of metrics/history.csv."""
         epoch = self.epoch + 1
         start = time.perf_counter()
-        processes.agree_on_random_numbers()
+        processes.broadcast_random_state()
         learning_rate = self.learners[0].optimizer.param_groups[0]["lr"]
         row = self._train_epoch(f"epoch {epoch}/{self.recipe.epochs}")
         trained = time.perf_counter() - start
@@ -301,23 +301,23 @@ class Training:
                     output = self._step(learner, batch)
                     if i % every == 0:
                         outputs.append(output)
-                        seen.append(processes.share(batch))
+                        seen.append(processes.shard(batch))
                     progress.update(len(batch))
         parts = (np.concatenate(seen), torch.cat(outputs).cpu().numpy())
-        rows, logits = (np.concatenate(processes.collect(part)) for part in parts)
+        rows, logits = (np.concatenate(processes.all_gather(part)) for part in parts)
         return score_epoch("train", self.labels[rows], logits)
 
     def _step(self, learner: Learner, batch: np.ndarray) -> Tensor:
         """Learn from a batch of rows; the logits it gave, of this process's share of them."""
         transforms = random_transforms(len(batch), self.recipe.flip, self.recipe.crop)
-        rows = processes.share(batch)
+        rows = processes.shard(batch)
         pixels = self.model.normalise(self.load_posters(rows))
-        pixels = augment(pixels, None if transforms is None else processes.share(transforms))
+        pixels = augment(pixels, None if transforms is None else processes.shard(transforms))
         with autocast(self.device):
             logits = learner.distributed(pixels).float()
         loss = binary_cross_entropy_with_logits(logits, torch.from_numpy(self.labels[rows]).to(self.device))
         # Gradients are averaged over the processes, whose shares may differ by a poster.
-        loss = loss * (len(rows) * processes.number() / len(batch))
+        loss = loss * (len(rows) * processes.world_size() / len(batch))
         learner.optimizer.zero_grad()
         loss.backward()
         learner.optimizer.step()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from poster_genres.objects import Detected, text_of
+from poster_genres.objects import PosterDetections, text_of
 
 if TYPE_CHECKING:
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -52,7 +52,7 @@ class Words:
         vectorizer.idf_ = self.frequencies
         return vectorizer
 
-    def logits(self, found: list[Detected]) -> tuple[np.ndarray, np.ndarray]:
+    def logits(self, found: list[PosterDetections]) -> tuple[np.ndarray, np.ndarray]:
         """What the letters of the words, and what their meaning adds to each genre's logit, float32 (posters, genres) each.
 
         0 for posters without words, and on average over training posters with words.
@@ -63,7 +63,7 @@ class Words:
         meant = np.stack([detected.sentence for detected in found]) @ self.sentence_weights - self.sentence_offset
         return np.asarray(present * spoken, np.float32), np.asarray(present * meant, np.float32)
 
-    def by_object(self, detected: Detected) -> tuple[np.ndarray, np.ndarray]:
+    def by_object(self, detected: PosterDetections) -> tuple[np.ndarray, np.ndarray]:
         """What each object adds to each genre's logit by its letters and by its meaning, float32 (objects, genres) each: less the
         offsets they add up to `logits`.
 
@@ -83,7 +83,7 @@ class Words:
         meant = np.outer(letters / max(1, letters.sum()), detected.sentence @ self.sentence_weights)
         return np.asarray(present.multiply(values[None]).tocsr() @ self.weights, np.float32), np.asarray(meant, np.float32)
 
-    def telling(self, found: list[Detected], genres: list[str]) -> pd.DataFrame:
+    def most_indicative(self, found: list[PosterDetections], genres: list[str]) -> pd.DataFrame:
         """The words that speak most for each genre, of those that are on at least `COMMON` of some posters.
 
         Returns
@@ -124,7 +124,7 @@ def new_vectorizer(**options: Any) -> "TfidfVectorizer":
     )
 
 
-def fit_words(found: list[Detected], labels: np.ndarray) -> Words | None:
+def fit_words(found: list[PosterDetections], labels: np.ndarray) -> Words | None:
     """Learn what words say, from training posters.
 
     Parameters

@@ -25,7 +25,7 @@ from poster_genres.dataset import File, list_files, read_bytes
 from poster_genres.errors import InputError
 from poster_genres.files import repository, write_json
 from poster_genres.movies import read_movies
-from poster_genres.objects import Detected, Detections, Found, parse_objects, text_of, write_detections
+from poster_genres.objects import DatasetDetections, Detection, PosterDetections, parse_objects, text_of, write_detections
 from poster_genres.parameters import DetectParameters, read_parameters
 
 GIVEN = "detections.csv"
@@ -61,7 +61,7 @@ def read_poster(dataset: Path, archive: str, path: str) -> bytes:
 
 def detect_movies(
     dataset: Path, movies: pd.DataFrame, detectors: list[str], store: Store
-) -> tuple[dict[str, list[Found]], dict[str, str], list[str], dict[str, str]]:
+) -> tuple[dict[str, list[Detection]], dict[str, str], list[str], dict[str, str]]:
     """Run the detectors on the movies' posters that they have not seen before.
 
     Returns
@@ -75,7 +75,7 @@ def detect_movies(
 
     places = dict(zip(movies["id"], zip(movies["archive"], movies["poster"], strict=True), strict=True))
     digests = {movie: hashlib.sha256(read_poster(dataset, *place)).hexdigest() for movie, place in places.items()}
-    found: dict[str, list[Found]] = {movie: [] for movie in places}
+    found: dict[str, list[Detection]] = {movie: [] for movie in places}
     reasons: dict[str, str] = {}
     versions: dict[str, str] = {}
     classes: list[str] = []
@@ -87,7 +87,7 @@ def detect_movies(
         code = hashlib.sha256(Path(inspect.getfile(type(detector))).read_bytes()).hexdigest()[:16]
         key = f"{name}, {detector.version}, {code}"
         stored = {movie: store.get(digest, key) for movie, digest in digests.items()}
-        known = {movie: [Found(*one) for one in objects] for movie, objects in stored.items() if objects is not None}
+        known = {movie: [Detection(*one) for one in objects] for movie, objects in stored.items() if objects is not None}
         missing = [movie for movie in places if movie not in known]
         results = module.detect(name, (read_poster(dataset, *places[movie]) for movie in missing))
         for movie, result in tqdm(zip(missing, results, strict=True), desc=name, total=len(missing), unit=" posters", disable=None):
@@ -101,7 +101,7 @@ def detect_movies(
     return found, versions, classes, reasons
 
 
-def detect_sentences(found: dict[str, list[Found]], store: Store) -> dict[str, Detected]:
+def detect_sentences(found: dict[str, list[Detection]], store: Store) -> dict[str, PosterDetections]:
     """What the words on each poster mean, beside its objects."""
     from tqdm import tqdm
 
@@ -115,11 +115,11 @@ def detect_sentences(found: dict[str, list[Found]], store: Store) -> dict[str, D
         sentence = module.embed(text_of(objects)) if stored is None else np.frombuffer(base64.b64decode(stored), np.float32)
         if stored is None:
             store.put(digest, key, base64.b64encode(sentence.tobytes()).decode())
-        detected[movie] = Detected(objects, sentence)
+        detected[movie] = PosterDetections(objects, sentence)
     return detected
 
 
-def given_objects(dataset: Path, files: list[File]) -> dict[str, list[Found]] | None:
+def given_objects(dataset: Path, files: list[File]) -> dict[str, list[Detection]] | None:
     """The objects of the data set's own table, by ID; None where it has none.
 
     Raises
@@ -138,7 +138,7 @@ def given_objects(dataset: Path, files: list[File]) -> dict[str, list[Found]] | 
 def main() -> None:
     parameters = read_parameters().used_by(DetectParameters)
     if not parameters.two_stream:
-        write_detections(Detections({}, {}, []), FOLDER)
+        write_detections(DatasetDetections({}, {}, []), FOLDER)
         write_json(COUNTS, {"needed": False})
         print("the architecture is not two_stream/…: nothing to detect")
         return
@@ -160,7 +160,7 @@ def main() -> None:
         counts["source"] = ", ".join(parameters.detectors)
     else:
         raise InputError(f"params.yaml: detectors: two_stream/… needs one at least, or the objects in a table, {dataset}/{GIVEN}")
-    write_detections(Detections(detect_sentences(found, store), versions, classes), FOLDER)
+    write_detections(DatasetDetections(detect_sentences(found, store), versions, classes), FOLDER)
     labels = Counter(one.label for objects in found.values() for one in objects)
     without = sum(not objects for objects in found.values())
     counts |= {

@@ -19,10 +19,10 @@ from poster_genres import errors, evaluation, figures, finished_run
 from poster_genres.devices import prepare
 from poster_genres.duplicates import find_duplicates, perceptual_hashes
 from poster_genres.files import whole_file, write_json
-from poster_genres.fusion import out_of_fold_logits, plain_fusion
+from poster_genres.fusion import equal_weights, out_of_fold_logits
 from poster_genres.model import Model, predict_evidence
 from poster_genres.movies import SPLITS, genres_of, labels_of
-from poster_genres.objects import Detected
+from poster_genres.objects import PosterDetections
 from poster_genres.parameters import EvaluateParameters, read_parameters
 from poster_genres.report import choose_examples, describe_poster, write_report
 from poster_genres.scores import MIN_POSITIVES, binary_cross_entropy, tune_thresholds
@@ -96,17 +96,17 @@ def score_splits(
     return pd.DataFrame(scored), by_genre, headline
 
 
-def telling_words(model: Model, found: list[Detected] | None, train: np.ndarray) -> pd.DataFrame:
-    """The words on training posters that speak most for each genre; see `Words.telling`. Empty where the model reads none."""
+def indicative_words(model: Model, found: list[PosterDetections] | None, train: np.ndarray) -> pd.DataFrame:
+    """The words on training posters that speak most for each genre; see `Words.most_indicative`. Empty if the model reads none."""
     if model.words is None or found is None:
         return pd.DataFrame(columns=["genre", "word", "log_odds", "posters"])
-    return model.words.telling([found[row] for row in np.flatnonzero(train)], model.genres)
+    return model.words.most_indicative([found[row] for row in np.flatnonzero(train)], model.genres)
 
 
 def choose_gallery(
     posters: Posters,
     movies: pd.DataFrame,
-    found: list[Detected] | None,
+    found: list[PosterDetections] | None,
     labels: np.ndarray,
     probabilities: np.ndarray,
     seed: int,
@@ -169,7 +169,7 @@ def main() -> None:
     confused = evaluation.confusions(genres, test, probabilities["test"] >= np.array(model.thresholds))
     decades = evaluation.score_slices(decades_of(movies[splits == "test"]), test, probabilities["test"], priors["test"])
     duplicates = duplicates_between_splits(posters, movies)
-    words = telling_words(model, found, splits == "train")
+    words = indicative_words(model, found, splits == "train")
     tables = {"precision_recall": curve, "reliability": bins, "confusions": confused, "decades": decades, "duplicates": duplicates}
     tables["words"] = words
     for name, table in tables.items():
@@ -180,7 +180,7 @@ def main() -> None:
     figures.draw_curves(history, prior_loss, FIGURES / "curves.png")
     figures.draw_genres(by_genre["test"], FIGURES / "genres.png")
     figures.draw_precision_recall(curve, precision_recall(test, priors["test"]), FIGURES / "precision_recall.png")
-    plain = plain_fusion(model.fusion.parts, len(genres)).logits(evidence["test"])
+    plain = equal_weights(model.fusion.parts, len(genres)).logits(evidence["test"])
     figures.draw_reliability(evaluation.reliability(test, expit(plain)), bins, FIGURES / "reliability.png")
     figures.draw_confusions(confused, genres, FIGURES / "confusions.png")
 

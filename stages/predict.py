@@ -21,7 +21,7 @@ from poster_genres.architectures import needs_objects
 from poster_genres.dataset import POSTER_SUFFIXES, read_bytes
 from poster_genres.errors import InputError
 from poster_genres.movies import genres_of, read_movies
-from poster_genres.objects import Detected, parse_objects
+from poster_genres.objects import PosterDetections, parse_objects
 from poster_genres.parameters import JoinParameters, read_parameters
 from poster_genres.posters import Unreadable, load_poster
 
@@ -86,7 +86,7 @@ def format_genres(genres: list[str], probabilities: np.ndarray, top: int) -> str
     return "\n".join(f"{genres[i]} ({Decimal(f'{probabilities[i]:#.3g}'):f})" for i in order)
 
 
-def find_objects(model: "Model", posters: list[Poster], detections: Path | None) -> list[Detected] | None:
+def find_objects(model: "Model", posters: list[Poster], detections: Path | None) -> list[PosterDetections] | None:
     """What is on each of some posters that can be read; None where the model sees none.
 
     Raises

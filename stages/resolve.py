@@ -60,7 +60,7 @@ def main() -> None:
         write_json(FOLDER / f"{stage}.json", values)
     recipe = parameters.recipe
     print(
-        f"{parameters.dataset}: {parameters.architecture}, {recipe.networks} network(s), {recipe.epochs} epochs, "
+        f"{parameters.dataset}: {parameters.architecture}, {recipe.ensemble_size} network(s), {recipe.epochs} epochs, "
         f"batches of {recipe.batch_size}, learning rate {recipe.learning_rate:g}"
     )
 

@@ -31,7 +31,7 @@ from poster_genres.model import Model, save_model
 from poster_genres.movies import genres_of, labels_of
 from poster_genres.network import find_architecture
 from poster_genres.object_model import LEAST, count_classes, fit_objects
-from poster_genres.objects import Detected, Detections, read_detections
+from poster_genres.objects import DatasetDetections, PosterDetections, read_detections
 from poster_genres.parameters import TrainParameters, read_parameters
 from poster_genres.tensor_cache import read_cache
 from poster_genres.tracking import RUN, Tracking, describe_run
@@ -51,22 +51,22 @@ def new_model(
     shape: tuple[int, ...],
     prior: np.ndarray,
     device: torch.device,
-    detections: Detections | None = None,
+    detections: DatasetDetections | None = None,
 ) -> Model:
     """A model with networks to be trained, for posters of `shape` (N, height, width, 3)."""
     _, height, width, _ = shape
     recipe = parameters.recipe
     architecture = find_architecture(parameters.architecture)
     preprocessing = architecture.preprocessing
-    if architecture.load_pretrained is None and recipe.probe:
-        raise InputError(f"params.yaml: probe: {parameters.architecture} has no pretrained weights to begin from; set it to false")
+    if architecture.load_pretrained is None and recipe.linear_probe:
+        raise InputError(f"params.yaml: linear_probe: {parameters.architecture} has no pretrained weights; set it to false")
     if preprocessing.interpolation not in (None, parameters.interpolation):
         raise InputError(
             f"params.yaml: interpolation: {parameters.architecture} was pretrained on pictures resized by "
             f"{preprocessing.interpolation} interpolation; set it to that, not {parameters.interpolation!r}"
         )
     networks = []
-    for i in range(recipe.networks):
+    for i in range(recipe.ensemble_size):
         torch.manual_seed(parameters.seed + i)
         try:
             network = architecture.build(len(genres), height, width)
@@ -96,7 +96,7 @@ def new_model(
     )
 
 
-def print_detections(model: Model, detected: list[Detected]) -> None:
+def print_detections(model: Model, detected: list[PosterDetections]) -> None:
     """Print what words and objects the model goes by, and which are on too few training posters."""
     if model.words is not None:
         print(f"words: {len(model.words.vocabulary):,} parts of words", flush=True)
@@ -215,7 +215,7 @@ def train(parameters: TrainParameters, description: dict[str, Any], device: torc
     if first:
         size = sum(parameter.numel() for network in model.networks for parameter in network.parameters())
         numbers = f"{(splits == 'train').sum()} posters to train, {(splits == 'validation').sum()} to validate"
-        where = device.type if processes.number() == 1 else f"{processes.number()} x {device.type}"
+        where = device.type if processes.world_size() == 1 else f"{processes.world_size()} x {device.type}"
         print(f"{model.architecture}: {size:,} parameters on {where}, {numbers}", flush=True)
 
     training = Training(model, posters, labels, splits, recipe, device, detected)
@@ -224,7 +224,7 @@ def train(parameters: TrainParameters, description: dict[str, Any], device: torc
     if state is not None:
         description["tags"]["training"] = state.pop("training")
         training.load(state)
-    elif recipe.probe:
+    elif recipe.linear_probe:
         training.start_from_probe()
     if not first:
         run_epochs(training, None, checkpoint, parameters.patience)
@@ -252,11 +252,11 @@ def train(parameters: TrainParameters, description: dict[str, Any], device: torc
 def main() -> None:
     everything = read_parameters()
     parameters = everything.used_by(TrainParameters)
-    if parameters.processes > 1 and processes.number() == 1:
-        processes.start(parameters.processes, "stages.train")
+    if parameters.processes > 1 and processes.world_size() == 1:
+        processes.launch(parameters.processes, "stages.train")
         return
     device = prepare()
-    with processes.together(device):
+    with processes.process_group(device):
         train(parameters, describe_run(everything), device)
 
 

@@ -9,10 +9,10 @@ from PIL import Image
 
 from poster_genres.captions import caption, cut, how_many, most_confident, place_captions, words_of
 from poster_genres.figures import draw_explanation
-from poster_genres.objects import Found
+from poster_genres.objects import Detection
 
-PERSON = Found("person", 0.942, 0.25, 0.25, 0.5, 0.5)
-SIGN = Found("lettering", 0.8, 0.1, 0.85, 0.6, 0.05, "THE GREAT \n $MOVIE$")
+PERSON = Detection("person", 0.942, 0.25, 0.25, 0.5, 0.5)
+SIGN = Detection("lettering", 0.8, 0.1, 0.85, 0.6, 0.05, "THE GREAT \n $MOVIE$")
 GREEN = (0, 160, 60)
 
 
@@ -58,7 +58,7 @@ def test_captions_keep_apart_and_within_the_poster() -> None:
     assert place_captions([], np.zeros((0, 2))).shape == (0, 2)
 
 
-def draw(objects: list[Found], path: Path, color: tuple[int, int, int] = GREEN) -> np.ndarray:
+def draw(objects: list[Detection], path: Path, color: tuple[int, int, int] = GREEN) -> np.ndarray:
     """The explanation of a poster of one colour: uint8 (height, width, 3)."""
     poster = np.full((120, 80, 3), color, np.uint8)
     maps = np.zeros((3, 120, 80), np.float32)
@@ -98,8 +98,8 @@ def test_boxes_are_drawn_where_objects_are(tmp_path: Path) -> None:
 
 def test_any_label_is_drawn_on_any_poster(tmp_path: Path) -> None:
     odd = ['<b>"x"</b>', "it's $a_b$ $", "映画 हिन्दी", "العربية", "\\frac{", "a\x00\x01b"]
-    objects = [Found(label, 0.5, 0.1 * i, 0.1 * i, 0.3, 0.1) for i, label in enumerate(odd)]
-    objects += [Found("edge", 1.0, 0.0, 0.0, 1.0, 1.0), Found("nothing", 0.0, 1.0, 1.0, 0.0, 0.0)]
+    objects = [Detection(label, 0.5, 0.1 * i, 0.1 * i, 0.3, 0.1) for i, label in enumerate(odd)]
+    objects += [Detection("edge", 1.0, 0.0, 0.0, 1.0, 1.0), Detection("nothing", 0.0, 1.0, 1.0, 0.0, 0.0)]
     for color in ((255, 255, 255), (0, 0, 0), (255, 213, 74)):
         picture = draw([*objects, *[SIGN] * 30], tmp_path / "why.png", color)
         half = picture[:, : picture.shape[1] // 2]

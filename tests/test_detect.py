@@ -25,7 +25,16 @@ from poster_genres.detectors.hf import HEIGHT, WIDTH
 from poster_genres.errors import InputError
 from poster_genres.model import load_model, predict_probabilities
 from poster_genres.movies import SPLITS, read_movies
-from poster_genres.objects import COLUMNS, MEASURES, Detected, Found, object_vectors, parse_objects, read_detections, text_of
+from poster_genres.objects import (
+    COLUMNS,
+    MEASURES,
+    Detection,
+    PosterDetections,
+    object_vectors,
+    parse_objects,
+    read_detections,
+    text_of,
+)
 from poster_genres.sentences import LENGTH, embed, with_sentences
 from poster_genres.tensor_cache import read_cache
 from poster_genres.words import Words, fit_words
@@ -111,8 +120,8 @@ def plant(project: Path, shuffled: bool = False, written: bool = False) -> pd.Da
 
 
 def test_the_vector_of_a_poster() -> None:
-    cats = [Found("cat", 0.5, 0.0, 0.0, 0.5, 0.5), Found("cat", 0.9, 0.5, 0.5, 0.5, 0.5), Found("ship", 1, 0, 0, 1, 1)]
-    dog = [Found("dog", 0.4, 0.0, 0.8, 1.0, 0.2)]
+    cats = [Detection("cat", 0.5, 0.0, 0.0, 0.5, 0.5), Detection("cat", 0.9, 0.5, 0.5, 0.5, 0.5), Detection("ship", 1, 0, 0, 1, 1)]
+    dog = [Detection("dog", 0.4, 0.0, 0.8, 1.0, 0.2)]
     vectors = object_vectors(with_sentences([dog, cats, []]), ["cat", "dog"])
     assert vectors.dtype == np.float32
     assert vectors.shape == (3, 2 * len(MEASURES))
@@ -145,7 +154,7 @@ def test_a_wrong_table_is_refused_with_its_row(row: str, named: str) -> None:
 
 def test_a_table_as_people_have_it() -> None:
     text = "\ufeffheight,width,top,left,confidence,label,id,note\r\n0.5,1.02,0,-0.01,1,Person,tt001,x\r\n"
-    assert parse_objects(text.encode(), "detections.csv") == {"tt001": [Found("Person", 1.0, 0.0, 0.0, 1.0, 0.5)]}
+    assert parse_objects(text.encode(), "detections.csv") == {"tt001": [Detection("Person", 1.0, 0.0, 0.0, 1.0, 0.5)]}
     for data, named in ((b"id,label\n", "no column 'confidence'"), (b"", "not readable"), (b"\xff\xfe\x00", "not readable")):
         with pytest.raises(InputError, match=named):
             parse_objects(data, "detections.csv")
@@ -204,7 +213,7 @@ def test_detectors_of_transformers_on_real_posters(project: Path, real_posters: 
     assert objects["confidence"].between(0.3, 1).all()
     assert ((objects["left"] + objects["width"]) <= 1.00001).all()
     detections = read_detections(project / "data" / "detections", list(movies["id"]))
-    assert list(detections.found) == list(movies["id"])
+    assert list(detections.by_movie) == list(movies["id"])
     assert detections.classes == ["person", "horse", "boat"]
 
 
@@ -223,7 +232,7 @@ def test_the_whole_pipeline(project: Path, monkeypatch: pytest.MonkeyPatch) -> N
     posters, movies = read_cache(project / "data" / "cache")
     model = load_model(project / "models" / "model.pt", CPU)
     assert model.classes == ["person", "horse", "boat", "lettering"]
-    detections = read_detections(project / "data" / "detections", list(movies["id"])).found
+    detections = read_detections(project / "data" / "detections", list(movies["id"])).by_movie
     found = list(detections.values())
     # The page shows what is on the test posters.
     page = (project / "metrics" / "report.html").read_text(encoding="utf-8")
@@ -331,7 +340,7 @@ def test_lettering_of_real_posters(project: Path, real_posters: Path) -> None:
     # Nearly every poster has its title on it.
     assert counts["posters_without_objects"] < len(movies) / 10
     assert counts["objects"]["lettering"] > len(movies)
-    found = read_detections(project / "data" / "detections", list(movies["id"])).found
+    found = read_detections(project / "data" / "detections", list(movies["id"])).by_movie
     hits = [
         bool(set(row.title.lower().split()) & set(text_of(found[row.id].objects).lower().split())) for row in movies.itertuples()
     ]
@@ -372,8 +381,8 @@ def test_what_is_missing_is_said(project: Path, monkeypatch: pytest.MonkeyPatch)
     assert "detections.csv has no object of any of the 80 movies" in stage("detect", cwd=project, fails=True).stderr
 
 
-def lettering(*lines: str) -> Detected:
-    (detected,) = with_sentences([[Found("lettering", 0.9, 0.1, 0.1 * i, 0.8, 0.08, line) for i, line in enumerate(lines)]])
+def lettering(*lines: str) -> PosterDetections:
+    (detected,) = with_sentences([[Detection("lettering", 0.9, 0.1, 0.1 * i, 0.8, 0.08, line) for i, line in enumerate(lines)]])
     return detected
 
 
@@ -423,7 +432,7 @@ def test_what_words_say() -> None:
     # One letter read wrongly is no other word; where there are no words, they say nothing.
     assert words.logits([lettering("FUMNY FARM")])[0][0, 0] > 0.5
     assert not any(one.any() for one in words.logits([lettering()]))
-    table = words.telling(found, ["Comedy", "Horror", "News"])
+    table = words.most_indicative(found, ["Comedy", "Horror", "News"])
     assert set(table.loc[table["genre"] == "Horror", "word"].head(3)) == {"blood", "evil", "dead"}
     assert set(table["genre"]) == {"Comedy", "Horror"}
     # It adds up, piece by piece, and comes back from its file.

@@ -10,11 +10,11 @@ from scipy.special import expit
 
 from poster_genres import fusion, scores
 from poster_genres.evaluation import calibration_error
-from poster_genres.fusion import fit_fusion, out_of_fold_logits, plain_fusion
+from poster_genres.fusion import equal_weights, fit_fusion, out_of_fold_logits
 from poster_genres.model import Model, load_model, predict_logits, save_model
 from poster_genres.network import find_architecture
 from poster_genres.object_model import LEAST, ObjectModel, count_classes, fit_objects
-from poster_genres.objects import MEASURES, Detected, Found, object_vectors
+from poster_genres.objects import MEASURES, Detection, PosterDetections, object_vectors
 from poster_genres.old_model import ObjectStream
 from poster_genres.sentences import LENGTH
 from poster_genres.words import fit_words
@@ -61,7 +61,7 @@ def test_a_part_that_says_nothing_does_no_harm() -> None:
 
 def test_a_few_posters_move_little() -> None:
     labels, evidence = world(4, 3)
-    fitted, start = fit_fusion(evidence, labels), plain_fusion(list(evidence), GENRES)
+    fitted, start = fit_fusion(evidence, labels), equal_weights(list(evidence), GENRES)
     assert np.abs(fitted.weights - start.weights).max() < 0.5
     assert np.abs(fitted.intercepts).max() < 0.5
     assert np.isfinite(out_of_fold_logits({part: values[:1] for part, values in evidence.items()}, labels[:1])).all()
@@ -87,13 +87,13 @@ def test_posters_are_scored_by_what_others_taught(monkeypatch: pytest.MonkeyPatc
 
 
 def test_parts_of_one_kind_share_a_weight() -> None:
-    start = plain_fusion(["networks", "probe", "letters", "meaning", "objects"], 3)
+    start = equal_weights(["networks", "probe", "letters", "meaning", "objects"], 3)
     np.testing.assert_array_equal(start.weights, [0.5, 0.5, 0.5, 0.5, 1])
-    np.testing.assert_array_equal(plain_fusion(["probe", "objects"], 3).weights, [1, 1])
+    np.testing.assert_array_equal(equal_weights(["probe", "objects"], 3).weights, [1, 1])
 
 
-def on_poster(*labels: str, text: str = "") -> Detected:
-    return Detected([Found(label, 0.9, 0.1, 0.1, 0.3, 0.3, text) for label in labels], np.zeros(LENGTH, np.float32))
+def on_poster(*labels: str, text: str = "") -> PosterDetections:
+    return PosterDetections([Detection(label, 0.9, 0.1, 0.1, 0.3, 0.3, text) for label in labels], np.zeros(LENGTH, np.float32))
 
 
 @pytest.mark.parametrize("planted", [True, False])
@@ -147,15 +147,17 @@ def test_what_each_object_adds_is_what_all_add() -> None:
     assert not added[1].any()
 
 
-def two_stream_model() -> tuple[Model, list[Detected]]:
+def two_stream_model() -> tuple[Model, list[PosterDetections]]:
     torch.manual_seed(0)
     networks = [find_architecture("residual").build(3, 40, 32).eval() for _ in range(2)]
     random = np.random.default_rng(0)
     detected = []
     for i in range(60):
-        words = [Found("lettering", 0.9, 0.1, 0.8, 0.5, 0.1, str(random.choice(["BLOOD", "LOVE", "GUNS"])))] if i % 5 else []
+        words = [Detection("lettering", 0.9, 0.1, 0.8, 0.5, 0.1, str(random.choice(["BLOOD", "LOVE", "GUNS"])))] if i % 5 else []
         detected.append(
-            Detected([*on_poster(*["dog"] * (i % 3)).objects, *words], random.normal(0, bool(words), LENGTH).astype(np.float32))
+            PosterDetections(
+                [*on_poster(*["dog"] * (i % 3)).objects, *words], random.normal(0, bool(words), LENGTH).astype(np.float32)
+            )
         )
     labels = random.integers(0, 2, (60, 3)).astype(np.float32)
     model = Model("two_stream/residual", ["A", "B", "C"], 40, 32, [120.0] * 3, [60.0] * 3, networks, [0.5] * 3)
@@ -167,7 +169,7 @@ def two_stream_model() -> tuple[Model, list[Detected]]:
 def test_a_model_comes_back_from_its_file(tmp_path: Path) -> None:
     model, detected = two_stream_model()
     model.probe = model.networks.pop()
-    model.fusion = plain_fusion(["networks", "probe", "letters", "meaning", "objects"], 3)
+    model.fusion = equal_weights(["networks", "probe", "letters", "meaning", "objects"], 3)
     model.thresholds, model.interpolation = [0.1, 0.2, 0.3], "lanczos"
     save_model(model, tmp_path / "model.pt")
     save_model(model, tmp_path / "again.pt")

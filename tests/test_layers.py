@@ -127,4 +127,4 @@ def test_dropout_is_the_same_in_several_processes(posters: int, monkeypatch: pyt
     for rank in (0, 1):
         monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
         torch.manual_seed(0)
-        assert torch.equal(layer(processes.share(x)), whole[rank::2])
+        assert torch.equal(layer(processes.shard(x)), whole[rank::2])

@@ -23,7 +23,7 @@ from PIL import Image
 from poster_genres.detection import check_detectors, open_detector
 from poster_genres.detectors.onnx import Detector, literal
 from poster_genres.errors import InputError
-from poster_genres.objects import Found
+from poster_genres.objects import Detection
 from tests.conftest import ROOT, make_repository, run, set_parameters, stage
 
 YOLOX_NANO = ROOT.parent / "shared" / "detectors" / "yolox_nano.onnx"
@@ -137,7 +137,7 @@ class Network:
         inputs = [helper.make_tensor_value_info("images", kind, size)]
         return save(path, nodes, inputs, outputs, constants, self.metadata)
 
-    def found(self, image: Image.Image) -> tuple[list[Found], int]:
+    def found(self, image: Image.Image) -> tuple[list[Detection], int]:
         """What it should find, by plain loops; and how many boxes were dropped as the same."""
         yolox = self.layout in ("yolox", "decoded")
         scale = min(self.height / image.height, self.width / image.width)
@@ -175,7 +175,9 @@ class Network:
         for confidence, index, *edges in kept:
             shares = [min(max((edges[k] - (left, top)[k % 2]) / (width, height)[k % 2], 0), 1) for k in range(4)]
             if shares[0] < shares[2] and shares[1] < shares[3]:
-                objects.append(Found(names[index], confidence, shares[0], shares[1], shares[2] - shares[0], shares[3] - shares[1]))
+                objects.append(
+                    Detection(names[index], confidence, shares[0], shares[1], shares[2] - shares[0], shares[3] - shares[1])
+                )
         return objects, len(boxes) - len(kept)
 
     def names(self) -> list[str]:

@@ -199,16 +199,16 @@ def test_each_value_reaches_the_stages_that_use_it(project: Path, monkeypatch: p
     } | {
         key: (value, "train")
         for key, value in {
-            "networks": 3,
-            "probe": True,
+            "ensemble_size": 3,
+            "linear_probe": True,
             "frozen_blocks": 1,
             "epochs": 9,
             "batch_size": 8,
             "learning_rate": 0.1,
-            "body_learning_rate": 0.5,
+            "backbone_learning_rate_factor": 0.5,
             "schedule": "constant",
             "weight_decay": 0.1,
-            "weight_averaging": 0.5,
+            "ema_decay": 0.5,
             "flip": False,
             "crop": 0.1,
         }.items()

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from poster_genres.objects import Found
+from poster_genres.objects import Detection
 from poster_genres.report import FIGURES, choose_examples, describe_poster, write_report
 
 
@@ -91,17 +91,17 @@ class Cards(HTMLParser):
 MOVIE = pd.Series({"id": "tt1", "title": "Title", "year": "1999", "Drama": 1})
 
 
-def describe(objects: list[Found] | None) -> dict[str, Any]:
+def describe(objects: list[Detection] | None) -> dict[str, Any]:
     return describe_poster(np.zeros((320, 224, 3), np.uint8), MOVIE, ["Drama"], np.array([0.25]), objects)
 
 
 def test_what_was_found_is_on_the_page(tmp_path: Path) -> None:
     objects = [
-        Found("lettering", 0.8, 0.1, 0.05, 0.8, 0.1, "O'BRIEN & <i>SONS</i>"),
-        Found('<b>"x"</b>', 0.944, 0.25, 0.5, 0.5, 0.4),
-        Found("it's", 0.5, 0.0, 0.2, 0.123456, 0.1),
-        Found("lettering", 0.4, 0.5, 0.95, 0.2, 0.04),
-        Found("lettering", 0.3, 0.7, 0.95, 0.2, 0.04, "word " * 40),
+        Detection("lettering", 0.8, 0.1, 0.05, 0.8, 0.1, "O'BRIEN & <i>SONS</i>"),
+        Detection('<b>"x"</b>', 0.944, 0.25, 0.5, 0.5, 0.4),
+        Detection("it's", 0.5, 0.0, 0.2, 0.123456, 0.1),
+        Detection("lettering", 0.4, 0.5, 0.95, 0.2, 0.04),
+        Detection("lettering", 0.3, 0.7, 0.95, 0.2, 0.04, "word " * 40),
     ]
     page = page_with(tmp_path, describe(objects), describe([]), describe(None))
     cards = Cards(page).cards
@@ -137,7 +137,7 @@ def test_what_was_found_is_on_the_page(tmp_path: Path) -> None:
 
 
 def test_the_surest_of_many_are_on_the_page(tmp_path: Path) -> None:
-    objects = [Found("lettering", i / 40, 0.1, i / 40, 0.2, 0.02, f"W{i}") for i in range(31)]
+    objects = [Detection("lettering", i / 40, 0.1, i / 40, 0.2, 0.02, f"W{i}") for i in range(31)]
     (card,) = Cards(page_with(tmp_path, describe(objects))).cards
     assert [one[2] for one in card if one[1] == "lettering"] == [
         f"left:10.00%;top:{i / 0.4:.2f}%;width:20.00%;height:2.00%" for i in range(30, 10, -1)

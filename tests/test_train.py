@@ -124,7 +124,7 @@ def test_interrupted_training_leaves_no_model_behind(cached: Path, kill: signal.
 
 @pytest.mark.parametrize(
     ("architecture", "recipe"),
-    [("two_stream/residual", {"networks": 2}), ("efficientnet_lite0", {"probe": True})],
+    [("two_stream/residual", {"ensemble_size": 2}), ("efficientnet_lite0", {"linear_probe": True})],
 )
 def test_a_killed_training_goes_on_and_ends_in_the_same_model(cached: Path, architecture: str, recipe: dict[str, object]) -> None:
     if needs_objects(architecture):
@@ -158,7 +158,7 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_model(cached: Path, arch
 
 
 def test_the_probe_is_a_part_beside_the_networks(cached: Path) -> None:
-    trained(cached, architecture="efficientnet_lite0", epochs=2, networks=2, frozen_blocks=3, learning_rate=1e-4)
+    trained(cached, architecture="efficientnet_lite0", epochs=2, ensemble_size=2, frozen_blocks=3, learning_rate=1e-4)
     history = pd.read_csv(cached / "metrics" / "history.csv")
     best = history.loc[history["validation_loss"].idxmin()]
     model = load_model(cached / "models" / "model.pt", CPU)

@@ -13,7 +13,7 @@ from PIL import Image
 from poster_genres.devices import choose_device
 from poster_genres.errors import InputError
 from poster_genres.hugging_face import find, transformers
-from poster_genres.objects import Found, clipped
+from poster_genres.objects import Detection, clipped
 
 # Of here, not of a module for all: what the stage `detect` keeps is told apart by a hash of the one file that made it.
 # Posters are looked at in this size, so that what is found does not depend on the file's resolution; nearly all are 2:3.
@@ -47,7 +47,7 @@ class Detector:
         self.device = choose_device()
         self.model.eval().to(self.device)
 
-    def detect(self, images: list[Image.Image]) -> list[list[Found]]:
+    def detect(self, images: list[Image.Image]) -> list[list[Detection]]:
         # All of one size, so that none of the batch is padded, of which boxes would have to be cleared.
         batch = [image.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC) for image in images]
         inputs = self.processor(images=batch, return_tensors="pt").to(self.device)

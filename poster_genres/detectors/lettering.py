@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from poster_genres.errors import InputError
-from poster_genres.objects import Found, clipped
+from poster_genres.objects import Detection, clipped
 
 # Of here, not of a module for all: what the stage `detect` keeps is told apart by a hash of the one file that made it.
 # Posters are looked at in this size, so that what is found does not depend on the file's resolution; nearly all are 2:3.
@@ -49,7 +49,7 @@ class Detector:
         settings = {"Det.limit_type": "min", "Det.limit_side_len": WIDTH, "Global.text_score": MIN_CONFIDENCE}
         self.find = RapidOCR(params=settings | {"Global.log_level": "error", "EngineConfig.onnxruntime.intra_op_num_threads": 1})
 
-    def detect(self, images: list[Image.Image]) -> list[list[Found]]:
+    def detect(self, images: list[Image.Image]) -> list[list[Detection]]:
         found = []
         for image in images:
             pixels = np.asarray(image.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))[:, :, ::-1]

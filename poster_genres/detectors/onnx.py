@@ -26,7 +26,7 @@ from PIL import Image
 
 from poster_genres.architectures import ONNX
 from poster_genres.errors import InputError
-from poster_genres.objects import Found, clipped
+from poster_genres.objects import Detection, clipped
 
 # Objects that the network gives less than this are none.
 MIN_CONFIDENCE = 0.3
@@ -310,7 +310,7 @@ class Detector:
         kept = cv2.dnn.NMSBoxesBatched(rectangles.tolist(), confidences.tolist(), classes.tolist(), 0.0, MAX_OVERLAP)
         return np.sort(np.asarray(kept, int))
 
-    def detect(self, images: list[Image.Image]) -> list[list[Found]]:
+    def detect(self, images: list[Image.Image]) -> list[list[Detection]]:
         """The objects of each of some RGB images of any size, from the most to the least confident."""
         found = []
         for image in images:
