@@ -1,9 +1,9 @@
-"""What each technique of a recipe brings: train an architecture on real posters as params.yaml says, but for one network where it
-averages several, and with one thing changed at a time; and print a table of validation scores.
+"""What each technique of a recipe contributes: train an architecture on real posters with the values of params.yaml, but with a
+single network instead of an ensemble, change one technique at a time, and print a table of validation scores.
 
 Run: `python -m benchmarks.ablations [DATASET] [--architecture NAME] [--seeds 0 1 2] [--size 240 168] [--only KEY=VALUE …]`, by
-default on ../shared/movie-posters. With `--absent`, techniques that recipes do not have are tried instead of leaving out those that
-they have. Works in a temporary copy of the project; Linux and macOS.
+default on ../shared/movie-posters. With `--absent`, techniques that recipes do not use are added, instead of removing those that
+they use. Works in a temporary copy of the project; Linux and macOS.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from benchmarks.pipeline import DATASET, ROOT, machine, project_copy, run_python
 from poster_genres.architectures import image_stream, needs_objects, recipe_name
 from poster_genres.parameters import DEFAULT, read_recipes
 
-# What a recipe's keys are when the technique is left out; `networks` shows what more brings, `epochs` what the probe does alone.
+# Values that turn a technique off; except `ensemble_size`, which adds a network, and `epochs`, which leaves the probe alone.
 CHANGES: dict[str, list[Any]] = {
     "linear_probe": [False],
     "frozen_blocks": [0],
@@ -34,7 +34,7 @@ CHANGES: dict[str, list[Any]] = {
 }
 
 
-# Techniques that brought nothing, and are therefore no parameters: programs that put them in before the stage `train` runs.
+# Techniques without benefit, which are therefore not parameters: programs that patch them into the stage `train`.
 ABSENT = {
     "label smoothing, 0.1, to the genres' frequencies": """
 changed = lambda logits, labels: plain(logits, 0.9 * labels + 0.1 * frequencies(labels))
@@ -79,7 +79,7 @@ def augment(posters, transforms):
     grey = posters.mean(dim=1, keepdim=True)
     posters = grey + saturation * (posters - grey)
     mean = posters.mean(dim=(1, 2, 3), keepdim=True)
-    # Normalised posters have deviations of about one; a fifth more light is a fifth of the mean's distance from black.
+    # Normalised posters have standard deviation 1, and black is about 2 below their mean, which brightness scales.
     return mean + contrast * (posters - mean) + 2 * (brightness - 1)
 
 
@@ -119,7 +119,7 @@ def weighted(logits, labels, weights):
 {program}
 
 def loss(logits, labels):
-    # The probe is fitted to all posters at once, by its own loss.
+    # The linear probe is fitted to all posters at once, with the plain loss.
     if len(labels) > 1000:
         memory["frequencies"] = labels.mean(dim=0)
         return plain(logits, labels)
@@ -132,7 +132,7 @@ errors.run(train.main)
 
 
 def changes_of(recipe: dict[str, Any]) -> list[dict[str, Any]]:
-    """One changed key each; those that change nothing, or leave nothing to train, are no change."""
+    """The changes to try, one key each, without those that change nothing or leave nothing to train."""
     return [
         {key: value}
         for key, values in CHANGES.items()
@@ -142,7 +142,7 @@ def changes_of(recipe: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def train(folder: Path, program: str | None, **parameters: object) -> dict[str, float]:
-    """Train with these parameters, and this program put in; the validation scores of the epoch that is kept, and the seconds."""
+    """Train with these parameters, and with `program` patched in; the validation scores of the best epoch, and the seconds."""
     set_parameters(folder, **parameters)
     for name in ("join", "cache", "detect"):
         run_python(["-m", f"stages.{name}"], folder)
@@ -158,7 +158,7 @@ def train(folder: Path, program: str | None, **parameters: object) -> dict[str, 
 
 
 def print_table(results: dict[str, list[dict[str, float]]]) -> None:
-    """A Markdown table: means over seeds, each score with the difference to the recipe as it is."""
+    """Print a Markdown table: means over seeds, each score with its difference from the unchanged recipe."""
     base = next(iter(results.values()))
     print("\n| validation | macro AP | micro AP | cross-entropy | training, s |")
     print("| --- |" + " --- |" * 4)
@@ -173,13 +173,13 @@ def print_table(results: dict[str, list[dict[str, float]]]) -> None:
 
 def main() -> None:
     values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    parser = argparse.ArgumentParser(description="What each technique of a recipe brings, on validation.")
+    parser = argparse.ArgumentParser(description="What each technique of a recipe contributes, on validation.")
     parser.add_argument("dataset", nargs="?", type=Path, default=DATASET)
     parser.add_argument("--architecture", default=values["architecture"], help=f"({values['architecture']})")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="of posters (as in params.yaml)")
     parser.add_argument("--only", nargs="+", metavar="KEY=VALUE", help="these changes instead of the usual ones")
-    parser.add_argument("--absent", action="store_true", help="techniques that recipes do not have instead of those that they have")
+    parser.add_argument("--absent", action="store_true", help="add techniques that recipes do not use, instead of removing others")
     parser.add_argument("--json", type=Path, help="also write all numbers to this file")
     arguments = parser.parse_args()
     recipes = read_recipes(ROOT / "recipes.yaml")
@@ -189,7 +189,7 @@ def main() -> None:
         changes.insert(0, {"architecture": image_stream(arguments.architecture)})
     if arguments.only:
         changes = [{key: yaml.safe_load(value)} for key, _, value in (text.partition("=") for text in arguments.only)]
-    variants: dict[str, tuple[dict[str, Any], str | None]] = {"as it is, one network": ({}, None)}
+    variants: dict[str, tuple[dict[str, Any], str | None]] = {"unchanged recipe, one network": ({}, None)}
     if arguments.absent:
         variants |= {name: ({}, program) for name, program in ABSENT.items()}
     else:
@@ -204,7 +204,7 @@ def main() -> None:
                 chosen = {"dataset": str(arguments.dataset.resolve()), "seed": seed, **size}
                 chosen |= {"architecture": arguments.architecture, **recipe, **change}
                 results.setdefault(name, []).append(train(folder, program, **chosen))
-                # After each training, as they take long.
+                # After each training, because they take long.
                 if arguments.json:
                     arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(f"\n{machine()}")

@@ -1,10 +1,10 @@
-"""What a frozen network sees inside the boxes of objects on real posters, beside what it sees of whole posters.
+"""What features from inside objects' bounding boxes add to a frozen network's features of whole real posters.
 
 Run: `python -m benchmarks.boxes [DATASET] [--detector FILE.onnx] [--seeds 0 1 2]`, by default on ../shared with its YOLOX-Nano. The
-network is efficientnet_lite0 at 240 x 168; its maps are averaged over whole posters, over the largest person's box, over all boxes
-of objects, and over the rest. Logistic regressions on these features beside each other (a region that a poster has not has the
-mean), whose decay validation posters choose, are scored on validation and test posters; differences to whole posters alone are
-paired, with their standard errors over posters. Works in a temporary copy of the project; Linux and macOS.
+network is efficientnet_lite0 at 240 x 168; its feature maps are averaged over whole posters, the largest person's box, all boxes
+of objects, and the rest. Logistic regressions on concatenated features (a region that a poster lacks has the training mean),
+with weight decay chosen on validation, are scored on validation and test posters; differences from whole posters alone are paired,
+with their standard errors over posters. Works in a temporary copy of the project; Linux and macOS.
 """
 
 import argparse
@@ -41,7 +41,7 @@ BATCH = 32
 
 
 def masks(objects: list[Detection], rows: int, columns: int) -> np.ndarray:
-    """Which places of a map each of REGIONS has: float32 (regions, rows, columns), 0 or 1."""
+    """Masks of REGIONS on a feature map: float32 (regions, rows, columns), 0 or 1."""
     found = np.zeros((len(REGIONS), rows, columns), np.float32)
     found[0] = 1
     boxes = [one for one in objects if not one.text]
@@ -56,7 +56,7 @@ def masks(objects: list[Detection], rows: int, columns: int) -> np.ndarray:
 
 
 def region_features(folder: Path) -> tuple[list[str], np.ndarray]:
-    """IDs of all movies, and float32 (movies, regions, features), NaN for regions that are not there."""
+    """IDs of all movies, and float32 (movies, regions, features), NaN for regions that a poster lacks."""
     posters, movies = read_cache(folder / "data" / "cache")
     detected = read_detections(folder / "data" / "detections", list(movies["id"])).posters
     architecture = find_architecture(IMAGE)
@@ -80,7 +80,7 @@ def region_features(folder: Path) -> tuple[list[str], np.ndarray]:
 
 
 def fit(features: torch.Tensor, labels: torch.Tensor, splits: np.ndarray) -> np.ndarray:
-    """Logits (posters, genres) of logistic regressions on training posters, with the decay that is best on validation posters."""
+    """Logits (posters, genres) of logistic regressions on training posters, with the weight decay that is best on validation."""
     train, validation = torch.from_numpy(splits == "train"), torch.from_numpy(splits == "validation")
     logits = []
     for decay in DECAYS:
@@ -91,7 +91,7 @@ def fit(features: torch.Tensor, labels: torch.Tensor, splits: np.ndarray) -> np.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What a frozen network sees inside the boxes of objects.")
+    parser = argparse.ArgumentParser(description="What features inside objects' boxes add to a frozen network.")
     parser.add_argument("dataset", nargs="?", type=Path, default=DATASET)
     parser.add_argument("--detector", type=Path, default=DETECTOR, help="a detector in an ONNX file")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -106,7 +106,7 @@ def main() -> None:
         for stage in ("join", "cache", "detect"):
             run_python(["-m", f"stages.{stage}"], folder)
         ids, everything = region_features(folder)
-        # The same posters with any seed, split in other ways.
+        # Seeds change only the split, so the features are computed once.
         rows_of = {movie: i for i, movie in enumerate(ids)}
         for seed in arguments.seeds:
             set_parameters(folder, dataset=str(arguments.dataset.resolve()), seed=seed)

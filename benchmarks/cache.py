@@ -1,8 +1,8 @@
-"""The stage `cache` against what it cannot do without: a bare loop over the same posters that has Pillow decode and resize each, on
-one core. In turns, in posters a second.
+"""The stage `cache` compared with the least work possible, a bare loop on one core in which Pillow decodes and resizes the same
+posters. In turns, in posters per second.
 
 Run: `python -m benchmarks.cache [DATASET] [--height 200] [--width 200] [--rounds 5]`, by default on ../shared/movie-posters, or the
-sample where that is not. The stage is measured twice: its work alone, which is the time that grows with the posters, and as a
+sample if that does not exist. The stage is measured twice: its work alone, whose time grows with the number of posters, and as a
 command, with Python's start and all imports. Works in a temporary copy of the project; Linux and macOS.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.pipeline import DATASET, machine, project_copy, run_python, set_parameters
 
-# Each in a process of its own, and each prints nothing: the seconds of its work go to a file.
+# Each runs in its own process and writes the seconds of its work to a file.
 BARE_LOOP = """
 import sys, time
 from pathlib import Path
@@ -42,7 +42,7 @@ Path("seconds.txt").write_text(str(time.perf_counter() - start))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The stage cache against a bare loop.")
+    parser = argparse.ArgumentParser(description="The stage cache compared with a bare loop.")
     parser.add_argument("dataset", nargs="?", type=Path, default=DATASET if DATASET.is_dir() else None)
     parser.add_argument("--height", type=int, default=200, help="of the cached posters (200)")
     parser.add_argument("--width", type=int, default=200, help="(200)")

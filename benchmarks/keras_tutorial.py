@@ -1,8 +1,8 @@
-"""The tutorial's program on Keras, as people write it; `python -m benchmarks.against_keras` runs and measures it.
+"""The tutorial's Keras program, as people write it; `python -m benchmarks.against_keras` runs and measures it.
 
-Run: `python keras_tutorial.py DATASET [--epochs 10] [--limit 3000]`, where TensorFlow, pandas and Pillow are installed; nothing of
-this project is needed. DATASET has train.csv and posters named by their movies' IDs. It is flat, as in a notebook, so that the list
-of posters stays in memory beside the array, as it does there. The last line printed is JSON: seconds of each step.
+Run: `python keras_tutorial.py DATASET [--epochs 10] [--limit 3000]`, with TensorFlow, pandas and Pillow installed; it needs nothing
+of this project. DATASET has train.csv and posters named by their movies' IDs. It has no functions, so that as in a notebook the
+list of posters stays in memory beside the array. The last line printed is JSON: seconds of each step.
 """
 
 import time
@@ -25,7 +25,7 @@ from tensorflow.keras.preprocessing import image
 
 seconds: dict[str, Any] = {"import": time.perf_counter() - start}
 
-parser = argparse.ArgumentParser(description="The tutorial's program on Keras.")
+parser = argparse.ArgumentParser(description="The tutorial's Keras program.")
 parser.add_argument("dataset", type=Path)
 parser.add_argument("--epochs", type=int, default=10)
 parser.add_argument("--limit", type=int, default=3000, help="movies to train and validate on (3000)")

@@ -1,10 +1,10 @@
-"""What each kind of object on posters brings to what they look like, on real posters: faces, lettering, what it says, and objects
-that were planted.
+"""What each kind of object adds to the image stream on real posters: faces, boxes of lettering, its words, and planted objects
+that reveal genres.
 
 Run: `python -m benchmarks.objects [DATASET] [--seeds 0 1 2]`, by default on ../shared/movie-posters. The image stream is the frozen
 efficientnet_lite0 at 240 x 168 (`epochs: 0`), so that a row takes a minute; but reading all words takes ten. Faces are OpenCV's
-(Viola and Jones 2001, frontal). Planted is, for half of the genres of each movie, an object that stands for the genre; and
-shuffled, the same objects each on another movie's poster. All are given as the data set's `detections.csv`. Works in a temporary
+(Viola and Jones 2001, frontal). Planted objects mark a random half of each movie's genres, one object per genre; shuffled, the same
+objects are moved to other movies' posters. All are given as the data set's `detections.csv`. Works in a temporary
 copy of the project and of the data set; Linux and macOS.
 """
 
@@ -31,7 +31,7 @@ SHOWN = ("macro_average_precision", "micro_average_precision")
 
 
 def find_faces(dataset: Path, movies: pd.DataFrame) -> pd.DataFrame:
-    """A table of objects: the faces on each poster."""
+    """The faces on each poster, as a table of objects."""
     cascade = cv2.CascadeClassifier(str(Path(cv2.__file__).parent / "data" / "haarcascade_frontalface_default.xml"))
     height, width = 480, 320
     rows = []
@@ -45,7 +45,7 @@ def find_faces(dataset: Path, movies: pd.DataFrame) -> pd.DataFrame:
 
 
 def plant(movies: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """A table of objects, which stand for half of the movies' genres."""
+    """A table of objects that mark a random half of the movies' genres."""
     rng = np.random.default_rng(seed)
     rows = []
     for movie in movies.to_dict("records"):
@@ -56,13 +56,13 @@ def plant(movies: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def shuffle(objects: pd.DataFrame, movies: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Each movie's objects on another movie's poster."""
+    """Move each movie's objects to another movie's poster."""
     others = np.random.default_rng(seed).permutation(movies["id"])
     return objects.assign(id=objects["id"].map(dict(zip(movies["id"], others, strict=True))))
 
 
 def score(folder: Path) -> dict[str, float]:
-    """Train and evaluate; the scores, on the genres that are not too rare to be scored."""
+    """Train and evaluate, and return the scores, macro AP also over the genres that are not RARE."""
     for stage in ("detect", "train", "evaluate"):
         run_python(["-m", f"stages.{stage}"], folder)
     table = pd.read_csv(folder / "metrics" / "scores.csv").set_index(["split", "score"])["model"]
@@ -76,7 +76,7 @@ def score(folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What objects on posters bring.")
+    parser = argparse.ArgumentParser(description="What objects on posters contribute.")
     parser.add_argument("dataset", nargs="?", type=Path, default=DATASET)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--json", type=Path, help="also write all numbers to this file")

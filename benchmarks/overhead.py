@@ -1,16 +1,16 @@
-"""What DVC and start-up cost, on the tutorial's network at 200 x 200, in a fresh clone after one `dvc repro`.
+"""What DVC and start-up cost, for the tutorial's network at 200 x 200, in a fresh clone after one `dvc repro`.
 
 Run: `python -m benchmarks.overhead [DATASET] [--limit 3000] [--epochs 5]`, by default on ../shared/movie-posters, or the sample
-where that is not. It prints four tables:
+if that does not exist. It prints four tables:
 
-- `dvc repro` with nothing to do, against `dvc status`, in turns;
-- from typing `dvc exp run -S epochs=1 -S learning_rate=…` to the first training step. It began `seconds` (metrics/history.csv)
-  before the line of the epoch was printed; saving the epoch, some hundredths of a second, lies between, and is counted as start-up;
-- `python -m stages.sweep --jobs 2` over 8 learning rates, until all results are there, against the same trainings in a bare loop
-  in one process, in turns. The sweep's runs also evaluate and log to MLflow;
-- how long it takes to import each stage, and the packages that take most of it.
+- `dvc repro` with nothing to do, compared with `dvc status`, in turns;
+- the time from `dvc exp run -S epochs=1 -S learning_rate=…` to the first training step, which is when the epoch's line was printed
+  less `seconds` of metrics/history.csv; saving the epoch, some hundredths of a second, is therefore counted as start-up;
+- `python -m stages.sweep --jobs 2` over 8 learning rates, until all results are available, compared with the same trainings in a
+  bare loop in one process, in turns. The sweep's runs also evaluate and log to MLflow;
+- the import times of each stage, and of the packages that take most of them.
 
-All times begin before Python starts. Linux and macOS.
+All times include Python's start. Linux and macOS.
 """
 
 import argparse
@@ -52,7 +52,7 @@ for rate in sys.argv[1].split(","):
 
 
 def reset(folder: Path) -> None:
-    """Back to what was committed; and until DVC's workers of an earlier sweep are gone, lest the next takes them for its own."""
+    """Restore the committed state, and wait for DVC's workers of an earlier sweep, so that the next does not rely on them."""
     subprocess.run(["git", "checkout", "-q", "."], cwd=folder, check=True)
     run_quietly(["-m", "dvc", "checkout", "-q"], folder)
     status = [sys.executable, "-m", "dvc", "queue", "status"]
@@ -61,13 +61,13 @@ def reset(folder: Path) -> None:
 
 
 def time_first_step(rate: str, folder: Path) -> dict[str, float]:
-    """Run an experiment of one epoch, and tell when things happened, in seconds: the stage `train` started; it had imported and
-    read all, and built the network; the first step of training began."""
+    """Run an experiment of one epoch, and return the seconds until the stage `train` started, until the network was built after all
+    imports and reading, and until the first training step began."""
     moments: dict[str, float] = {}
     log = []
     start = time.perf_counter()
     command = [sys.executable, "-m", "dvc", "exp", "run", "-S", "epochs=1", "-S", f"learning_rate={rate}"]
-    # Unbuffered, so that each line comes when it is printed; DVC hands its own output on to the stage.
+    # Unbuffered, so that each line arrives when it is printed; the stage inherits DVC's standard output.
     process = subprocess.Popen(
         command, cwd=folder, env=environment() | {"PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, text=True
     )
@@ -86,7 +86,7 @@ def time_first_step(rate: str, folder: Path) -> dict[str, float]:
 
 
 def measure(folder: Path, rounds: int, sweeps: int) -> dict[str, dict[str, list[float]]]:
-    """The seconds of all that is measured, by table and name."""
+    """All measurements in seconds, by table and name."""
     found: dict[str, dict[str, list[float]]] = {"nothing to do": {}, "first step": {}, "sweep": {}, "imports": {}}
 
     def note(table: str, name: str, seconds: float) -> None:
@@ -100,7 +100,7 @@ def measure(folder: Path, rounds: int, sweeps: int) -> dict[str, dict[str, list[
         note("imports", "Python alone", run_python(["-c", ""], folder)[0])
         for name in (*(f"stages.{stage}" for stage in stages), *IMPORTED):
             note("imports", name, run_python(["-c", f"import {name}"], folder)[0])
-    # Each is new, so that nothing was trained with it before.
+    # New learning rates each time, so that DVC has no cached run of them.
     rates = (f"{0.001 + i * 1e-5:.5f}" for i in range(1, 1000))
     for _ in range(rounds):
         reset(folder)
@@ -116,7 +116,7 @@ def measure(folder: Path, rounds: int, sweeps: int) -> dict[str, dict[str, list[
 
 
 def print_tables(found: dict[str, dict[str, list[float]]]) -> None:
-    """Markdown tables of medians."""
+    """Print Markdown tables of medians."""
     nothing, first, sweep, imports = ({k: statistics.median(v) for k, v in table.items()} for table in found.values())
     print("\n| `dvc repro`, nothing to do | `dvc status` | ratio |\n| --- | --- | --- |")
     print(f"| {nothing['repro']:.2f} s | {nothing['status']:.2f} s | {nothing['repro'] / nothing['status']:.2f} |")
@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("dataset", nargs="?", type=Path, default=DATASET if DATASET.is_dir() else None)
     parser.add_argument("--limit", type=int, default=3000, help="movies to train and validate on (3000)")
     parser.add_argument("--epochs", type=int, default=5, help="of each training of the sweep (5)")
-    parser.add_argument("--rounds", type=int, default=3, help="of each experiment; two more of what is short (3)")
+    parser.add_argument("--rounds", type=int, default=3, help="of each experiment; two more of `dvc repro` and `dvc status` (3)")
     parser.add_argument("--sweeps", type=int, default=1, help="(1; 0 leaves them out)")
     parser.add_argument("--json", type=Path, help="also write all numbers to this file")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Paired differences between models on the same posters, which benchmarks print."""
+"""Paired differences between models on the same posters, for the benchmarks' tables."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ HEADER = f"{' | '.join(SCORES)} |\n| --- |{' --- |' * len(SCORES)}"
 
 
 def score_resampled(labels: np.ndarray, logits: np.ndarray, genres: list[str], seed: int) -> np.ndarray:
-    """SCORES of posters and of RESAMPLES resamples of them, which are the same for the same seed.
+    """SCORES on the posters and on RESAMPLES bootstrap resamples of them; the same seed gives the same resamples.
 
     Parameters
     ----------
@@ -19,14 +19,14 @@ def score_resampled(labels: np.ndarray, logits: np.ndarray, genres: list[str], s
 
     Returns
     -------
-    float64 (1 + RESAMPLES, 3), the posters themselves first; macro AP over the genres that are not RARE.
+    float64 (1 + RESAMPLES, 3), the original posters first; macro AP over the genres that are not RARE.
     """
     logits = logits.astype(np.float64)
     drawn = np.random.default_rng(seed).multinomial(len(labels), np.full(len(labels), 1 / len(labels)), size=RESAMPLES)
     weights = np.concatenate([np.ones((1, len(labels)), int), drawn])
     columns = [i for i, genre in enumerate(genres) if genre not in RARE and labels[:, i].any()]
     macro = np.mean([resampled_average_precision(labels[:, i], logits[:, i], weights) for i in columns], axis=0)
-    # A few at a time: each resample has a weight for each poster and genre.
+    # A few at a time, to limit memory: each resample has a weight for each poster and genre.
     micro = np.concatenate(
         [
             resampled_average_precision(labels.ravel(), logits.ravel(), np.repeat(part, labels.shape[1], axis=1))
@@ -38,13 +38,13 @@ def score_resampled(labels: np.ndarray, logits: np.ndarray, genres: list[str], s
 
 
 def row(name: str, runs: list[np.ndarray], others: list[np.ndarray] | None = None) -> str:
-    """A row of a Markdown table: the mean of SCORES over seeds, of which `runs` has one `score_resampled` each; with `others`, the
-    difference to them on the same posters, with its standard error over posters."""
+    """A row of a Markdown table: the mean of SCORES over seeds, from the `score_resampled` of each seed in `runs`; with `others`,
+    also the paired difference from them, with its bootstrap standard error over posters."""
     values = np.mean(runs, axis=0)
     cells = [f"{value:.4f}" for value in values[0]]
     if others is not None:
         differences = values - np.mean(others, axis=0)
-        # A resample in which a genre is on no poster has no macro score.
+        # Macro AP is NaN for a resample in which some genre has no poster.
         errors = np.nanstd(differences[1:], axis=0)
         cells = [f"{cell} ({a:+.4f} ± {b:.4f})" for cell, a, b in zip(cells, differences[0], errors, strict=True)]
     return f"| {name} | {' | '.join(cells)} |"

@@ -1,10 +1,10 @@
-"""What each part of a model brings on real posters: the picture's networks, its probe, words, and objects of COCO's classes.
+"""What each part of a model contributes on real posters: image networks, linear probe, words, and objects of COCO's classes.
 
 Run: `python -m benchmarks.parts [DATASET] [--detector FILE.onnx] [--architecture NAME] [--size H W] [--seeds 0 1 2]`, by default on
-../shared with its YOLOX-Nano. For each seed the network is trained once, with all parts beside it; then weights and intercepts are
-fitted on validation for each choice of parts, and test posters are scored. Differences are paired: the same posters are drawn anew
-1,000 times for both, and the mean over seeds comes with its standard error over posters. Works in a temporary copy of the project;
-Linux and macOS.
+../shared with its YOLOX-Nano. For each seed all parts are trained once; then the fusion's weights and intercepts are
+fitted on validation for each choice of parts, and test posters are scored. Differences are paired: both models are scored on the
+same 1,000 bootstrap resamples of posters; the mean over seeds comes with its standard error over posters. Works in a temporary
+copy of the project; Linux and macOS.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from poster_genres.tensor_cache import read_cache
 
 DETECTOR = DATASET.parent / "detectors" / "yolox_nano.onnx"
 IMAGE, WORDS = ("networks", "probe"), ("letters", "meaning")
-# Each with what it is compared with.
+# The parts of each choice, and the choice that it is compared with.
 CHOICES: dict[str, tuple[tuple[str, ...], str | None]] = {
     "picture": (IMAGE, None),
     "objects alone": (("objects",), None),
@@ -38,7 +38,7 @@ CHOICES: dict[str, tuple[tuple[str, ...], str | None]] = {
 
 
 def evidence_of(folder: Path, split: str) -> tuple[dict[str, np.ndarray], np.ndarray, list[str]]:
-    """What each part of the model in a project's folder says of a split; its labels; the genres."""
+    """The logits of each part of the model in a project's folder for a split; the split's labels; the genres."""
     posters, movies = read_cache(folder / "data" / "cache")
     device = prepare()
     model = load_model(folder / "models" / "model.pt", device)
@@ -48,7 +48,7 @@ def evidence_of(folder: Path, split: str) -> tuple[dict[str, np.ndarray], np.nda
 
 
 def compare(parts: dict[str, tuple[dict[str, np.ndarray], np.ndarray]], genres: list[str], seed: int) -> dict[str, np.ndarray]:
-    """For both splits and each choice of parts, `SPLIT: CHOICE`, what `score_resampled` gives."""
+    """The result of `score_resampled` for both splits and each choice of parts, by `SPLIT: CHOICE`."""
     scored = {}
     validation, truth = parts["validation"]
     for split, (evidence, labels) in parts.items():
@@ -64,7 +64,7 @@ def compare(parts: dict[str, tuple[dict[str, np.ndarray], np.ndarray]], genres: 
 
 
 def print_tables(runs: list[dict[str, np.ndarray]]) -> None:
-    """A Markdown table a split."""
+    """Print one Markdown table per split."""
     for split in ("validation", "test"):
         print(f"\n| {split} | {HEADER}")
         for name, (_, other) in CHOICES.items():
@@ -73,10 +73,10 @@ def print_tables(runs: list[dict[str, np.ndarray]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What each part of a model brings.")
+    parser = argparse.ArgumentParser(description="What each part of a model contributes.")
     parser.add_argument("dataset", nargs="?", type=Path, default=DATASET)
     parser.add_argument("--detector", type=Path, default=DETECTOR, help="a detector in an ONNX file")
-    parser.add_argument("--architecture", default="efficientnet_lite1", help="that sees the picture (efficientnet_lite1)")
+    parser.add_argument("--architecture", default="efficientnet_lite1", help="of the image stream (efficientnet_lite1)")
     parser.add_argument("--size", nargs=2, type=int, default=[320, 224], metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--epochs", default="auto", help="(auto)")
@@ -107,7 +107,7 @@ def main() -> None:
                 (arguments.keep / "genres.json").write_text(json.dumps(genres), encoding="utf-8")
                 shutil.copy(folder / "metrics" / "history.csv", arguments.keep / f"{seed}-history.csv")
             runs.append(compare(parts, genres, seed))
-            # After each training, as they take long.
+            # After each training, because they take long.
             print(f"\n{machine()}; {architecture} at {arguments.size}; seeds {arguments.seeds[: len(runs)]}")
             print_tables(runs)
 

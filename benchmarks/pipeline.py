@@ -1,4 +1,4 @@
-"""What benchmarks share: a temporary copy of the project to run stages in, and what each run costs."""
+"""Shared by the benchmarks: temporary copies of the project to run stages in, and the time and memory of each run."""
 
 import os
 import platform
@@ -18,14 +18,14 @@ from poster_genres.architectures import image_stream
 
 ROOT = Path(__file__).resolve().parent.parent
 DATASET = ROOT.parent / "shared" / "movie-posters"
-# Height and width of the posters that networks see which learn from nothing; the tutorial's as in the tutorial.
+# Height and width of posters for networks trained from scratch; the tutorial's as in the tutorial.
 SIZES = {"tutorial": (200, 200), "alexnet": (160, 112), "residual": (160, 112)}
 
 
 @contextmanager
 def project_copy() -> Iterator[Path]:
-    """A temporary folder with the project's code and parameters, in which stages run without touching the project. What detectors
-    found in the project before goes with it, as reading the words of some thousand posters takes minutes."""
+    """A temporary folder with the project's code and parameters, in which stages run without changing the project. It includes the
+    project's stored detections, because reading the words on a few thousand posters takes minutes."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for name in ("stages", "poster_genres"):
@@ -41,12 +41,12 @@ def project_copy() -> Iterator[Path]:
 
 @contextmanager
 def project_clone(**parameters: object) -> Iterator[Path]:
-    """A temporary clone of the project as committed, with these parameters, also committed: DVC runs in it as for a user."""
+    """A temporary clone of the project as committed, with these parameters, also committed, in which DVC runs as for a user."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "project"
         subprocess.run(["git", "clone", "-q", "--no-local", ROOT, folder], check=True)
         set_parameters(folder, **parameters)
-        # What DVC remembers of files' hashes goes with the clone.
+        # DVC's cache of file hashes is deleted with the clone.
         (folder / ".dvc" / "config.local").write_text(f"[core]\n    site_cache_dir = {temporary}/dvc\n", encoding="utf-8")
         for key, value in {"user.name": "A benchmark", "user.email": "benchmark@example.com"}.items():
             subprocess.run(["git", "config", key, value], cwd=folder, check=True)
@@ -55,36 +55,36 @@ def project_clone(**parameters: object) -> Iterator[Path]:
 
 
 def commit(folder: Path) -> None:
-    """Commit all that changed in a clone."""
+    """Commit all changes in a clone."""
     subprocess.run(["git", "add", "-A"], cwd=folder, check=True)
     subprocess.run(["git", "commit", "-qm", "Benchmark"], cwd=folder, check=True)
 
 
 def set_parameters(folder: Path, **parameters: object) -> None:
-    """The project's params.yaml with these values, written to the copy in `folder`."""
+    """Write the project's params.yaml with these values to the copy in `folder`."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")) | parameters
     (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
 
 
 def size_of(architecture: str) -> dict[str, int]:
-    """The size of the posters that a network is measured with, as keys of params.yaml."""
+    """The poster size for measuring an architecture, as keys of params.yaml."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     height, width = SIZES.get(image_stream(architecture), (values["image_height"], values["image_width"]))
     return {"image_height": height, "image_width": width}
 
 
 def run_python(arguments: list[str], folder: Path) -> tuple[float, float]:
-    """Run Python with these arguments. Its seconds, all imports included, and its peak memory in MB."""
+    """Run Python with these arguments, and return its seconds, imports included, and its peak memory in MB."""
     return run([sys.executable, *arguments], folder)
 
 
 def run(command: list[str], folder: Path, output: IO[str] | None = None) -> tuple[float, float]:
-    """Run a command, as after the activation of the project's environment. Its seconds, and the peak memory in MB of the largest
-    process: the command's own, or one that it or its children waited for, as DVC waits for its stages."""
+    """Run a command as in the activated virtual environment. Return its seconds, and the peak memory in MB of the largest process:
+    the command's own, or one that it or its children waited for, as DVC waits for its stages."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output)
-    # Linux hands the largest of all descendants' peaks up from process to process, each time one is waited for.
+    # `ru_maxrss` includes the largest peak of all descendants that were waited for.
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"{' '.join(command)} failed")
@@ -98,7 +98,7 @@ def environment() -> dict[str, str]:
 
 
 def run_quietly(arguments: list[str], folder: Path) -> float:
-    """Run Python with these arguments, and show what it prints only if it fails. Its seconds, all imports included."""
+    """Run Python with these arguments, show its output only if it fails, and return its seconds, imports included."""
     start = time.perf_counter()
     done = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment(), capture_output=True, text=True, check=False)
     if done.returncode:
@@ -107,5 +107,5 @@ def run_quietly(arguments: list[str], folder: Path) -> float:
 
 
 def machine() -> str:
-    """One line on where and when a benchmark ran."""
+    """One line that describes the machine and the date of a benchmark."""
     return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}"

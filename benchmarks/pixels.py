@@ -1,7 +1,7 @@
-"""What wrongly normalised pixels cost a pretrained network: EfficientNet-Lite by its authors' numbers, and by ImageNet's.
+"""What wrong pixel normalisation costs a pretrained network: EfficientNet-Lite with its authors' constants and with ImageNet's.
 
 Run: `python -m benchmarks.pixels [DATASET] [--variants efficientnet_lite1 …] [--size H W] [--seeds 0 1 2]`, by default on
-../shared at 320 x 224. Logistic regressions on the frozen features of all blocks, whose decay validation chooses; differences are
+../shared at 320 x 224. Linear probes on the features of all blocks, with weight decay chosen on validation; differences are
 paired, with their standard errors over posters. Works in a temporary copy of the project; Linux and macOS.
 """
 
@@ -24,7 +24,7 @@ from poster_genres.training import DECAYS, frozen_features
 
 
 def features_of(variant: str, preprocessing: Preprocessing, posters: Posters) -> torch.Tensor:
-    """float32 (posters, features) of a frozen variant that is fed so."""
+    """float32 (posters, features) of a frozen variant with this preprocessing."""
     _, height, width, _ = posters.shape
     architecture = find_architecture(variant)
     network = architecture.build(1, height, width)
@@ -35,7 +35,7 @@ def features_of(variant: str, preprocessing: Preprocessing, posters: Posters) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What wrongly normalised pixels cost.")
+    parser = argparse.ArgumentParser(description="What wrong pixel normalisation costs.")
     parser.add_argument("dataset", nargs="?", type=Path, default=DATASET)
     parser.add_argument("--variants", nargs="+", default=["efficientnet_lite1"])
     parser.add_argument("--size", nargs=2, type=int, default=[320, 224], metavar=("HEIGHT", "WIDTH"))

@@ -1,7 +1,7 @@
 """Run the pipeline's stages on real posters and print the README's table: time, peak memory and scores of each architecture.
 
 Run: `python -m benchmarks.real_posters [DATASET] [--architectures NAME …] [--limits 3000 100000] [--seeds 0 1 2]`, by default on
-../shared/movie-posters with the parameters of params.yaml, but for networks that learn from nothing: the tutorial's sees posters of
+../shared/movie-posters with the values of params.yaml, except for networks trained from scratch: the tutorial's takes posters of
 200 x 200 pixels as in the tutorial, and the others 160 x 112. Works in a temporary copy of the project; Linux and macOS.
 """
 
@@ -25,7 +25,7 @@ SHOWN = ("macro_average_precision", "micro_average_precision", "macro_f1", "micr
 
 
 def run_pipeline(folder: Path, **parameters: object) -> dict[str, Any]:
-    """Run all stages with these parameters; their costs and what evaluate wrote."""
+    """Run all stages with these parameters, and return their times, peak memory and scores."""
     set_parameters(folder, **parameters)
     costs = {name: run_python(["-m", f"stages.{name}"], folder) for name in STAGES}
     scores = pd.read_csv(folder / "metrics" / "scores.csv").set_index(["split", "score"])
@@ -43,7 +43,7 @@ def run_pipeline(folder: Path, **parameters: object) -> dict[str, Any]:
 
 
 def print_tables(results: dict[str, list[dict[str, Any]]]) -> None:
-    """Markdown tables: the mean over seeds, and after it the standard deviation where there are several."""
+    """Print Markdown tables: the mean over seeds and, if there are several, the standard deviation."""
     print("\n| architecture | " + " | ".join(f"{name}: seconds, peak MB" for name in STAGES) + " | training alone |")
     print("| --- |" + " --- |" * (len(STAGES) + 1))
     for name, runs in results.items():
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--limits", nargs="+", type=int, default=[3000], help="movies to train and validate on (3000)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--json", type=Path, help="also write all numbers to this file")
-    parser.add_argument("--figures", type=Path, help="also copy metrics/figures of the last seed to a folder an architecture here")
+    parser.add_argument("--figures", type=Path, help="also copy the last seed's metrics/figures here, one folder per architecture")
     arguments = parser.parse_args()
     results: dict[str, list[dict[str, Any]]] = {}
     with project_copy() as folder:
@@ -87,7 +87,7 @@ def main() -> None:
                 chosen = {"architecture": architecture, "seed": seed, "limit": limit, **size}
                 result = run_pipeline(folder, dataset=str(arguments.dataset.resolve()), **chosen)
                 results.setdefault(name, []).append(result)
-                # After each training, as they take long.
+                # After each training, because they take long.
                 if arguments.json:
                     arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
             if arguments.figures:

@@ -1,11 +1,11 @@
-"""Cost against the number of posters: join, cache and an epoch of training, in time and peak memory.
+"""Time and peak memory of join, cache and one epoch of training, by the number of posters.
 
 Run: `python -m benchmarks.scale [DATASET] [--sizes 3000 30000 100000] [--height 96] [--width 64]`, by default with the posters of
-../shared/movie-posters, or the sample where that is not, again and again under new IDs. They are copies, each with its ID behind
-the picture's last byte, where no decoder looks: `join` takes posters of the same bytes for one movie's, and would split a few
-thousand groups, however many posters there are. 100,000 real ones take 3.5 GB of the temporary folder, and the tensor 2 GB.
+../shared/movie-posters, or of the sample if that does not exist, repeated under new IDs. Each copy has its ID appended to the image
+file, where decoders ignore it: `join` groups posters with the same bytes, and would otherwise split only a few thousand groups
+for any number of posters. 100,000 real posters take 3.5 GB in the temporary folder, and the tensor 2 GB.
 
-The network is `residual`, and `limit` all posters: 60 % are trained on, 15 % validate, 25 % are the test. Linux and macOS.
+The network is `residual`, and `limit` includes all posters: 60 % train, 15 % validate, 25 % test. Linux and macOS.
 """
 
 import argparse
@@ -16,9 +16,9 @@ from pathlib import Path
 
 from benchmarks.pipeline import DATASET, machine, project_copy, run_python, set_parameters
 
-# And what each imports at the least, late or early.
+# Each with the modules that it always imports, at its start or later.
 STAGES = {"join": "stages.join, iterstrat.ml_stratifiers", "cache": "stages.cache", "train": "stages.train, mlflow"}
-# In a process of its own: one's peak memory is never less than that of the process which started it.
+# In its own process, because a process's peak memory is at least that of the process which started it.
 REPEAT = """
 import sys
 from pathlib import Path
@@ -51,7 +51,7 @@ Cost = dict[str, float]
 
 
 def measure(folder: Path, size: int) -> Cost:
-    """Seconds and peak memory in MB of each stage, on the data set that lies there; `epoch` is the epoch's seconds alone."""
+    """Seconds and peak memory in MB of each stage, on the data set in `folder`; `epoch s` are the epoch's seconds alone."""
     cost: Cost = {"posters": size}
     for stage in STAGES:
         cost[f"{stage} s"], cost[f"{stage} MB"] = run_python(["-m", f"stages.{stage}"], folder)
@@ -61,7 +61,7 @@ def measure(folder: Path, size: int) -> Cost:
 
 
 def print_table(costs: list[Cost]) -> None:
-    """A Markdown table; the last row says whether all grows with the number of posters, and no faster."""
+    """Print a Markdown table; its last row shows whether costs grow linearly with the number of posters."""
     print("\n| posters | join s | MB | cache s | MB | posters/s | epoch s | train MB |\n|" + " --- |" * 8)
     start, smallest, largest = costs[0], costs[1], costs[-1]
     for cost in costs:
@@ -72,7 +72,7 @@ def print_table(costs: list[Cost]) -> None:
         print(f"| {name} | {join} | {cache} | {speed} | {epoch} | {cost['train MB']:.0f} |")
 
     def per_poster(name: str) -> str:
-        """What a poster more costs between the largest two sizes, against the smallest two: start-up cancels out."""
+        """The cost per additional poster between the two largest sizes, over that between the two smallest; start-up cancels."""
         at_end, at_start = (
             (larger[name] - smaller[name]) / (larger["posters"] - smaller["posters"])
             for smaller, larger in (costs[-2:], costs[1:3])
@@ -85,7 +85,7 @@ def print_table(costs: list[Cost]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Cost against the number of posters.")
+    parser = argparse.ArgumentParser(description="Time and memory by the number of posters.")
     parser.add_argument("dataset", nargs="?", type=Path, default=DATASET if DATASET.is_dir() else None)
     parser.add_argument("--sizes", nargs="+", type=int, default=[3000, 30000, 100000], help="three or more (3000 30000 100000)")
     parser.add_argument("--height", type=int, default=96, help="of the cached posters (96)")
@@ -93,14 +93,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write all numbers to this file")
     arguments = parser.parse_args()
     if len(set(arguments.sizes)) < 3:
-        parser.error("--sizes: three different ones or more are needed to tell how costs grow")
+        parser.error("--sizes: give at least three different sizes")
     with project_copy() as folder:
         if arguments.dataset is None:
             run_python(["-m", "stages.sample"], folder)
         source = folder / "data" / "sample" if arguments.dataset is None else arguments.dataset.resolve()
         costs: list[Cost] = [{"posters": 0, "epoch s": 0.0}]
         for stage, modules in STAGES.items():
-            # The least of three, as it is taken off from all others, and the first reads files that no page cache has yet.
+            # The minimum of three, because it is subtracted from the others, and the first run reads from disk.
             costs[0][f"{stage} s"], costs[0][f"{stage} MB"] = min(run_python(["-c", f"import {modules}"], folder) for _ in range(3))
         for size in sorted(set(arguments.sizes)):
             image = {"image_height": arguments.height, "image_width": arguments.width}
@@ -108,7 +108,7 @@ def main() -> None:
             run_python(["-c", REPEAT, str(source), "data/posters", str(size)], folder)
             costs.append(measure(folder, size))
             shutil.rmtree(folder / "data" / "posters")
-            # After each size, as the large ones take long.
+            # After each size, because the large ones take long.
             if arguments.json:
                 arguments.json.write_text(json.dumps(costs, indent=2) + "\n", encoding="utf-8")
     print(f"\n{machine()}: residual at {arguments.height} x {arguments.width}, one epoch")

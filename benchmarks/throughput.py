@@ -1,9 +1,9 @@
-"""How many posters a second networks learn from, and how close the input comes to keeping the device busy: training steps on
-posters as they come from the cache, and steps on one batch that is there already, in turns.
+"""Training throughput in posters per second, and whether the input keeps the device busy: training steps on posters from the
+cache, and steps on one batch that is already on the device, in turns.
 
 Run: `python -m benchmarks.throughput [DATASET] [--architectures NAME …] [--steps 20]`, by default on ../shared/movie-posters, or
-the sample where that is not; on the GPU where there is one. Networks with one stream only; the other takes no time worth
-measuring. Works in a temporary copy of the project; Linux and macOS.
+the sample if that does not exist; on the GPU if there is one. Only image networks are measured: the time for words and objects is
+negligible. Works in a temporary copy of the project; Linux and macOS.
 """
 
 import argparse
@@ -66,10 +66,10 @@ Path("seconds.json").write_text(json.dumps({"batch": size, "device": name} | sec
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Posters a second in training.")
+    parser = argparse.ArgumentParser(description="Training throughput in posters per second.")
     parser.add_argument("dataset", nargs="?", type=Path, default=DATASET if DATASET.is_dir() else None)
     parser.add_argument("--architectures", nargs="+", default=ARCHITECTURES, help=f"({' '.join(ARCHITECTURES)})")
-    parser.add_argument("--steps", type=int, default=20, help="a round (20)")
+    parser.add_argument("--steps", type=int, default=20, help="per round (20)")
     parser.add_argument("--rounds", type=int, default=5, help="(5)")
     parser.add_argument("--json", type=Path, help="also write all numbers to this file")
     arguments = parser.parse_args()
@@ -79,7 +79,7 @@ def main() -> None:
             run_python(["-m", "stages.sample"], folder)
         dataset = "data/sample" if arguments.dataset is None else str(arguments.dataset.resolve())
         for name in arguments.architectures:
-            # More epochs than steps are measured, as the schedule ends with the last.
+            # So many epochs that the learning-rate schedule does not end during the measured steps.
             set_parameters(folder, dataset=dataset, architecture=name, limit=1000, epochs=1000, **size_of(name))
             for stage in ("join", "cache"):
                 run_python(["-m", f"stages.{stage}"], folder)

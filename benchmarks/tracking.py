@@ -1,9 +1,9 @@
-"""What tracking costs a training: epochs with MLflow and without, in turns in one process, by ratio.
+"""What tracking costs a training: epochs with and without MLflow, in turns in one process.
 
 Run: `python -m benchmarks.tracking [DATASET] [--epochs 10]`, by default the tutorial's network at 200 x 200 on
-../shared/movie-posters, with a local SQLite store. Whole trainings differ by more than tracking costs on a machine that others use
-too, so neighbouring epochs are compared. Each epoch with MLflow is a run of its own, which is more than a training pays: it begins
-and ends one run. Works in a temporary copy of the project; Linux and macOS.
+../shared/movie-posters, with a local SQLite store. On a shared machine, whole trainings vary by more than tracking costs,
+so neighbouring epochs are compared. Each epoch with MLflow is a run of its own, which costs more than in a training, where all
+epochs share one run. Works in a temporary copy of the project; Linux and macOS.
 """
 
 import argparse
@@ -30,7 +30,7 @@ labels, splits = labels_of(movies), movies["split"].to_numpy(str)
 device = prepare()
 model = new_model(parameters, genres_of(movies), posters.shape, labels[splits == "train"].mean(axis=0), device)
 training = Training(model, posters, labels, splits, parameters.recipe, device)
-connect()  # making the store is the first run's matter; all later ones find it there
+connect()  # create the store, which only the first run has to do
 training.run_epoch()
 seconds = {"with": [], "without": []}
 for i in range(int(sys.argv[1])):

@@ -1,41 +1,41 @@
-"""The names of the architectures and of the detectors, and where they are."""
+"""The names of architectures and detectors, and where their code is."""
 
 from pathlib import Path, PurePosixPath
 
-# Each of these folders has a file for each name, or for each kind of names KIND/….
+# Each of these folders has one file per name, or per kind for names KIND/….
 NETWORKS, DETECTORS = Path(__file__).parent / "networks", Path(__file__).parent / "detectors"
 KINDS = ("hf", "onnx")
-# Names with this beginning are backbones of Hugging Face's transformers: hf/<model ID or folder>.
+# Architectures with this prefix are backbones of Hugging Face's transformers: hf/<model ID or folder>.
 HUGGING_FACE = "hf/"
-# And names with this one see the poster by another architecture, and beside it what detectors found on it.
+# Architectures with this prefix have two streams: the architecture named after it for the image, and detections.
 TWO_STREAM = "two_stream/"
-# Detectors with this beginning are files: onnx/<path>, in this folder of the project, on which the stage `detect` depends.
+# Detectors with this prefix are files: onnx/<path>, in this folder of the project, on which the stage `detect` depends.
 ONNX = "onnx/"
 ONNX_FOLDER = "data/detectors"
 
 
 def names(folder: Path) -> list[str]:
-    """The names that have a file of their own in `NETWORKS` or `DETECTORS`."""
+    """The names with a file of their own in a folder, `NETWORKS` or `DETECTORS`."""
     return sorted(path.stem for path in folder.glob("*.py") if path.stem not in ("__init__", *KINDS))
 
 
 def image_stream(architecture: str) -> str:
-    """The architecture that sees the poster itself."""
+    """The architecture of the image stream."""
     return architecture.removeprefix(TWO_STREAM)
 
 
 def needs_objects(architecture: str) -> bool:
-    """Whether it also sees what detectors find on the poster."""
+    """Whether the architecture also uses detections."""
     return architecture.startswith(TWO_STREAM)
 
 
 def is_hugging_face(architecture: str) -> bool:
-    """Whether the poster itself is seen by a backbone of Hugging Face's transformers."""
+    """Whether the image stream is a backbone of Hugging Face's transformers."""
     return image_stream(architecture).startswith(HUGGING_FACE)
 
 
 def is_known(architecture: object) -> bool:
-    """Whether it is the name of an architecture."""
+    """Whether this is the name of an architecture."""
     if not isinstance(architecture, str):
         return False
     name = image_stream(architecture)
@@ -43,17 +43,17 @@ def is_known(architecture: object) -> bool:
 
 
 def module_of(architecture: str) -> str:
-    """The module that holds an architecture's record, or makes it."""
+    """The module with an architecture's record, or with the function that makes it."""
     return f"poster_genres.networks.{image_stream(architecture).partition('/')[0]}"
 
 
 def recipe_name(architecture: str) -> str:
-    """The name of the recipe in recipes.yaml, if it has one: efficientnet_lite for efficientnet_lite1, hf for hf/…"""
+    """The name of its recipe in recipes.yaml, if there is one: efficientnet_lite for efficientnet_lite1, hf for hf/…"""
     return "hf" if is_hugging_face(architecture) else image_stream(architecture).rstrip("0123456789")
 
 
 def is_detector(name: str) -> bool:
-    """Whether it is the name of a detector."""
+    """Whether this is the name of a detector."""
     return name in names(DETECTORS) or any(name.startswith(kind) and name != kind for kind in (HUGGING_FACE, ONNX))
 
 

@@ -1,4 +1,4 @@
-"""Random changes to a batch of posters that leave their genres alone, on the batch's device."""
+"""Random augmentation of a batch of posters, on its device."""
 
 import torch
 from torch import Tensor
@@ -6,18 +6,18 @@ from torch.nn import functional
 
 
 def random_transforms(number: int, flip: bool, crop: float) -> Tensor | None:
-    """Draw how each of some posters is changed, from torch's global generator.
+    """Draw a random transform for each of `number` posters, from torch's global generator.
 
-    On the CPU, so that a seed means the same on every device.
+    On the CPU, so that a seed gives the same transforms on every device.
 
     Parameters
     ----------
     flip : whether half of the posters are mirrored
-    crop : the largest share of height and width that is cut off, in [0, 1); the rest is stretched to the full size
+    crop : the largest share of height and width that is cut off, in [0, 1); the rest is resized to the full size
 
     Returns
     -------
-    Affine transforms, float32 (number, 2, 3); None where nothing is changed
+    Affine transforms, float32 (number, 2, 3); None without `flip` and `crop`
     """
     if not (flip or crop):
         return None
@@ -32,11 +32,11 @@ def random_transforms(number: int, flip: bool, crop: float) -> Tensor | None:
 
 
 def augment(posters: Tensor, transforms: Tensor | None) -> Tensor:
-    """Change posters, float32 (N, 3, height, width), by one of `random_transforms` each.
+    """Apply to each poster, float32 (N, 3, height, width), its transform of `random_transforms`.
 
     Returns
     -------
-    Of the same shape, type and device, channels last in memory.
+    The same shape, dtype and device, channels last in memory.
     """
     if transforms is not None:
         grid = functional.affine_grid(transforms.to(posters.device), list(posters.shape), align_corners=False)

@@ -1,4 +1,4 @@
-"""A data set as it comes: files in folders of any nesting, and in zip archives, which are read in place."""
+"""The files of a data set, in folders of any depth and in zip archives, which are read without unpacking them."""
 
 import os
 import zipfile
@@ -17,7 +17,7 @@ class File:
 
     Attributes
     ----------
-    archive : the zip archive that it is in, relative to the data set; empty where it is in a folder
+    archive : the zip archive that contains it, relative to the data set; empty for a file in a folder
     path : with forward slashes, relative to the data set or to the archive's root
     size : in bytes, unpacked
     """
@@ -41,12 +41,12 @@ class File:
 
 
 def list_files(dataset: Path) -> list[File]:
-    """All files of a data set, sorted by name. Hidden files, and what macOS adds to archives, are passed over.
+    """All files of a data set, sorted by name. Hidden files, and those that macOS adds to archives, are ignored.
 
     Raises
     ------
     InputError
-        The data set is no folder, an archive cannot be read, or one of its members lies outside of its root.
+        The data set is not a folder, an archive cannot be read, or a member lies outside of its archive's root.
     """
     if not dataset.is_dir():
         raise InputError(f"{dataset}: no such folder; `dataset` in params.yaml names one with posters and metadata")
@@ -71,7 +71,7 @@ def _list_archive(path: Path, relative: str) -> list[File]:
         # zipfile turns backslashes into slashes only on Windows, and cuts the name at a NUL.
         parts = PurePosixPath(member.filename.replace("\\", "/")).parts
         if ".." in parts or parts[:1] == ("/",) or (parts and parts[0][1:2] == ":") or "\0" in member.orig_filename:
-            raise InputError(f"{path}: its member {member.orig_filename!r} lies outside of the archive; make the archive anew")
+            raise InputError(f"{path}: its member {member.orig_filename!r} lies outside of the archive; make the archive again")
         if member.is_dir() or "__MACOSX" in parts or any(part.startswith(".") for part in parts):
             continue
         files.append(File(relative, member.filename, member.file_size))
@@ -80,7 +80,7 @@ def _list_archive(path: Path, relative: str) -> list[File]:
 
 @lru_cache(maxsize=64)
 def open_archive(path: Path) -> zipfile.ZipFile:
-    """Open a zip archive once a process: reading the list of its members again for each poster would be most of the work."""
+    """Open a zip archive once per process, as reading its directory again for each poster would take most of the time."""
     try:
         return zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
@@ -88,12 +88,12 @@ def open_archive(path: Path) -> zipfile.ZipFile:
 
 
 def read_bytes(dataset: Path, archive: str, path: str) -> bytes:
-    """What the file `path` of a data set holds.
+    """The content of a data set's file.
 
     Raises
     ------
     OSError, zipfile.BadZipFile
-        It cannot be read.
+        The file cannot be read.
     """
     if archive:
         try:
@@ -104,12 +104,12 @@ def read_bytes(dataset: Path, archive: str, path: str) -> bytes:
 
 
 def check_id(movie: str, where: str) -> str:
-    """Give back a movie's ID, which is also the stem of its poster's file name.
+    """Return a movie's ID, which is also the stem of its poster's file name.
 
     Raises
     ------
     InputError
-        The ID cannot be a file's stem: it is empty, or has a slash, a backslash or a control character in it.
+        The ID cannot be a file's stem: it is empty, or contains a slash, a backslash or a control character.
     """
     if not movie or movie in (".", "..") or any(c in "/\\" or ord(c) < 32 for c in movie):
         raise InputError(f"{where}: {movie!r} is no ID; an ID is the poster's file name without its ending, as tt0081562")

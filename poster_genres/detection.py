@@ -1,6 +1,6 @@
-"""Running detectors, which are named in `detectors` of params.yaml, on posters.
+"""Run the detectors named under `detectors` in params.yaml on posters.
 
-Each has a file in poster_genres/detectors, which is imported only where its name is used. What it needs may not be installed.
+Each detector is a module in poster_genres/detectors, imported only when its name is used, as its packages may not be installed.
 """
 
 import warnings
@@ -19,19 +19,19 @@ from poster_genres.objects import Detection, PosterDetections
 from poster_genres.posters import Unreadable, upright
 
 CHUNK = 16
-# Width and height: a large JPEG may be decoded at a fraction of its size that is no smaller, twice what most detectors look at.
-LEAST = (960, 1440)
+# Minimum width and height to which a large JPEG may be downscaled while decoding: twice the input size of most detectors.
+MIN_SIZE = (960, 1440)
 
 
 class Detector(Protocol):
-    """What finds objects on posters.
+    """The interface of an object detector.
 
     Attributes
     ----------
-    version : of the program or the weights; another one may find other things
-    classes : the labels that it knows
-    parallel : whether several of it should run in processes of their own; else it uses the whole machine by itself
-    packages : what must be installed for it
+    version : of the program or the weights; detections may differ between versions
+    classes : the labels that it can return
+    parallel : whether to run one instance in each of several processes; otherwise, a single instance uses all cores
+    packages : the packages that it requires
     """
 
     version: str
@@ -40,12 +40,12 @@ class Detector(Protocol):
     packages: tuple[str, ...]
 
     def detect(self, images: list[Image.Image]) -> list[list[Detection]]:
-        """The objects of each of some RGB images of any size."""
+        """The detections on each image; images are RGB, of any size."""
 
 
 @lru_cache(maxsize=8)
 def open_detector(name: str) -> Detector:
-    """Load a detector, once a process.
+    """Load a detector, once per process.
 
     Raises
     ------
@@ -57,55 +57,54 @@ def open_detector(name: str) -> Detector:
 
 
 def detect_chunk(name: str, posters: list[bytes]) -> list[list[Detection] | str]:
-    """Find objects on posters as they come from files; the reason instead, where one cannot be read."""
+    """The detections on each poster, given the files' contents; for an unreadable poster, the reason."""
     images: dict[int, Image.Image] = {}
     results: list[list[Detection] | str] = [""] * len(posters)
     for i, data in enumerate(posters):
         try:
-            images[i] = upright(data, LEAST)
+            images[i] = upright(data, MIN_SIZE)
         except Unreadable as error:
             results[i] = str(error)
     if images:
-        for i, found in zip(images, open_detector(name).detect(list(images.values())), strict=True):
-            results[i] = found
+        for i, detections in zip(images, open_detector(name).detect(list(images.values())), strict=True):
+            results[i] = detections
     return results
 
 
 def detect(name: str, posters: Iterable[bytes]) -> Iterator[list[Detection] | str]:
-    """Find objects on any number of posters, a few chunks ahead of the reader; see `detect_chunk`."""
-    rest = iter(posters)
-    chunks = iter(lambda: list(islice(rest, CHUNK)), [])
-    first = list(islice(chunks, 2))
-    # Processes, as not all of it lets go of Python's lock; a few posters are not worth their start.
-    processes = -1 if len(first) > 1 and open_detector(name).parallel else 1
-    # What RapidOCR keeps in memory grows with every new shape of a line; joblib starts a new process then, and says so.
+    """Run a detector on any number of posters, reading only a few chunks ahead; see `detect_chunk`."""
+    iterator = iter(posters)
+    chunks = iter(lambda: list(islice(iterator, CHUNK)), [])
+    first_chunks = list(islice(chunks, 2))
+    # Processes, not threads, as detectors hold the GIL; starting them does not pay for a few posters.
+    processes = -1 if len(first_chunks) > 1 and open_detector(name).parallel else 1
+    # RapidOCR uses more memory with every new input shape, until joblib restarts the worker with this warning.
     warnings.filterwarnings("ignore", message="A worker stopped", category=UserWarning)
     parallel = Parallel(n_jobs=processes, return_as="generator", pre_dispatch="2*n_jobs")
-    for results in parallel(delayed(detect_chunk)(name, chunk) for chunk in chain(first, chunks)):
+    for results in parallel(delayed(detect_chunk)(name, chunk) for chunk in chain(first_chunks, chunks)):
         yield from results
 
 
 def check_detectors(detectors: dict[str, str]) -> None:
-    """See that the detectors that a model was trained with are here, in the same versions.
+    """Check that a model's detectors are installed in the versions it was trained with.
 
     Raises
     ------
     InputError
-        One is not, and which would be right.
+        A detector is not installed, or in another version; the message names the right one.
     """
     for name, trained_with in detectors.items():
-        if (here := open_detector(name).version) != trained_with:
-            raise InputError(f"detectors: {name}: the model was trained with {trained_with}, here is {here}; install the former")
+        if (version := open_detector(name).version) != trained_with:
+            raise InputError(f"detectors: {name}: the model was trained with {trained_with}, here is {version}; install the former")
 
 
 def detect_for(architecture: str, detectors: dict[str, str], posters: list[bytes]) -> list[PosterDetections] | None:
-    """What is on posters that can be read, as a trained model of this architecture and with these detectors needs it; None where it
-    sees pixels only.
+    """The detections on readable posters, by the detectors of a trained model; None if its architecture uses pixels only.
 
     Raises
     ------
     InputError
-        Its detectors are not here in its versions; or it was trained on objects from a table.
+        A detector is not installed in the model's version, or the model was trained on objects from a table.
     """
     if not needs_objects(architecture):
         return None
@@ -114,9 +113,9 @@ def detect_for(architecture: str, detectors: dict[str, str], posters: list[bytes
     from poster_genres.sentences import with_sentences
 
     check_detectors(detectors)
-    found: list[list[Detection]] = [[] for _ in posters]
+    detections_by_poster: list[list[Detection]] = [[] for _ in posters]
     for name in detectors:
-        for objects, result in zip(found, detect(name, posters), strict=True):
+        for detections, result in zip(detections_by_poster, detect(name, posters), strict=True):
             assert not isinstance(result, str), result
-            objects.extend(result)
-    return with_sentences(found)
+            detections.extend(result)
+    return with_sentences(detections_by_poster)

@@ -1,4 +1,4 @@
-"""What torch computes on, and how."""
+"""The device that torch computes on, and torch's settings for it."""
 
 import ctypes
 import platform
@@ -7,23 +7,23 @@ import torch
 
 
 def choose_device() -> torch.device:
-    """CUDA where there is one, else Apple's MPS, else the CPU."""
+    """CUDA if it is available, else Apple's MPS, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def prepare() -> torch.device:
-    """Choose the device, and set torch up for long work on it; for stages, at their beginning."""
+    """Choose the device and configure torch for a stage's long computations on it."""
     device = choose_device()
-    # On the CPU the same seed gives the same bytes; CUDA has no deterministic form of some of the operations. The same as
-    # `torch.use_deterministic_algorithms`, which would import torch's compiler, for a second.
+    # On the CPU the same seed gives the same bytes; on CUDA some operations have no deterministic version. Unlike
+    # `torch.use_deterministic_algorithms`, this does not import torch's compiler, which takes a second.
     torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "default")
-    # Nothing here reads memory before it is written, so that it need not be cleared for that.
+    # No code here reads memory before writing to it, so it need not be filled.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if platform.libc_ver()[0] == "glibc":
-        # Large maps of features would be given back to the system after each step, and be cleared by it again before the next:
-        # a third to half of the time on a CPU. M_MMAP_MAX = 0 and M_TRIM_THRESHOLD keep them; see mallopt(3).
+        # Otherwise the memory of large feature maps goes back to the system after each step, which zeroes it again before the next:
+        # a third to half of the time on a CPU. M_MMAP_MAX = 0 and M_TRIM_THRESHOLD prevent that; see mallopt(3).
         libc = ctypes.CDLL(None)
         libc.mallopt(-4, 0)
         libc.mallopt(-1, 2**31 - 1)
@@ -31,9 +31,9 @@ def prepare() -> torch.device:
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 for convolutions and products where the machine computes in it, which is twice as fast; else plain float32."""
+    """bfloat16 for convolutions and matrix products where the hardware has it, which is twice as fast; else float32."""
     if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        fast = device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
-    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+        supported = device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    return torch.autocast(device.type, torch.bfloat16, enabled=supported)

@@ -1,4 +1,4 @@
-"""Posters that are nearly the same: another compression, another size, a slight change of colour."""
+"""Near-duplicate posters: of another compression or size, or slightly different in colour."""
 
 import numpy as np
 import pandas as pd
@@ -8,13 +8,13 @@ from scipy.fft import dctn
 from poster_genres.tensor_cache import Posters
 
 BATCH = 256
-# Of 64 bits, those in which two different posters differ are hardly ever so few: none of 8 million pairs in the real data.
+# Different posters hardly ever differ in so few of the 64 bits: none of 8 million pairs in the real data does.
 MAX_DISTANCE = 6
 
 
 def perceptual_hashes(posters: Posters) -> np.ndarray:
-    """A hash that stays nearly the same when a poster is compressed or resized: the signs of its 64 lowest frequencies, against
-    their median (Zauner 2010, "Implementation and benchmarking of perceptual image hash functions", section 3.2).
+    """A hash that hardly changes when a poster is compressed or resized: whether each of its 64 lowest frequencies is above their
+    median (Zauner 2010, "Implementation and benchmarking of perceptual image hash functions", section 3.2).
 
     Parameters
     ----------
@@ -26,8 +26,8 @@ def perceptual_hashes(posters: Posters) -> np.ndarray:
     """
     hashes = np.empty((len(posters), 4), np.uint16)
     for start in range(0, len(posters), BATCH):
-        small = [Image.fromarray(one).convert("L").resize((32, 32)) for one in posters[start : start + BATCH]]
-        frequencies = dctn(np.stack([np.asarray(one, np.float32) for one in small]), axes=(1, 2))[:, :8, :8].reshape(-1, 64)
+        images = [Image.fromarray(poster).convert("L").resize((32, 32)) for poster in posters[start : start + BATCH]]
+        frequencies = dctn(np.stack([np.asarray(image, np.float32) for image in images]), axes=(1, 2))[:, :8, :8].reshape(-1, 64)
         bits = frequencies > np.median(frequencies, axis=1, keepdims=True)
         hashes[start : start + BATCH] = np.packbits(bits, axis=1).view(np.uint16)
     return hashes
@@ -36,8 +36,8 @@ def perceptual_hashes(posters: Posters) -> np.ndarray:
 def find_duplicates(hashes: np.ndarray, splits: np.ndarray) -> pd.DataFrame:
     """Pairs of posters in different splits that differ in at most MAX_DISTANCE of the 64 bits.
 
-    Only posters that agree in one of four quarters are compared, so that the work grows with their number and not with its square.
-    All pairs that differ in three bits or fewer agree in one.
+    Only posters that agree in one of the four quarters of the hash are compared, so the work grows with their number, not with its
+    square. Pairs that differ in at most three bits always agree in one.
 
     Parameters
     ----------
@@ -49,14 +49,14 @@ def find_duplicates(hashes: np.ndarray, splits: np.ndarray) -> pd.DataFrame:
     Columns first, second (their rows, first < second) and distance, in bits.
     """
     pairs: set[tuple[int, int]] = set()
-    # Of posters with the same hash in one split the first stands for all: of a placeholder there may be thousands.
+    # Of posters with the same hash in one split only the first is compared: there may be thousands of one placeholder.
     table = pd.DataFrame(hashes).assign(split=splits, row=np.arange(len(hashes))).drop_duplicates([0, 1, 2, 3, "split"])
     for quarter in range(4):
         table["key"] = table[quarter]
-        both = table[["key", "row"]].merge(table[["key", "row"]], on="key")
-        found = both[(both["row_x"] < both["row_y"]) & (splits[both["row_x"]] != splits[both["row_y"]])]
-        pairs |= set(zip(found["row_x"], found["row_y"], strict=True))
-    result = pd.DataFrame(sorted(pairs), columns=["first", "second"], dtype=int)
-    differing = hashes[result["first"]] ^ hashes[result["second"]]
-    result["distance"] = np.bitwise_count(differing).sum(axis=1, dtype=int)
-    return result[result["distance"] <= MAX_DISTANCE].sort_values(["distance", "first", "second"], ignore_index=True)
+        merged = table[["key", "row"]].merge(table[["key", "row"]], on="key")
+        candidates = merged[(merged["row_x"] < merged["row_y"]) & (splits[merged["row_x"]] != splits[merged["row_y"]])]
+        pairs |= set(zip(candidates["row_x"], candidates["row_y"], strict=True))
+    duplicates = pd.DataFrame(sorted(pairs), columns=["first", "second"], dtype=int)
+    differing = hashes[duplicates["first"]] ^ hashes[duplicates["second"]]
+    duplicates["distance"] = np.bitwise_count(differing).sum(axis=1, dtype=int)
+    return duplicates[duplicates["distance"] <= MAX_DISTANCE].sort_values(["distance", "first", "second"], ignore_index=True)

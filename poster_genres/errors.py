@@ -1,4 +1,4 @@
-"""How a stage ends: quietly, or with one clear line and exit code 1."""
+"""How a stage ends: without output, or with one clear line and exit code 1."""
 
 import gc
 import os
@@ -9,7 +9,7 @@ from typing import NoReturn
 
 
 class InputError(Exception):
-    """Something given from outside is wrong. The message names the file, key or row, and says what would be right."""
+    """Input from outside is wrong. The message names the file, key or row, and what would be right."""
 
 
 _interrupted: list[int] = []
@@ -21,8 +21,8 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def check_interrupt() -> None:
-    """Raise KeyboardInterrupt if there was one. For long work to call now and then: where Python was called back from C++ or by a
-    destructor, what the signal's handler raised may have been swallowed."""
+    """Raise KeyboardInterrupt if there was an interrupt. Long computations call it regularly, as the exception that the handler
+    raised may have been lost in a callback from C++ or in a destructor."""
     if _interrupted:
         raise KeyboardInterrupt
 
@@ -30,27 +30,27 @@ def check_interrupt() -> None:
 def run(main: Callable[[], None]) -> NoReturn:
     """Run a command's `main` and exit: 0, 1 with one line on standard error for bad input, 130 when interrupted.
 
-    Anything else is a fault of this program, and keeps its traceback.
+    Any other exception is a bug in this program, and keeps its traceback.
     """
-    # A plain kill ends like Ctrl-C, so that temporary files are cleared away.
+    # SIGTERM ends like Ctrl-C, so that temporary files are removed.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
         main()
     except InputError as error:
-        # Of several processes that train together, all of which meet it, the first says so.
+        # In distributed training all ranks raise it, and rank 0 prints it.
         sys.exit(f"error: {error}" if os.environ.get("RANK", "0") == "0" else 1)
     except KeyboardInterrupt:
         print("interrupted: nothing half-written was left behind", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        # The reader of our output went away (`| head`). Closing the stream keeps Python from complaining at exit.
+        # The reader of the output is gone (`| head`). Closing the stream keeps Python from reporting it at exit.
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:
         if error.filename is None:
             raise
         sys.exit(f"error: {error.filename}: {error.strerror}")
-    # What is still there need not be gone through for garbage once more, which takes up to a second.
+    # Skips the last garbage collection, which takes up to a second.
     gc.freeze()
     sys.exit(0)

@@ -1,4 +1,4 @@
-"""Scores of a finished model: all of them with intervals, by genre and by slices, calibration, confusions.
+"""Scores of a trained model: with confidence intervals, by genre and by slice, calibration and confusions.
 
 Labels are (posters, genres) 0 or 1, probabilities the same shape in [0, 1].
 """
@@ -27,23 +27,23 @@ BINS = 10
 
 
 def score(labels: np.ndarray, probabilities: np.ndarray, threshold: float, thresholds: np.ndarray) -> dict[str, float]:
-    """All scores of one split by name.
+    """All scores of one split, by name.
 
-    Micro and samples F1 and hamming loss are at the one `threshold`; macro F1 at each genre's own of `thresholds`.
+    Micro and samples F1 and hamming loss use the common `threshold`; macro F1 uses each genre's own of `thresholds`.
     """
     columns = scored_genres(labels)
-    chosen = probabilities >= threshold
+    predictions = probabilities >= threshold
     own = probabilities >= thresholds
     top = probabilities.argmax(axis=1)
     return {
         "macro_average_precision": macro_average_precision(labels, probabilities),
         "micro_average_precision": micro_average_precision(labels, probabilities),
         "macro_f1": float(f1_score(labels[:, columns], own[:, columns], average="macro", zero_division=0)) if len(columns) else 0.0,
-        "micro_f1": float(f1_score(labels, chosen, average="micro", zero_division=0)),
-        "samples_f1": float(f1_score(labels, chosen, average="samples", zero_division=0)),
+        "micro_f1": float(f1_score(labels, predictions, average="micro", zero_division=0)),
+        "samples_f1": float(f1_score(labels, predictions, average="samples", zero_division=0)),
         "macro_roc_auc": float(roc_auc_score(labels[:, columns], probabilities[:, columns])) if len(columns) else 0.5,
         "label_ranking_average_precision": float(label_ranking_average_precision_score(labels, probabilities)),
-        "hamming_loss": float(hamming_loss(labels, chosen)),
+        "hamming_loss": float(hamming_loss(labels, predictions)),
         "accuracy": float(((probabilities >= 0.5) == (labels > 0)).mean()),
         "binary_cross_entropy": binary_cross_entropy(labels, probabilities),
         "macro_calibration_error": float(np.mean([calibration_error(labels[:, i], probabilities[:, i]) for i in columns] or [0])),
@@ -54,18 +54,18 @@ def score(labels: np.ndarray, probabilities: np.ndarray, threshold: float, thres
 def score_genres(
     genres: list[str], labels: np.ndarray, probabilities: np.ndarray, prior: np.ndarray, thresholds: np.ndarray
 ) -> pd.DataFrame:
-    """A row a genre: positives, average precision (model and prior), threshold, precision, recall, F1, calibration error, and
-    whether macro scores are over it.
+    """One row per genre: positives, average precision (model and prior), threshold, precision, recall, F1, calibration error, and
+    whether macro scores include it.
 
     The prior gives all posters of a genre the same probability, so its average precision is the share of positives. A genre
     without positives has no average precision; its cells are empty (NaN).
     """
     positives = labels.sum(axis=0).astype(int)
-    chosen = probabilities >= thresholds
+    predictions = probabilities >= thresholds
     scored = np.isin(np.arange(len(genres)), scored_genres(labels))
     rows: list[dict[str, Any]] = []
     for i, genre in enumerate(genres):
-        truth, said = labels[:, i], chosen[:, i]
+        truth, predicted = labels[:, i], predictions[:, i]
         rows.append(
             {
                 "genre": genre,
@@ -73,9 +73,9 @@ def score_genres(
                 "average_precision": average_precision_score(truth, probabilities[:, i]) if positives[i] else np.nan,
                 "prior_average_precision": average_precision_score(truth, prior[:, i]) if positives[i] else np.nan,
                 "threshold": thresholds[i],
-                "precision": precision_score(truth, said, zero_division=0),
-                "recall": recall_score(truth, said, zero_division=0),
-                "f1": f1_score(truth, said, zero_division=0),
+                "precision": precision_score(truth, predicted, zero_division=0),
+                "recall": recall_score(truth, predicted, zero_division=0),
+                "f1": f1_score(truth, predicted, zero_division=0),
                 "calibration_error": calibration_error(truth, probabilities[:, i]),
                 "scored": bool(scored[i]),
             }
@@ -84,7 +84,7 @@ def score_genres(
 
 
 def resampled_average_precision(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The average precision under many weightings of the samples at once.
+    """The average precision for many vectors of sample weights at once.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def resampled_average_precision(labels: np.ndarray, probabilities: np.ndarray, w
 
     Returns
     -------
-    float64 (resamples,); NaN where no positive sample is drawn. As scikit-learn's `average_precision_score` with these weights.
+    float64 (resamples,), as of scikit-learn's `average_precision_score` with these weights; NaN where no positive sample is drawn.
     """
     order = np.argsort(-probabilities, kind="stable")
     # Samples with the same probability are one step of the ranking.
@@ -109,43 +109,43 @@ def resampled_average_precision(labels: np.ndarray, probabilities: np.ndarray, w
 def bootstrap(
     labels: np.ndarray, probabilities: np.ndarray, threshold: float, thresholds: np.ndarray, seed: int
 ) -> tuple[dict[str, tuple[float, float]], np.ndarray]:
-    """95 % intervals of the scores, as estimates of what all such posters would give.
+    """95 % confidence intervals of the scores.
 
     The basic bootstrap over posters (Davison and Hinkley 1997, "Bootstrap Methods and their Application", equation 5.6), with
-    BOOTSTRAPS resamples: twice the score less the percentiles of resampled scores. A resample has some posters several times, which
-    lifts average precision, as repeated positives stand side by side in the ranking: of a macro average precision over rare genres
-    most resamples are above the score itself, and plain percentiles would hold the truth in half of all cases.
+    BOOTSTRAPS resamples: twice the score minus the percentiles of resampled scores. A resample repeats some posters, which raises
+    average precision, as repeated positives are adjacent in the ranking: for macro average precision over rare genres most
+    resamples are above the score itself, and percentile intervals would cover the true value in only half of all cases.
 
     Returns
     -------
-    (low, high) of macro and micro average precision and macro and micro F1; and float64 (genres, 2), those of each genre's average
-    precision, NaN where a genre has no positive poster.
+    (low, high) of macro and micro average precision and macro and micro F1; and float64 (genres, 2), the same of each genre's
+    average precision, NaN where a genre has no positive poster.
     """
     random = np.random.default_rng(seed)
     posters, genres = labels.shape
     columns = scored_genres(labels)
-    parts: dict[str, list[np.ndarray]] = {
+    resampled: dict[str, list[np.ndarray]] = {
         "macro_average_precision": [], "micro_average_precision": [], "macro_f1": [], "micro_f1": []
     }  # fmt: skip
     by_genre: list[np.ndarray] = []
-    # A few at a time, so that memory stays the same for any number of posters.
+    # In chunks, so that memory does not grow with the number of posters.
     step = max(1, BOOTSTRAP_PAIRS // labels.size)
     for start in range(0, BOOTSTRAPS + 1, step):
         weights = random.multinomial(posters, np.full(posters, 1 / posters), size=min(step, BOOTSTRAPS + 1 - start))
         if start == 0:  # the posters themselves
             weights[0] = 1
-        each = np.stack([resampled_average_precision(labels[:, i], probabilities[:, i], weights) for i in range(genres)], axis=1)
-        by_genre.append(each)
-        pairs = resampled_average_precision(labels.ravel(), probabilities.ravel(), np.repeat(weights, genres, axis=1))
-        parts["micro_average_precision"].append(pairs)
-        own, common = (_resampled_f1(labels, probabilities >= chosen, weights) for chosen in (thresholds, threshold))
-        parts["micro_f1"].append(common[1])
+        of_genres = [resampled_average_precision(labels[:, i], probabilities[:, i], weights) for i in range(genres)]
+        by_genre.append(np.stack(of_genres, axis=1))
+        micro_scores = resampled_average_precision(labels.ravel(), probabilities.ravel(), np.repeat(weights, genres, axis=1))
+        resampled["micro_average_precision"].append(micro_scores)
+        own, common = (_resampled_f1(labels, probabilities >= t, weights) for t in (thresholds, threshold))
+        resampled["micro_f1"].append(common[1])
         with np.errstate(invalid="ignore"):
-            parts["macro_average_precision"].append(each[:, columns].mean(axis=1))
-            parts["macro_f1"].append(own[0][:, columns].mean(axis=1))
+            resampled["macro_average_precision"].append(by_genre[-1][:, columns].mean(axis=1))
+            resampled["macro_f1"].append(own[0][:, columns].mean(axis=1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a genre without positives is NaN throughout
-        intervals = {name: _basic_interval(np.concatenate(values)) for name, values in parts.items()}
+        intervals = {name: _basic_interval(np.concatenate(values)) for name, values in resampled.items()}
         return {name: (float(low), float(high)) for name, (low, high) in intervals.items()}, _basic_interval(
             np.concatenate(by_genre)
         ).T
@@ -166,71 +166,71 @@ def _basic_interval(values: np.ndarray) -> np.ndarray:
     return interval
 
 
-def _resampled_f1(labels: np.ndarray, chosen: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """F1 of each genre (resamples, genres), and micro F1 (resamples,)."""
+def _resampled_f1(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """F1, as 2 TP / (predicted + actual positives), of each genre (resamples, genres), and micro F1 (resamples,)."""
     drawn = weights.astype(np.float64)
-    both, either = drawn @ (chosen * labels), drawn @ (chosen + labels)
-    f1 = np.divide(2 * both, either, out=np.zeros_like(both), where=either > 0)
-    return f1, 2 * both.sum(axis=1) / np.maximum(either.sum(axis=1), 1)
+    hits, total = drawn @ (predictions * labels), drawn @ (predictions + labels)
+    f1 = np.divide(2 * hits, total, out=np.zeros_like(hits), where=total > 0)
+    return f1, 2 * hits.sum(axis=1) / np.maximum(total.sum(axis=1), 1)
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
-    """How often what was given a probability is true: a row a bin, BINS bins with equally many values each.
+    """Mean probability and share of positives in BINS bins with equally many values each, one row per bin.
 
     Parameters
     ----------
     labels, probabilities : of the same shape, any
     """
     order = np.argsort(probabilities.ravel(), kind="stable")
-    bins = [part for part in np.array_split(order, BINS) if len(part)]
-    rows = [(len(part), probabilities.ravel()[part].mean(), labels.ravel()[part].mean()) for part in bins]
+    bins = [indices for indices in np.array_split(order, BINS) if len(indices)]
+    rows = [(len(indices), probabilities.ravel()[indices].mean(), labels.ravel()[indices].mean()) for indices in bins]
     return pd.DataFrame(rows, columns=["values", "probability", "share"])
 
 
 def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The expected calibration error: the mean difference between probability and share in the bins of `reliability` (Naeini et
-    al. 2015, with bins of equal size as Nixon et al. 2019, arXiv:1904.01685, since most probabilities are near zero)."""
+    """The expected calibration error (ECE): the mean absolute difference between probability and share in the bins of `reliability`
+    (Naeini et al. 2015, with bins of equal size as Nixon et al. 2019, arXiv:1904.01685, since most probabilities are near 0)."""
     bins = reliability(labels, probabilities)
     return float(np.average((bins["probability"] - bins["share"]).abs(), weights=bins["values"]))
 
 
-def confusions(genres: list[str], labels: np.ndarray, chosen: np.ndarray) -> pd.DataFrame:
-    """Which genres are taken for which: a row a pair of a genre that was missed and one that was said wrongly instead.
+def confusions(genres: list[str], labels: np.ndarray, predictions: np.ndarray) -> pd.DataFrame:
+    """Which genres are confused: one row per pair of a genre that was missed and one that was predicted wrongly instead.
 
     Parameters
     ----------
     labels : (posters, genres), 0 or 1
-    chosen : bool (posters, genres), what the model says
+    predictions : bool (posters, genres)
 
     Returns
     -------
-    Columns missed, said; posters, on how many; share, of the posters on which `missed` was missed; lift, by how much that is more
-    than the share of all posters without `said` of which it is said. Most posters first.
+    Columns missed, said (predicted wrongly); posters, how many have both errors; share, of the posters on which `missed` was
+    missed; lift, `share` over the false positive rate of `said`. Most posters first.
     """
-    missed, wrong = (labels > 0) & ~chosen, (labels == 0) & chosen
-    together = missed.T.astype(float) @ wrong
-    share = together / np.maximum(missed.sum(axis=0), 1)[:, None]
-    usual = wrong.sum(axis=0) / np.maximum((labels == 0).sum(axis=0), 1)
+    false_negatives, false_positives = (labels > 0) & ~predictions, (labels == 0) & predictions
+    counts = false_negatives.T.astype(float) @ false_positives
+    share = counts / np.maximum(false_negatives.sum(axis=0), 1)[:, None]
+    false_positive_rate = false_positives.sum(axis=0) / np.maximum((labels == 0).sum(axis=0), 1)
     rows = [
         {
             "missed": genres[i],
             "said": genres[j],
-            "posters": int(together[i, j]),
+            "posters": int(counts[i, j]),
             "share": share[i, j],
-            "lift": share[i, j] / usual[j] if usual[j] else np.nan,
+            "lift": share[i, j] / false_positive_rate[j] if false_positive_rate[j] else np.nan,
         }
-        for i, j in np.argwhere(together > 0)
+        for i, j in np.argwhere(counts > 0)
     ]
     table = pd.DataFrame(rows, columns=["missed", "said", "posters", "share", "lift"])
     return table.sort_values(["posters", "lift"], ascending=False, ignore_index=True)
 
 
 def score_slices(names: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, prior: np.ndarray) -> pd.DataFrame:
-    """Average precision in parts of the posters, such as decades: a row a part, by name.
+    """Average precision on slices of the posters, such as decades: one row per slice, sorted by name.
 
     Parameters
     ----------
-    names : (posters,), the part of each; posters of the part "" are left out
+    names : (posters,), the slice of each; posters of the slice "" are left out
 
     Returns
     -------
@@ -239,11 +239,11 @@ def score_slices(names: np.ndarray, labels: np.ndarray, probabilities: np.ndarra
     """
     rows = []
     for name in sorted(set(names) - {""}):
-        rows_of = names == name
-        row: dict[str, Any] = {"name": name, "posters": int(rows_of.sum()), "genres": len(scored_genres(labels[rows_of]))}
+        mask = names == name
+        row: dict[str, Any] = {"name": name, "posters": int(mask.sum()), "genres": len(scored_genres(labels[mask]))}
         for score_name, function in (("macro", macro_average_precision), ("micro", micro_average_precision)):
-            row[f"{score_name}_average_precision"] = function(labels[rows_of], probabilities[rows_of])
-            row[f"prior_{score_name}_average_precision"] = function(labels[rows_of], prior[rows_of])
+            row[f"{score_name}_average_precision"] = function(labels[mask], probabilities[mask])
+            row[f"prior_{score_name}_average_precision"] = function(labels[mask], prior[mask])
         rows.append(row)
-    kinds = ("macro_average_precision", "prior_macro_average_precision", "micro_average_precision", "prior_micro_average_precision")
-    return pd.DataFrame(rows, columns=["name", "posters", "genres", *kinds])
+    scores = [f"{prefix}{average}_average_precision" for average in ("macro", "micro") for prefix in ("", "prior_")]
+    return pd.DataFrame(rows, columns=["name", "posters", "genres", *scores])

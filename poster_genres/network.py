@@ -1,4 +1,4 @@
-"""What all networks have in common, and the record of an architecture, which `find_architecture` finds by its name.
+"""What all networks share, and the record of an architecture, which `find_architecture` finds by its name.
 
 Every network maps float32 posters (N, 3, height, width), normalised, to logits (N, genres). There is no sigmoid at the end: the
 loss takes logits, which is numerically safer, and `predict_probabilities` of poster_genres.model applies the sigmoid.
@@ -16,7 +16,7 @@ from poster_genres.architectures import is_hugging_face, module_of
 
 
 class Head(nn.Linear):
-    """The last layer, in float32 also under autocast: bfloat16 has three digits, with which many posters' logits would tie."""
+    """The last layer, in float32 even under autocast: with bfloat16's three digits many posters' logits would tie."""
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -24,12 +24,11 @@ class Head(nn.Linear):
 
 
 class Network(nn.Module):
-    """A network in three parts: posters to `maps` of features, `pool` to features, `head` to logits.
+    """A network in three parts: `maps` turns posters into feature maps, `pool` these into features, `head` these into logits.
 
     Attributes
     ----------
-    maps : float32 (N, 3, height, width), normalised, to (N, channels, rows, columns), or a tuple of such maps: each place tells of
-        a part
+    maps : float32 (N, 3, height, width), normalised, to (N, channels, rows, columns), or to a tuple of such feature maps
     pool : to (N, features)
     head : to logits (N, genres)
     """
@@ -39,18 +38,18 @@ class Network(nn.Module):
         self.maps, self.pool, self.head = maps, pool, head
 
     def freeze(self, blocks: int) -> None:
-        """Keep the weights of the first blocks of the maps as they are in training.
+        """Freeze the weights of the first blocks of `maps`.
 
         Raises
         ------
         ValueError
-            There are no blocks that could be kept.
+            There are no blocks to freeze.
         """
         if blocks:
             raise ValueError("frozen_blocks: this architecture has no blocks to freeze; set it to 0")
 
     def features(self, posters: Tensor) -> Tensor:
-        """What the head sees of posters: float32 (N, features)."""
+        """The input of the head: float32 (N, features)."""
         features: Tensor = self.pool(self.maps(posters))
         return features
 
@@ -60,10 +59,10 @@ class Network(nn.Module):
 
 
 def keep_statistics(pretrained: nn.Module) -> None:
-    """Have batch norm go by the statistics that it was pretrained with, in training too.
+    """Keep batch norm's pretrained running statistics fixed, in training too.
 
-    By those of each batch, a network that begins where a logistic regression on its features ends would begin as badly as the
-    prior: of these posters' validation, with a cross-entropy of 0.263 instead of 0.221.
+    With each batch's statistics, a network whose head starts from a linear probe would start no better than the prior: with a
+    validation cross-entropy of 0.263 instead of 0.221.
     """
     for module in pretrained.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -72,9 +71,9 @@ def keep_statistics(pretrained: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What becomes of a poster's pixels, RGB in [0, 255], before a network sees them: less `mean`, over `std`, a channel each.
+    """How a network's input is normalised: pixels, RGB in [0, 255], minus `mean`, divided by `std`, per channel.
 
-    `interpolation` is the way of resizing that the weights were trained with; None where any is as good.
+    `interpolation` is how the pretraining resized images; None where it does not matter.
     """
 
     mean: tuple[float, ...]
@@ -82,22 +81,22 @@ class Preprocessing:
     interpolation: str | None = None
 
 
-# For networks that learn from nothing, which any numbers do that bring pixels near 0 and 1: those of ImageNet's photographs, from
+# For networks trained from scratch, where any values do that bring pixels near mean 0 and standard deviation 1: ImageNet's, from
 # torchvision's references (https://pytorch.org/vision/stable/models.html), times 255.
 STANDARD = Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """All that is to be known of an architecture.
+    """The record of an architecture.
 
     Attributes
     ----------
-    make : makes a network from (genres, height, width), with fresh weights from torch's global random numbers
-    preprocessing : what the network is fed
-    load_pretrained : gives a network the weights that it was pretrained to; None where there are none. It raises InputError where
-        they are not there.
-    config : what a model's file must keep to make the network again, as JSON has it
+    make : makes a network from (genres, height, width), with initial weights from torch's global generator
+    preprocessing : of the network's input
+    load_pretrained : loads pretrained weights into a network, None where the architecture has none; raises InputError where they
+        cannot be read
+    config : the JSON values that a model's file must hold to make the network again
     """
 
     make: Callable[[int, int, int], Network]
@@ -106,29 +105,29 @@ class Architecture:
     config: dict[str, Any] = field(default_factory=dict)
 
     def build(self, genres: int, height: int, width: int) -> Network:
-        """A network with fresh weights.
+        """A network with initial weights.
 
         Raises
         ------
         ValueError
             The posters are too small for it.
         """
-        # Posters lie channels-last in memory; convolutions on the CPU are fastest when their weights do too.
+        # Posters are channels-last in memory; convolutions on the CPU are fastest when their weights are too.
         return self.make(genres, height, width).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def find_architecture(name: str, config: dict[str, Any] | None = None) -> Architecture:
-    """The record of an architecture, from its own file in poster_genres/networks; that of two_stream/NAME is NAME's.
+    """The record of an architecture, from its file in poster_genres/networks; two_stream/NAME has that of NAME.
 
     Parameters
     ----------
-    config : that of a trained `hf/…` network, whose model need not be there any more
+    config : of a trained `hf/…` network, whose pretrained model need not be there any more
 
     Raises
     ------
     InputError
-        A model of Hugging Face's cannot be read.
+        A Hugging Face model cannot be read.
     """
     module = import_module(module_of(name))
-    found: Architecture = module.architecture(name, config) if is_hugging_face(name) else module.ARCHITECTURE
-    return found
+    architecture: Architecture = module.architecture(name, config) if is_hugging_face(name) else module.ARCHITECTURE
+    return architecture

@@ -1,4 +1,4 @@
-"""What detectors found on posters: a table with a row an object, and what the words on each poster mean."""
+"""Detections on posters: a table with one row per detection, feature vectors, and the embedding of each poster's text."""
 
 import io
 import json
@@ -14,21 +14,21 @@ from poster_genres.files import whole_file, write_json
 
 NUMBERS = ["confidence", "left", "top", "width", "height"]
 COLUMNS = ["id", "label", *NUMBERS, "text"]
-# What the vector says of each class.
+# The features of each class in `object_vectors`.
 MEASURES = ("confidence", "count", "area", "largest", "center")
-# How far an edge of a box may lie outside of the poster, from rounding or by a detector's guess; it is cut off.
+# How far a box may extend beyond the poster, through rounding or a detector's error, before it is clipped.
 TOLERANCE = 0.1
 
 
 class Detection(NamedTuple):
-    """An object on a poster.
+    """One detected object.
 
     Attributes
     ----------
     label : its class
-    confidence : how sure the detector is, in [0, 1]
-    left, top, width, height : its box, in shares of the poster's size
-    text : what it says, where it is lettering
+    confidence : in [0, 1]
+    left, top, width, height : its bounding box, as fractions of the poster's size
+    text : the recognised text, if the object is lettering
     """
 
     label: str
@@ -42,46 +42,46 @@ class Detection(NamedTuple):
 
 @dataclass(frozen=True)
 class PosterDetections:
-    """What was found on a poster.
+    """The detections on one poster.
 
     Attributes
     ----------
-    objects : in the order in which they were found
-    sentence : what the words among them mean, float32 (`sentences.LENGTH`,); zeros where there are none
+    objects : in the order in which the detectors returned them
+    sentence : the embedding of the poster's text, float32 (`sentences.LENGTH`,); zeros without text
     """
 
     objects: list[Detection]
     sentence: np.ndarray
 
 
-def text_of(objects: list[Detection]) -> str:
-    """All that is written on a poster, a line a piece of lettering."""
-    return "\n".join(one.text for one in objects if one.text)
+def text_of(detections: list[Detection]) -> str:
+    """All text on a poster, one line per detection."""
+    return "\n".join(detection.text for detection in detections if detection.text)
 
 
 def clipped(label: str, confidence: float, left: float, top: float, right: float, bottom: float, text: str = "") -> Detection:
-    """An object whose box is cut off at the poster's edges, rounded to six digits, as tables have it."""
+    """A detection whose box is clipped to the poster and rounded to six digits, as in the table."""
     left, top, right, bottom = (min(max(float(value), 0.0), 1.0) for value in (left, top, right, bottom))
     confidence, left, top, width, height = (round(float(value), 6) for value in (confidence, left, top, right - left, bottom - top))
     return Detection(label, confidence, left, top, width, height, text)
 
 
 def parse_objects(data: bytes, name: str) -> dict[str, list[Detection]]:
-    """Read a table of objects that somebody gives.
+    """Parse a table of detections.
 
     Parameters
     ----------
-    data : UTF-8 CSV with the columns `COLUMNS`, of which `text` may be missing; others are passed over
-    name : what to call it in errors
+    data : UTF-8 CSV with the columns `COLUMNS`; `text` is optional, and other columns are ignored
+    name : the table's name in error messages
 
     Returns
     -------
-    The objects by the movies' IDs.
+    The detections by movie ID.
 
     Raises
     ------
     InputError
-        A column is missing; a number is none, or out of range; a box lies outside of the poster. The message names the row.
+        A column is missing, a value is not a number or is out of range, or a box lies outside the poster. Names the row.
     """
     try:
         table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False, na_filter=False, encoding="utf-8-sig")
@@ -92,58 +92,59 @@ def parse_objects(data: bytes, name: str) -> dict[str, list[Detection]]:
     if missing := [column for column in COLUMNS if column not in table]:
         raise InputError(f"{name}: has no column {missing[0]!r}; the columns are {', '.join(COLUMNS)}")
 
-    def refuse(wrong: pd.Series, column: str, right: str) -> None:
-        if wrong.any():
-            row = int(wrong.to_numpy().argmax())
-            raise InputError(f"{name}: row {row + 2}: {column} {table[column].iloc[row]!r}: should be {right}")
+    def reject(invalid: pd.Series, column: str, expected: str) -> None:
+        if invalid.any():
+            row = int(invalid.to_numpy().argmax())
+            raise InputError(f"{name}: row {row + 2}: {column} {table[column].iloc[row]!r}: should be {expected}")
 
     for column in ("id", "label"):
-        refuse(table[column].str.strip() == "", column, "a name")
+        reject(table[column].str.strip() == "", column, "a name")
     numbers = table[NUMBERS].apply(pd.to_numeric, errors="coerce")
     for column in NUMBERS:
         low = -TOLERANCE if column in ("left", "top") else 0.0
         high = 1.0 if column == "confidence" else 1 + 2 * TOLERANCE
-        share = "a number in [0, 1]" if column == "confidence" else "a share of the poster's size, in [0, 1]"
-        refuse(~numbers[column].between(low, high), column, share)
+        expected = "a number in [0, 1]" if column == "confidence" else "a share of the poster's size, in [0, 1]"
+        reject(~numbers[column].between(low, high), column, expected)
     for start, size in (("left", "width"), ("top", "height")):
-        refuse(numbers[start] + numbers[size] > 1 + TOLERANCE, size, f"no more than what is left of the poster from its {start}")
-    found: dict[str, list[Detection]] = {}
+        reject(numbers[start] + numbers[size] > 1 + TOLERANCE, size, f"no more than what is left of the poster from its {start}")
+    detections_by_id: dict[str, list[Detection]] = {}
     rows = zip(table["id"], table["label"], *(numbers[column] for column in NUMBERS), table["text"], strict=True)
     for movie, label, confidence, left, top, width, height, text in rows:
-        found.setdefault(movie, []).append(clipped(label, confidence, left, top, left + width, top + height, text))
-    return found
+        detection = clipped(label, confidence, left, top, left + width, top + height, text)
+        detections_by_id.setdefault(movie, []).append(detection)
+    return detections_by_id
 
 
-def object_vectors(found: list[PosterDetections], classes: list[str]) -> np.ndarray:
-    """Describe each poster's objects by a vector of fixed length.
+def object_vectors(contents: list[PosterDetections], classes: list[str]) -> np.ndarray:
+    """Feature vectors of fixed length for the detections on each poster.
 
     Parameters
     ----------
-    found : of each poster
-    classes : the labels that count
+    contents : the detections on each poster
+    classes : the classes to describe; other detections are ignored
 
     Returns
     -------
-    float32 (posters, len(classes) * len(MEASURES)). Of each class: the highest confidence; the logarithm of one more than the
-    number of objects; the share of the poster that their boxes take, 1 at most; that of the largest; and how far below the
-    poster's middle their centre lies, in [-0.5, 0.5], large boxes weighing more. 0 where there are none. The mirror image's vector
-    is the same.
+    float32 (posters, len(classes) * len(MEASURES)). For each class: the highest confidence; log(1 + number of detections); the
+    boxes' total area as a fraction of the poster, at most 1; the largest box's area; and the mean vertical centre of the boxes,
+    weighted by area, relative to the poster's centre, in [-0.5, 0.5], positive below it. All 0 for a class without detections.
+    The features do not change when the poster is mirrored.
     """
-    vectors = np.zeros((len(found), len(classes), len(MEASURES)), np.float32)
-    for i, detected in enumerate(found):
+    vectors = np.zeros((len(contents), len(classes), len(MEASURES)), np.float32)
+    for i, content in enumerate(contents):
         for k, label in enumerate(classes):
-            if boxes := [one for one in detected.objects if one.label == label]:
-                areas = np.array([one.width * one.height for one in boxes])
-                centers = [one.top + one.height / 2 for one in boxes]
-                confidence = max(one.confidence for one in boxes)
+            if detections := [detection for detection in content.objects if detection.label == label]:
+                areas = np.array([detection.width * detection.height for detection in detections])
+                centers = [detection.top + detection.height / 2 for detection in detections]
+                confidence = max(detection.confidence for detection in detections)
                 center = np.average(centers, weights=areas + 1e-6) - 0.5
-                vectors[i, k] = (confidence, np.log1p(len(boxes)), min(areas.sum(), 1.0), areas.max(), center)
-    return vectors.reshape(len(found), len(classes) * len(MEASURES))
+                vectors[i, k] = (confidence, np.log1p(len(detections)), min(areas.sum(), 1.0), areas.max(), center)
+    return vectors.reshape(len(contents), len(classes) * len(MEASURES))
 
 
 @dataclass(frozen=True)
 class DatasetDetections:
-    """What the stage `detect` found, by the movies' IDs; the detectors with their versions; the classes of objects."""
+    """The output of the stage `detect`: detections by movie ID, the detectors' versions by name, and the detectors' classes."""
 
     by_movie: dict[str, PosterDetections]
     detectors: dict[str, str]
@@ -151,44 +152,43 @@ class DatasetDetections:
 
     @property
     def posters(self) -> list[PosterDetections]:
-        """What was found on each poster, in the order of the movies."""
+        """The detections on each poster, in the order of the movies."""
         return list(self.by_movie.values())
 
 
-def write_detections(detections: DatasetDetections, folder: Path) -> None:
-    """Write objects.csv, a row an object; sentences.npy, a row a movie; and detectors.json, with the movies' IDs in that order."""
-    rows = [(movie, *one) for movie, detected in detections.by_movie.items() for one in detected.objects]
+def write_detections(dataset: DatasetDetections, folder: Path) -> None:
+    """Write objects.csv, one row per detection; sentences.npy, one row per movie; and detectors.json, with the movie IDs."""
+    rows = [(movie, *detection) for movie, content in dataset.by_movie.items() for detection in content.objects]
     with whole_file(folder / "objects.csv") as temporary:
         table = pd.DataFrame(rows, columns=COLUMNS)
         table.to_csv(temporary, index=False, encoding="utf-8", float_format="%.6g", lineterminator="\n")
-    sentences = np.array([detected.sentence for detected in detections.posters], np.float32)
+    sentences = np.array([content.sentence for content in dataset.posters], np.float32)
     with whole_file(folder / "sentences.npy") as temporary, temporary.open("wb") as file:
         np.save(file, sentences, allow_pickle=False)
     write_json(
         folder / "detectors.json",
-        {"detectors": detections.detectors, "classes": detections.classes, "movies": list(detections.by_movie)},
+        {"detectors": dataset.detectors, "classes": dataset.classes, "movies": list(dataset.by_movie)},
     )
 
 
 def read_detections(folder: Path, ids: list[str]) -> DatasetDetections:
-    """Read what the stage `detect` wrote, for the movies with these IDs, in their order.
+    """Read the output of the stage `detect` for the movies with these IDs, in this order.
 
     Raises
     ------
     InputError
-        It is not there, or does not belong to these movies.
+        A file is missing or damaged, or belongs to other movies.
     """
     try:
-        about = json.loads((folder / "detectors.json").read_text(encoding="utf-8"))
+        metadata = json.loads((folder / "detectors.json").read_text(encoding="utf-8"))
         table = (folder / "objects.csv").read_bytes()
-        sentences = dict(zip(about["movies"], np.load(folder / "sentences.npy", allow_pickle=False), strict=True))
+        sentences = dict(zip(metadata["movies"], np.load(folder / "sentences.npy", allow_pickle=False), strict=True))
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: not there yet; `dvc repro` makes it") from None
     except (ValueError, KeyError):
-        raise InputError(f"{folder}: damaged; remove it, and `dvc repro` makes it anew") from None
-    if not about["classes"] or not set(ids) <= set(sentences):
-        raise InputError(f"{folder}: not of these movies, or of another architecture; `dvc repro` makes it anew")
-    found = parse_objects(table, str(folder / "objects.csv"))
-    return DatasetDetections(
-        {movie: PosterDetections(found.get(movie, []), sentences[movie]) for movie in ids}, about["detectors"], about["classes"]
-    )
+        raise InputError(f"{folder}: damaged; remove it, and `dvc repro` makes it again") from None
+    if not metadata["classes"] or not set(ids) <= set(sentences):
+        raise InputError(f"{folder}: not of these movies, or of another architecture; `dvc repro` makes it again")
+    detections_by_id = parse_objects(table, str(folder / "objects.csv"))
+    by_movie = {movie: PosterDetections(detections_by_id.get(movie, []), sentences[movie]) for movie in ids}
+    return DatasetDetections(by_movie, metadata["detectors"], metadata["classes"])

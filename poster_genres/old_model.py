@@ -1,5 +1,5 @@
-"""Models of the version before, which added up networks, words and objects in another way: converted when they are read, to predict
-as they did."""
+"""Conversion of model files of version 5, which combined networks, text and objects in another way, so that they still load and
+their predictions do not change."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ from poster_genres.objects import MEASURES, PosterDetections, object_vectors
 
 
 class ObjectStream(nn.Module):
-    """What a network made of the vector of objects, float32 (N, inputs), to logits (N, genres): a linear layer, and one with a
-    hidden layer, on the standardised vector."""
+    """A network's branch for objects, from feature vectors, float32 (N, inputs), to logits (N, genres): the sum of a linear layer
+    and a multilayer perceptron, on standardised features."""
 
     mean: Tensor
     deviation: Tensor
@@ -26,60 +26,60 @@ class ObjectStream(nn.Module):
         self.hidden = nn.Sequential(nn.Linear(inputs, 64), nn.ReLU(), nn.Identity(), nn.Linear(64, genres, bias=False))
 
     def forward(self, objects: Tensor) -> Tensor:
-        standard = (objects - self.mean) / self.deviation
-        logits: Tensor = self.linear(standard) + self.hidden(standard)
+        standardised = (objects - self.mean) / self.deviation
+        logits: Tensor = self.linear(standardised) + self.hidden(standardised)
         return logits
 
 
 class ObjectStreams(ObjectModel):
-    """The object streams of all networks of a model, with the shares by which they were added up."""
+    """The weighted sum of the object streams of a model's networks."""
 
     def __init__(self, classes: list[str], streams: list[tuple[float, ObjectStream]], genres: int) -> None:
         super().__init__(classes, np.zeros(0, np.float32), np.zeros((0, genres), np.float32))
         self.streams = streams
 
-    def logits(self, detected: list[PosterDetections]) -> np.ndarray:
-        vectors = torch.from_numpy(object_vectors(detected, self.classes))
+    def logits(self, contents: list[PosterDetections]) -> np.ndarray:
+        vectors = torch.from_numpy(object_vectors(contents, self.classes))
         with torch.inference_mode():
-            total: np.ndarray = sum(share * stream(vectors) for share, stream in self.streams).numpy()
+            total: np.ndarray = sum(weight * stream(vectors) for weight, stream in self.streams).numpy()
         return total
 
-    def by_object(self, detected: PosterDetections) -> np.ndarray:
-        """The whole vector was seen at once: no object has a part of its own."""
-        return np.zeros((len(detected.objects), self.genres), np.float32)
+    def by_object(self, content: PosterDetections) -> np.ndarray:
+        """Zeros, as a stream's logits cannot be divided among detections."""
+        return np.zeros((len(content.objects), self.genres), np.float32)
 
 
 def convert(old: dict[str, Any]) -> dict[str, Any]:
-    """The content of a model's file of version 5 as `load_model` takes that of version 6.
+    """Convert a checkpoint of version 5 to version 6, for `load_model`.
 
-    Then a logit was the sum of the networks' by their shares and of the words', over the temperature; the last network was the
-    probe, where shares are given.
+    In version 5, the logits were the networks' logits, weighted by `shares`, plus the text's, divided by a temperature. If `shares`
+    is not empty, the last network is the probe.
     """
-    content = dict(old)
-    weights, shares, temperature = content.pop("weights"), content.pop("shares"), content.pop("temperature")
-    shares = shares or [1 / len(weights)] * len(weights)
-    genres = len(content["genres"])
+    checkpoint = dict(old)
+    state_dicts, shares, temperature = checkpoint.pop("weights"), checkpoint.pop("shares"), checkpoint.pop("temperature")
+    shares = shares or [1 / len(state_dicts)] * len(state_dicts)
+    genres = len(checkpoint["genres"])
     streams = []
-    for share, network in zip(shares, weights, strict=True):
-        stream = {name.removeprefix("objects."): network.pop(name) for name in list(network) if name.startswith("objects.")}
+    for share, state_dict in zip(shares, state_dicts, strict=True):
+        stream = {name.removeprefix("objects."): state_dict.pop(name) for name in list(state_dict) if name.startswith("objects.")}
         if stream:
-            streams.append((share, ObjectStream(len(content["classes"]) * len(MEASURES), genres)))
+            streams.append((share, ObjectStream(len(checkpoint["classes"]) * len(MEASURES), genres)))
             streams[-1][1].load_state_dict(stream)
-    content["probe"] = weights.pop() if old["shares"] else None
-    content["networks"] = weights
-    content["objects"] = ObjectStreams(content["classes"], streams, genres) if streams else None
-    parts: dict[str, float] = {}
-    if weights:
-        parts["networks"] = sum(shares[: len(weights)])
-    if content["probe"] is not None:
-        parts["probe"] = shares[-1]
+    checkpoint["probe"] = state_dicts.pop() if old["shares"] else None
+    checkpoint["networks"] = state_dicts
+    checkpoint["objects"] = ObjectStreams(checkpoint["classes"], streams, genres) if streams else None
+    weights: dict[str, float] = {}
+    if state_dicts:
+        weights["networks"] = sum(shares[: len(state_dicts)])
+    if checkpoint["probe"] is not None:
+        weights["probe"] = shares[-1]
     intercepts = torch.zeros(genres, dtype=torch.float64)
-    if content["words"] is not None:
-        parts |= {"letters": 1.0, "meaning": 1.0}
-        # It was taken off whether a poster has words or not.
-        intercepts -= content["words"]["offset"].double() / temperature
-        content["words"] |= {"offset": torch.zeros(genres), "sentence_offset": torch.zeros(genres)}
+    if checkpoint["words"] is not None:
+        weights |= {"letters": 1.0, "meaning": 1.0}
+        # Version 5 subtracted the offset for posters without text, too.
+        intercepts -= checkpoint["words"]["offset"].double() / temperature
+        checkpoint["words"] |= {"offset": torch.zeros(genres), "sentence_offset": torch.zeros(genres)}
     if streams:
-        parts["objects"] = 1.0
-    added = torch.tensor([weight / temperature for weight in parts.values()], dtype=torch.float64)
-    return content | {"fusion": {"parts": list(parts), "weights": added, "intercepts": intercepts}}
+        weights["objects"] = 1.0
+    scaled = torch.tensor([weight / temperature for weight in weights.values()], dtype=torch.float64)
+    return checkpoint | {"fusion": {"parts": list(weights), "weights": scaled, "intercepts": intercepts}}

@@ -1,4 +1,4 @@
-"""`params.yaml` and `recipes.yaml`, read in one place into typed values; and which of these each stage uses."""
+"""`params.yaml` and `recipes.yaml`, read into typed values, and which of these each stage uses."""
 
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, TypeVar
@@ -27,21 +27,21 @@ AUTO, DEFAULT = "auto", "default"
 
 
 def _not_boolean(value: Any) -> Any:
-    """YAML's `yes` and `true` are not numbers, though pydantic would take them for 1."""
+    """Refuse YAML's `yes` and `true` as numbers, which pydantic would read as 1."""
     if isinstance(value, bool):
         raise ValueError("a number is needed, not true or false")
     return value
 
 
 Integer = Annotated[int, BeforeValidator(_not_boolean)]
-# A float also reads text: DVC writes 0.00001 as 1e-05, which YAML 1.1 takes for a string.
+# Floats are parsed from text too: DVC writes 0.00001 as 1e-05, which YAML 1.1 reads as a string.
 Number = Annotated[float, BeforeValidator(_not_boolean), Field(allow_inf_nan=False)]
 Count = Annotated[Integer, Field(ge=1)]
 Seed = Annotated[Integer, Field(ge=0, lt=2**32)]
 
 
 class Values(BaseModel):
-    """Some of the values, none of which can be changed."""
+    """A set of typed values, which cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -50,7 +50,7 @@ Used = TypeVar("Used", bound=Values)
 
 
 class Recipe(Values):
-    """How a network is trained; what each key means is said in recipes.yaml."""
+    """How a network is trained; recipes.yaml explains each key."""
 
     ensemble_size: Count
     linear_probe: bool
@@ -85,7 +85,7 @@ class CacheParameters(Values):
     image_width: Annotated[Integer, Field(ge=32, le=2048)]
     interpolation: Literal["bilinear", "bicubic", "lanczos"]
     max_unreadable: Annotated[Number, Field(ge=0, le=1)]
-    # Where posters are decoded makes no difference to what comes out.
+    # Excluded from the values on which the stage depends, as it does not change the output.
     dask_scheduler: Annotated[str | None, Field(exclude=True)]
 
 
@@ -115,8 +115,8 @@ class EvaluateParameters(Values):
 
 
 class Parameters(JoinParameters, CacheParameters):
-    """All of `params.yaml`, where each key is explained. Those of a recipe, which there are keys beside the others, are in
-    `recipe`: the chosen architecture's, with what params.yaml says in place of `auto`."""
+    """All of `params.yaml`, which explains each key. Its keys of a recipe are in `recipe`, where the values of the architecture's
+    recipe replace `auto`."""
 
     detectors: list[str]
     architecture: str
@@ -144,7 +144,7 @@ class Parameters(JoinParameters, CacheParameters):
 
     @property
     def two_stream(self) -> bool:
-        """Whether the architecture sees what detectors find on posters."""
+        """Whether the architecture also uses detections."""
         return needs_objects(self.architecture)
 
     def used_by(self, stage: type[Used]) -> Used:
@@ -158,8 +158,8 @@ def read_parameters(path: Path = PARAMETERS) -> Parameters:
     Raises
     ------
     InputError
-        A file is missing or no YAML; a key is unknown or missing; a value has the wrong type or is out of range; the architecture
-        is unknown. Every fault of a file is named in the one message.
+        A file is missing or is not YAML; a key is unknown or missing; a value has the wrong type or is out of range; the
+        architecture is unknown. The one message names every fault of a file.
     """
     return check_parameters(_read_yaml(path), path)
 
@@ -183,9 +183,9 @@ def check_parameters(values: Any, path: Path) -> Parameters:
         faults += [fault.replace(", not ", f" or {AUTO!r}, not ") for fault in _faults(error)]
     if recipe.epochs == 0 and not recipe.linear_probe:
         faults.append("epochs: should be 1 or more; 0 is for architectures with a linear probe, which is then all there is")
-    others = {key: value for key, value in values.items() if key in keys and key not in Recipe.model_fields}
+    general = {key: value for key, value in values.items() if key in keys and key not in Recipe.model_fields}
     try:
-        parameters = Parameters.model_validate({**others, "recipe": recipe})
+        parameters = Parameters.model_validate({**general, "recipe": recipe})
     except ValidationError as error:
         faults += _faults(error)
     if faults:
@@ -194,27 +194,27 @@ def check_parameters(values: Any, path: Path) -> Parameters:
 
 
 def read_recipes(path: Path) -> dict[str, Recipe]:
-    """The recipes by their names: the default one with what is different for each architecture, or family of them.
+    """The recipes by name: the default one, updated with the values of each architecture or family of architectures.
 
     Raises
     ------
     InputError
-        As in `read_parameters`; a recipe is of no architecture.
+        As in `read_parameters`; or no architecture has this recipe.
     """
     content = _read_yaml(path)
     if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
         raise InputError(f"{path}: should hold recipes by their names, {DEFAULT} among them, each with keys and values")
     if DEFAULT not in content:
         raise InputError(f"{path}: {DEFAULT}: is missing")
-    known = [DEFAULT, *sorted({recipe_name(name) for name in (*names(NETWORKS), HUGGING_FACE)})]
-    faults = [f"{name}: no architecture has this recipe; they are {', '.join(known)}" for name in content if name not in known]
+    choices = [DEFAULT, *sorted({recipe_name(name) for name in (*names(NETWORKS), HUGGING_FACE)})]
+    faults = [f"{key}: no architecture has this recipe; they are {', '.join(choices)}" for key in content if key not in choices]
     recipes = {}
-    for name, different in content.items():
+    for name, values in content.items():
         try:
-            recipes[name] = Recipe.model_validate(content[DEFAULT] | different)
+            recipes[name] = Recipe.model_validate(content[DEFAULT] | values)
         except ValidationError as error:
-            # What is wrong with the default one is said of it alone.
-            faults += [f"{name}.{fault}" for fault in _faults(error) if name == DEFAULT or fault.partition(":")[0] in different]
+            # Faults of the default recipe are reported once, not again for each of the others.
+            faults += [f"{name}.{fault}" for fault in _faults(error) if name == DEFAULT or fault.partition(":")[0] in values]
     if faults:
         raise InputError(f"{path}: {'; '.join(faults)}")
     return recipes
@@ -230,7 +230,7 @@ def _read_yaml(path: Path) -> Any:
 
 
 def _faults(error: ValidationError) -> list[str]:
-    """One `key: what is wrong, not VALUE` a fault."""
+    """One `key: what is wrong, not VALUE` per fault."""
     faults = []
     for fault in error.errors(include_url=False):
         key = ".".join(str(name) for name in fault["loc"])

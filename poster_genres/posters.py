@@ -1,4 +1,4 @@
-"""From a poster's bytes to pixels."""
+"""Decode posters' bytes to pixels."""
 
 import io
 import warnings
@@ -13,11 +13,11 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPIm
 from poster_genres.dataset import read_bytes
 from poster_genres.tensor_cache import write_shard
 
-# Only what people keep posters in: some of Pillow's other formats start programs. By import, as Pillow knows only the
+# The common formats only, as some of Pillow's others start programs. The last two are imported, as Pillow registers only the
 # first four by itself.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format)
 MAX_PIXELS = 50_000_000
-# Pillow warns of large and of odd images; here they are refused with a reason, or read.
+# Pillow warns of large and odd images, which are read here, or refused with a reason.
 warnings.filterwarnings("ignore", module="PIL")
 
 
@@ -28,14 +28,14 @@ class Unreadable(Exception):
 def decode(data: bytes, height: int, width: int, interpolation: str) -> np.ndarray:
     """Decode a poster of any colour mode and resize it.
 
-    The whole poster is kept and its shape changed: nearly all are 2:3. EXIF rotation is applied, an animation's first frame
-    is taken, transparent parts become white.
+    The whole poster is kept and its aspect ratio changed: nearly all are 2:3. EXIF rotation is applied, an animation's first
+    frame is used, transparent parts become white.
 
     Parameters
     ----------
     data : the file's content, in one of `FORMATS`
     height, width : of the result, in pixels
-    interpolation : bilinear, bicubic or lanczos, as Pillow knows them: when it shrinks a poster it averages over all its pixels
+    interpolation : bilinear, bicubic or lanczos, by Pillow: when it shrinks a poster, it averages over all pixels (antialiasing)
 
     Returns
     -------
@@ -44,18 +44,18 @@ def decode(data: bytes, height: int, width: int, interpolation: str) -> np.ndarr
     Raises
     ------
     Unreadable
-        The data is empty, no image, truncated, damaged, or of more than `MAX_PIXELS` pixels.
+        The data is empty, not an image, truncated, damaged, or has more than `MAX_PIXELS` pixels.
     """
-    # A large JPEG is decoded at a fraction of its size, still four times larger than what is kept of it.
+    # A large JPEG is decoded at a fraction of its size, but at least four times the result's.
     return np.asarray(upright(data, (4 * width, 4 * height)).resize((width, height), Image.Resampling[interpolation.upper()]))
 
 
-def upright(data: bytes, least: tuple[int, int]) -> Image.Image:
-    """Decode a poster to RGB; see `decode`, also for what is raised.
+def upright(data: bytes, min_size: tuple[int, int]) -> Image.Image:
+    """Decode a poster to RGB; for what it raises, see `decode`.
 
     Parameters
     ----------
-    least : width and height; a large JPEG may be decoded at a fraction of its size that is no smaller
+    min_size : width and height; a large JPEG may be decoded at a fraction of its size that is no smaller
     """
     if not data:
         raise Unreadable("empty file")
@@ -63,10 +63,10 @@ def upright(data: bytes, least: tuple[int, int]) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Unreadable(f"more than {MAX_PIXELS // 1_000_000} million pixels")
-            image.draft("RGB", least)
+            image.draft("RGB", min_size)
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
-            # Most posters are RGB, of which no copy is made.
+            # Most posters are RGB already; they are not copied.
             return image if image.mode == "RGB" and "transparency" not in image.info else _to_rgb(image)
     except UnidentifiedImageError:
         raise Unreadable("not an image") from None
@@ -75,13 +75,13 @@ def upright(data: bytes, least: tuple[int, int]) -> Image.Image:
     except OSError as error:
         raise Unreadable("truncated" if "truncated" in str(error) else "damaged") from None
     except (ValueError, SyntaxError, EOFError, IndexError, TypeError, OverflowError, KeyError, zlib.error):
-        # What Pillow's decoders let through on damaged files.
+        # Errors that Pillow's decoders raise on damaged files.
         raise Unreadable("damaged") from None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
-        # 16 and 32 bits a pixel: Pillow's own conversion cuts off at 255 instead of scaling.
+        # 16 and 32 bits per pixel: Pillow's own conversion clips at 255 instead of scaling.
         values = np.asarray(image, np.float64)
         top = 65535.0 if image.mode.startswith("I;16") else max(float(np.nanmax(values)), 1.0)
         top = 65535.0 if image.mode == "I" and top <= 65535 else top
@@ -106,7 +106,7 @@ def load_poster(dataset: Path, archive: str, path: str, height: int, width: int,
 def decode_shard(
     dataset: Path, places: list[tuple[str, str]], height: int, width: int, interpolation: str, path: Path
 ) -> list[str]:
-    """Load posters and write those that can be used to a shard of the tensor cache, in their order.
+    """Load posters and write those that can be read to a shard of the tensor cache, in their order.
 
     Parameters
     ----------
@@ -114,11 +114,11 @@ def decode_shard(
 
     Returns
     -------
-    For each poster "", or the reason why it cannot be used.
+    For each poster "", or the reason why it cannot be read.
     """
     reasons = []
 
-    def usable() -> Iterator[np.ndarray]:
+    def readable() -> Iterator[np.ndarray]:
         for archive, poster in places:
             try:
                 yield load_poster(dataset, archive, poster, height, width, interpolation)
@@ -126,5 +126,5 @@ def decode_shard(
             except Unreadable as error:
                 reasons.append(str(error))
 
-    write_shard(path, usable(), len(places), height, width)
+    write_shard(path, readable(), len(places), height, width)
     return reasons

@@ -1,7 +1,7 @@
-"""Several processes that train one network together, each on its share of every batch, as `torchrun` starts them.
+"""Distributed training: several processes, as `torchrun` starts them, train one network, each on its shard of every batch.
 
-All of them go through the same steps with the same random numbers and end with the same weights. One process alone is the plain
-case: nothing here then does anything.
+All take the same steps with the same random numbers and end with the same weights. With a world size of 1, nothing here has an
+effect.
 """
 
 import os
@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn import functional
 
 
 def rank() -> int:
-    """This process's number, from 0; the first one speaks and writes for all."""
+    """This process's rank, from 0; rank 0 prints and writes for all."""
     return int(os.environ.get("RANK", "0"))
 
 
@@ -25,14 +26,14 @@ def world_size() -> int:
 
 
 def launch(processes: int, module: str) -> None:
-    """Run `python -m MODULE` in so many processes on this machine, and wait for them; ends this one if they fail."""
+    """Run `python -m MODULE` in this many processes on this machine and wait for them; exits with code 1 if one fails."""
     import logging
 
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    # The first process says what went wrong.
+    # Rank 0 prints what went wrong.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     config = LaunchConfig(1, 1, processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0)
     try:
@@ -43,7 +44,7 @@ def launch(processes: int, module: str) -> None:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Meet the other processes, and part from them at the end."""
+    """Join the other processes' group, and leave it at the end."""
     if world_size() == 1:
         yield
         return
@@ -57,48 +58,48 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def shard(rows: Any) -> Any:
-    """This process's part of rows, an array or a tensor (N, …)."""
+    """This process's shard of rows, an array or a tensor (N, …)."""
     return rows[rank() :: world_size()]
 
 
-def all_gather(part: np.ndarray) -> list[np.ndarray]:
-    """What all processes give, in the order of their numbers."""
-    parts: list[Any] = [part] * world_size()
+def all_gather(array: np.ndarray) -> list[np.ndarray]:
+    """The arrays of all processes, in the order of their ranks."""
+    arrays: list[Any] = [array] * world_size()
     if world_size() > 1:
-        distributed.all_gather_object(parts, part)
-    return parts
+        distributed.all_gather_object(arrays, array)
+    return arrays
 
 
-def all_gather_rows(part: np.ndarray) -> np.ndarray:
-    """What all processes made of their `shard` of rows, in the order of the rows."""
-    parts = all_gather(part)
-    whole = np.empty((sum(map(len, parts)), *part.shape[1:]), part.dtype)
-    for i, one in enumerate(parts):
-        whole[i :: world_size()] = one
-    return whole
+def all_gather_rows(array: np.ndarray) -> np.ndarray:
+    """The inverse of `shard`: the rows of all processes' arrays, in their order before it."""
+    shards = all_gather(array)
+    rows = np.empty((sum(map(len, shards)), *array.shape[1:]), array.dtype)
+    for i, values in enumerate(shards):
+        rows[i :: world_size()] = values
+    return rows
 
 
 def broadcast_random_state() -> None:
-    """Have torch's global generator go on in all processes as it does in the first."""
+    """Give torch's global generator in all processes the state that it has in rank 0."""
     if world_size() > 1:
         state = [torch.get_rng_state()]
         distributed.broadcast_object_list(state)
         torch.set_rng_state(state[0])
 
 
-def all_reduce(part: Tensor) -> Tensor:
-    """The sum of a tensor over all processes, in its place."""
+def all_reduce(tensor: Tensor) -> Tensor:
+    """Sum a tensor over all processes, in place."""
     if world_size() > 1:
-        distributed.all_reduce(part)
-    return part
+        distributed.all_reduce(tensor)
+    return tensor
 
 
 class _Sum(torch.autograd.Function):
-    """`all_reduce`, which each process goes on with."""
+    """`all_reduce` with a gradient, which is summed over all processes too."""
 
     @staticmethod
-    def forward(ctx: Any, part: Tensor) -> Tensor:
-        return all_reduce(part.clone())
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return all_reduce(tensor.clone())
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
@@ -106,7 +107,7 @@ class _Sum(torch.autograd.Function):
 
 
 def average_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: Tensor) -> None:
-    """Take the mean and the biased variance of a batch with so many numbers a channel into the running ones."""
+    """Update the running statistics by the mean and the biased variance of a batch with `count` values per channel."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.momentum is not None
@@ -116,7 +117,7 @@ def average_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, cou
 
 
 class SyncedBatchNorm(nn.BatchNorm2d):
-    """Batch norm over the whole batch, of which each process has a part; torch's own, `SyncBatchNorm`, is for GPUs only."""
+    """Batch norm over the whole batch, of which each process has a shard; torch's own, `SyncBatchNorm`, is for GPUs only."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
@@ -132,8 +133,24 @@ class SyncedBatchNorm(nn.BatchNorm2d):
         return (centered * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
 
+class SyncedDropout(nn.Dropout):
+    """Dropout of the whole batch, of which each process has a shard: on the CPU all draw the random numbers that one process alone
+    would, so that their generators stay equal."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or not self.p or input.device.type != "cpu":
+            return super().forward(input)
+        rows = int(all_reduce(torch.tensor(len(input))))
+        # The numbers are drawn in the order in which the maps lie in memory.
+        channels_last = input.ndim == 4 and input.is_contiguous(memory_format=torch.channels_last)
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        ones = torch.ones(rows, *input.shape[1:], dtype=input.dtype).to(memory_format=memory_format)
+        dropped: Tensor = input * shard(functional.dropout(ones, self.p))
+        return dropped
+
+
 def distribute(network: nn.Module) -> nn.Module:
-    """The network as it is trained: its gradients are averaged over all processes, and its batch norms are over whole batches."""
+    """Wrap a network for training: gradients are averaged over all processes; batch norm and dropout are those of whole batches."""
     if world_size() == 1:
         return network
     from torch.nn.parallel import DistributedDataParallel
@@ -141,4 +158,6 @@ def distribute(network: nn.Module) -> nn.Module:
     for module in network.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SyncedBatchNorm
+        elif type(module) is nn.Dropout:
+            module.__class__ = SyncedDropout
     return DistributedDataParallel(network, forward_sync_buffers=False, static_graph=True)

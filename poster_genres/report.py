@@ -1,4 +1,4 @@
-"""metrics/report.html: one page with everything inside, for people to open."""
+"""metrics/report.html: one self-contained page."""
 
 import base64
 import io
@@ -16,25 +16,25 @@ from poster_genres.objects import Detection
 
 SHOWN = 12
 TOP = 10
-# In rem, as in report.html: how broad a poster with boxes is, a letter of their captions about, their margins, and their line.
+# In rem, as in report.html: width of a poster with boxes; letter width (about), padding and line height of captions.
 BROAD, LETTER, MARGIN, LINE = 11.25, 0.45, 0.3, 1.0
 FIGURES = ("curves", "genres", "precision_recall", "reliability", "confusions")
 
 
 def picture(data: bytes, kind: str) -> str:
-    """An image file's content as the address of an <img>."""
+    """An image file's content as a data URL for <img>."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def choose_examples(labels: np.ndarray, probabilities: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """The rows of test posters for the gallery: those with the lowest and the highest cross-entropy, and random ones.
+    """The rows of the gallery's test posters: those with the lowest and the highest cross-entropy, and random ones.
 
     Parameters
     ----------
     labels, probabilities : (posters, genres)
     """
-    given = np.where(labels > 0, probabilities, 1 - probabilities)
-    loss = -np.log(np.clip(given, 1e-7, 1)).mean(axis=1)
+    likelihoods = np.where(labels > 0, probabilities, 1 - probabilities)
+    loss = -np.log(np.clip(likelihoods, 1e-7, 1)).mean(axis=1)
     order = np.argsort(loss, kind="stable")
     random = np.random.default_rng(seed).permutation(len(loss))
     return {"best": order[:SHOWN], "worst": order[::-1][:SHOWN], "random": random[:SHOWN]}
@@ -44,37 +44,37 @@ def _percent(share: float) -> str:
     return f"{100 * share:.2f}%"
 
 
-def describe_objects(objects: list[Detection], height: int, width: int) -> dict[str, Any]:
-    """What the gallery shows of what is on a poster of (height, width) pixels: boxes, names of objects, words, how many are shown.
+def describe_detections(detections: list[Detection], height: int, width: int) -> dict[str, Any]:
+    """The gallery's view of the detections on a poster of (height, width) pixels: boxes, captions, words, how many are shown.
 
-    Places are in percent of the poster's size, for styles. Lettering has its words under the poster, where there is room for them.
+    Positions are in percent of the poster's size, for CSS. Words are under the poster, where there is room for them.
     """
-    chosen = most_confident(objects)
-    named = [one for one in chosen if not is_read(one)]
-    captions = [caption(one) for one in named]
-    # How large they come out, about; browsers have fonts of their own.
+    shown = most_confident(detections)
+    captioned = [detection for detection in shown if not is_read(detection)]
+    captions = [caption(detection) for detection in captioned]
+    # Approximate, as fonts differ between browsers.
     sizes = np.array([(LETTER * len(text) + MARGIN, LINE * width / height) for text in captions]).reshape(-1, 2) / BROAD
-    places = place_captions(named, np.minimum(sizes, 1))
+    positions = place_captions(captioned, np.minimum(sizes, 1))
     return {
         "boxes": [
-            {"words": is_read(one), "left": _percent(one.left), "top": _percent(one.top)}
-            | {"width": _percent(one.width), "height": _percent(one.height)}
-            for one in chosen
+            {"words": is_read(detection), "left": _percent(detection.left), "top": _percent(detection.top)}
+            | {"width": _percent(detection.width), "height": _percent(detection.height)}
+            for detection in shown
         ],
         "captions": [
-            {"text": text, "left": _percent(left), "top": _percent(top)} for text, (left, top) in zip(captions, places, strict=True)
+            {"text": text, "left": _percent(x), "top": _percent(y)} for text, (x, y) in zip(captions, positions, strict=True)
         ],
-        "words": words_of(objects),
-        "how_many": how_many(objects),
+        "words": words_of(detections),
+        "how_many": how_many(detections),
     }
 
 
 def describe_poster(
-    poster: np.ndarray, movie: Any, genres: list[str], probabilities: np.ndarray, objects: list[Detection] | None
+    poster: np.ndarray, movie: Any, genres: list[str], probabilities: np.ndarray, detections: list[Detection] | None
 ) -> dict[str, Any]:
-    """What the gallery shows of a poster: picture, title, year, true genres, and the likeliest ones with whether they are true.
+    """The gallery's view of a poster: picture, title, year, true genres, and the most probable ones with whether they are true.
 
-    And of the `objects` on it what `describe_objects` says; None where there are none, or no detector looked.
+    And `describe_detections` of what is on it; None where there are none, or no detector was used.
     """
     buffer = io.BytesIO()
     Image.fromarray(np.asarray(poster)).save(buffer, "JPEG", quality=80)
@@ -85,7 +85,7 @@ def describe_poster(
         "year": movie["year"],
         "true": [genre for genre in genres if movie[genre]],
         "said": [(genres[i], float(probabilities[i]), bool(movie[genres[i]])) for i in likeliest],
-        "found": describe_objects(objects, *poster.shape[:2]) if objects else None,
+        "found": describe_detections(detections, *poster.shape[:2]) if detections else None,
     }
 
 
@@ -105,13 +105,13 @@ def write_report(
 
     Parameters
     ----------
-    model : what it is, a name and a value a line
+    model : its properties by name
     scores : rows of the test split of metrics/scores.csv
-    by_genre, confusions, decades, duplicates, words : as in the files of those names
-    figures : the folder of the pictures
-    gallery : for each heading, posters as `describe_poster` gives them
+    by_genre, confusions, decades, duplicates, words : the tables of metrics/ with these names
+    figures : the folder of the figures
+    gallery : for each heading, posters from `describe_poster`
     """
-    # Titles come from outside; what is put into the page is escaped.
+    # Titles are not trusted, so all values are escaped.
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
     text = environment.get_template("report.html").render(
         model=model,

@@ -1,4 +1,4 @@
-"""The scores that training needs to choose epochs and thresholds. All others are in `evaluation`, which training does not use.
+"""The scores with which training chooses epochs and thresholds. All others are in `evaluation`, which training does not import.
 
 Labels are (posters, genres) 0 or 1, probabilities the same shape in [0, 1].
 """
@@ -12,14 +12,14 @@ SHRINKAGE = 20
 
 
 def scored_genres(labels: np.ndarray) -> np.ndarray:
-    """The genres that macro scores are the mean of: those with at least MIN_POSITIVES positive posters.
+    """The genres that macro scores average over: those with at least MIN_POSITIVES positive posters.
 
-    Where no genre has as many, as in a tiny data set, those with any. A genre that all posters have is left out, as no ranking
-    of posters can be right or wrong about it.
+    If no genre has as many, as in a tiny data set, those with any. A genre that all posters have is left out, as it cannot be
+    ranked rightly or wrongly.
 
     Returns
     -------
-    int (genres,), columns of `labels`; empty where no genre can be scored
+    int (genres,), columns of `labels`; empty if no genre can be scored
     """
     positives = labels.sum(axis=0)
     for least in (MIN_POSITIVES, 1):
@@ -30,20 +30,20 @@ def scored_genres(labels: np.ndarray) -> np.ndarray:
 
 
 def macro_average_precision(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The mean over `scored_genres` of the average precision; 0.0 where there is no such genre."""
+    """The mean over `scored_genres` of the average precision; 0.0 if there is no such genre."""
     columns = scored_genres(labels)
     return float(average_precision_score(labels[:, columns], probabilities[:, columns])) if len(columns) else 0.0
 
 
 def micro_average_precision(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The average precision of all poster-genre pairs in one ranking; 0.0 where there is no positive one."""
+    """The average precision of all poster-genre pairs in one ranking; 0.0 if none is positive."""
     return float(average_precision_score(labels, probabilities, average="micro")) if labels.any() else 0.0
 
 
 def best_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The threshold with the highest F1 score over all given values, of any shape; `probability >= threshold` means yes.
+    """The threshold with the highest F1 score over all values, of any shape; `probability >= threshold` is positive.
 
-    Where there is no positive, every threshold is equally bad, and 1.0 is returned.
+    Without positives every threshold is equally bad, and 1.0 is returned.
     """
     labels, probabilities = labels.ravel(), probabilities.ravel()
     if not labels.any():
@@ -57,29 +57,29 @@ def best_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float:
 def tune_thresholds(labels: np.ndarray, probabilities: np.ndarray, shrinkage: float = SHRINKAGE) -> tuple[float, np.ndarray]:
     """Choose thresholds, on validation posters only.
 
-    A genre's own best threshold is noise where few posters have the genre. It is therefore drawn to the common one, on the scale
-    of logits, with the weight that `shrinkage` more positive posters would have.
+    A genre's own best threshold is noisy where few posters have the genre. It is therefore shrunk towards the common one, on the
+    logit scale, as if `shrinkage` more positive posters supported that.
 
     Returns
     -------
-    The one threshold for all genres with the highest micro F1, and float64 (genres,): each genre's own.
+    The common threshold with the highest micro F1, and each genre's own, float64 (genres,).
     """
     threshold = best_threshold(labels, probabilities)
     own = np.array([best_threshold(labels[:, i], probabilities[:, i]) for i in range(labels.shape[1])])
     positives = labels.sum(axis=0)
     weight = positives / np.maximum(positives + shrinkage, 1)
-    drawn = expit(weight * bounded_logit(own) + (1 - weight) * bounded_logit(np.array(threshold)))
-    return threshold, np.where(weight == 1, own, drawn)  # to the last digit: the prior's probabilities lie right on its thresholds
+    shrunk = expit(weight * bounded_logit(own) + (1 - weight) * bounded_logit(np.array(threshold)))
+    return threshold, np.where(weight == 1, own, shrunk)  # exactly `own`, as the prior's probabilities equal its thresholds
 
 
 def bounded_logit(probabilities: np.ndarray) -> np.ndarray:
-    """The logits of probabilities, those of 0 and 1 as if they were a millionth away."""
-    found: np.ndarray = logit(np.clip(probabilities.astype(np.float64), 1e-6, 1 - 1e-6))
-    return found
+    """The logits of probabilities that are clipped to [1e-6, 1 - 1e-6]."""
+    logits: np.ndarray = logit(np.clip(probabilities.astype(np.float64), 1e-6, 1 - 1e-6))
+    return logits
 
 
 def binary_cross_entropy(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The mean over posters and genres of -log of the probability given to the truth, in nats."""
-    given = np.where(labels > 0, probabilities, 1 - probabilities)
-    # As Keras and PyTorch do, the logarithm is bounded, lest one zero make the mean infinite.
-    return float(-np.log(np.clip(given.astype(np.float64), 1e-7, 1)).mean())
+    """The mean over posters and genres of -log of the probability of the true label, in nats."""
+    likelihoods = np.where(labels > 0, probabilities, 1 - probabilities)
+    # Clipped as in Keras and PyTorch, so that one zero does not make the mean infinite.
+    return float(-np.log(np.clip(likelihoods.astype(np.float64), 1e-7, 1)).mean())

@@ -1,6 +1,6 @@
-"""The model as MLflow serves it: posters in, as paths or base64 text; a probability a genre out.
+"""The model as served by MLflow: posters in, as paths or base64; one probability per genre out.
 
-MLflow copies this file and the package into the logged model, and runs it where the model is loaded.
+MLflow copies this file and the package into the logged model and runs it when the model is loaded.
 """
 
 import base64
@@ -20,7 +20,7 @@ from poster_genres.posters import Unreadable, decode
 
 
 class PosterModel(PythonModel):
-    """`predict` takes a table with a text column `poster`, and gives a table with a row a poster and a column a genre."""
+    """`predict` takes a table with a text column `poster` and returns a table with one row per poster and one column per genre."""
 
     model: Model
 
@@ -29,14 +29,14 @@ class PosterModel(PythonModel):
         check_detectors(self.model.detectors)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        data = [self._read(text, i) for i, text in enumerate(model_input["poster"])]
-        posters = np.stack([pixels for _, pixels in data])
-        found = detect_for(self.model.architecture, self.model.detectors, [content for content, _ in data])
-        probabilities = predict_probabilities(self.model, posters, choose_device(), detected=found)
+        posters = [self._read(text, i) for i, text in enumerate(model_input["poster"])]
+        pixels = np.stack([array for _, array in posters])
+        contents = detect_for(self.model.architecture, self.model.detectors, [data for data, _ in posters])
+        probabilities = predict_probabilities(self.model, pixels, choose_device(), detected=contents)
         return pd.DataFrame(probabilities.astype(float), columns=self.model.genres)
 
     def _read(self, text: str, row: int) -> tuple[bytes, np.ndarray]:
-        """A poster's content and its pixels. A path is at most 4,096 characters; what is no file is base64."""
+        """A poster's bytes and pixels. A text that is not an existing file's path, of at most 4,096 characters, is base64."""
         try:
             data = Path(text).read_bytes() if len(text) <= 4096 and Path(text).is_file() else base64.b64decode(text, validate=True)
             return data, decode(data, self.model.height, self.model.width, self.model.interpolation)

@@ -13,24 +13,24 @@ from poster_genres.movies import read_movies
 
 
 def shard_name(number: int) -> str:
-    """The file of a shard; the names sort as the numbers do."""
+    """The file name of a shard; names sort like the numbers."""
     return f"posters-{number:03}.npy"
 
 
-def write_shard(path: Path, posters: Iterable[np.ndarray], most: int, height: int, width: int) -> None:
-    """Write posters as they come to a file in numpy's format, version 1.0, which appears when it is whole.
+def write_shard(path: Path, posters: Iterable[np.ndarray], max_posters: int, height: int, width: int) -> None:
+    """Write posters one by one to a file in NumPy's format, version 1.0, which appears when it is complete.
 
     Parameters
     ----------
     posters : uint8 (height, width, 3) each
-    most : how many they may be
+    max_posters : an upper bound of their number
     """
     with whole_file(path) as temporary, temporary.open("wb") as file:
-        _write_header(file, (most, height, width, 3))
+        _write_header(file, (max_posters, height, width, 3))
         number = 0
-        for number, poster in enumerate(posters, start=1):  # noqa: B007  # how many they were
+        for number, poster in enumerate(posters, start=1):  # noqa: B007  # used after the loop
             file.write(poster.data)
-        # The header has the same length for any number of posters: it is padded.
+        # NumPy pads the header, so that its length is the same for any smaller number of posters.
         file.seek(0)
         _write_header(file, (number, height, width, 3))
 
@@ -40,15 +40,15 @@ def _write_header(file: Any, shape: tuple[int, ...]) -> None:
 
 
 class CachedPosters:
-    """The cached posters as one array uint8 (N, height, width, 3), of which only what is asked for is read.
+    """The cached posters as one array uint8 (N, height, width, 3), of which only the requested rows are read.
 
-    `posters[rows]` copies one poster, a slice or an array of rows, as it does for an array of numpy's. The files are read, not
-    mapped: what is mapped counts as the process's memory. They stay in the system's page cache, where the next epoch finds them.
+    `posters[rows]` copies one poster, a slice or an array of rows, as a NumPy array does. Files are not memory-mapped, as mapped
+    pages count as the process's memory; the next epoch finds them in the system's page cache.
 
     Raises
     ------
     InputError
-        A shard is damaged, or is not like the others.
+        A shard is damaged, or its posters have another size than the first shard's.
     """
 
     def __init__(self, paths: list[Path]) -> None:
@@ -60,13 +60,13 @@ class CachedPosters:
                     raise ValueError("of another version")
                 shape, _, dtype = np.lib.format.read_array_header_1_0(file)
             except ValueError:
-                raise InputError(f"{path}: damaged; remove it, and `dvc repro` makes it anew") from None
+                raise InputError(f"{path}: damaged; remove it, and `dvc repro` makes it again") from None
             self._start = file.tell()
             size = int(np.prod(shape))
             if dtype != np.uint8 or len(shape) != 4 or path.stat().st_size != self._start + size:
-                raise InputError(f"{path}: damaged; remove it, and `dvc repro` makes it anew")
+                raise InputError(f"{path}: damaged; remove it, and `dvc repro` makes it again")
             if lengths and shape[1:] != self.shape[1:]:
-                raise InputError(f"{path}: of another size than {paths[0]}; remove both, and `dvc repro` makes them anew")
+                raise InputError(f"{path}: of another size than {paths[0]}; remove both, and `dvc repro` makes them again")
             self.shape: tuple[int, ...] = shape
             lengths.append(shape[0])
         self._ends = np.cumsum(lengths)
@@ -80,17 +80,17 @@ class CachedPosters:
             rows = range(*rows.indices(len(self)))
         if np.ndim(rows) == 0:
             return self[[rows]][0]
-        taken = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        posters = np.empty((len(rows), *self.shape[1:]), np.uint8)
         shards = np.searchsorted(self._ends, rows, side="right")
-        for one, row, shard in zip(taken, rows, shards, strict=True):
+        for poster, row, shard in zip(posters, rows, shards, strict=True):
             first = self._ends[shard - 1] if shard else 0
-            self._files[shard].seek(self._start + int(row - first) * one.size)
-            self._files[shard].readinto(one.data)
-        return taken
+            self._files[shard].seek(self._start + int(row - first) * poster.size)
+            self._files[shard].readinto(poster.data)
+        return posters
 
 
 Posters = np.ndarray | CachedPosters
-"""uint8 (N, height, width, 3), in memory or in the cache; both give `posters[rows]` as an array of numpy's, and have `shape`."""
+"""uint8 (N, height, width, 3), in memory or in the cache; `posters[rows]` is a NumPy array of both, and both have `shape`."""
 
 
 def read_cache(folder: Path) -> tuple[CachedPosters, pd.DataFrame]:
@@ -98,18 +98,17 @@ def read_cache(folder: Path) -> tuple[CachedPosters, pd.DataFrame]:
 
     Returns
     -------
-    The posters, uint8 (movies, height, width, 3), of which only what is used is in memory; and the table of
-    `poster_genres.movies`, a row a poster in the same order.
+    The posters, uint8 (movies, height, width, 3); and the table of `poster_genres.movies`, one row per poster in the same order.
 
     Raises
     ------
     InputError
-        They are not there, or do not belong together.
+        They are missing, or do not belong together.
     """
     paths = sorted(folder.glob("posters-*.npy"))
     if not paths:
         raise InputError(f"{folder}/posters-000.npy: not there yet; `dvc repro` makes it")
     posters, movies = CachedPosters(paths), read_movies(folder / "movies.csv")
     if len(posters) != len(movies):
-        raise InputError(f"{folder}: its posters do not belong to its movies.csv; remove it, and `dvc repro` makes it anew")
+        raise InputError(f"{folder}: its posters do not belong to its movies.csv; remove it, and `dvc repro` makes it again")
     return posters, movies

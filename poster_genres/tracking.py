@@ -1,7 +1,7 @@
-"""MLflow at the edge: where runs are kept, and a run while it is written. Whatever fails here costs one warning, never a training.
+"""MLflow tracking: the store, and logging while training. A failure here causes one warning and never stops the training.
 
-`train` begins a run, and writes what it is known by to models/run.json, an output of the stage: when DVC takes the stage from its
-cache, the original run's mark comes back with the model. What the run holds in the end is in `finished_run`.
+`train` starts a run and writes its description to models/run.json, an output of the stage: when DVC restores the stage from its
+cache, the original run's tag is restored with the model. `finished_run` completes the run.
 """
 
 import logging
@@ -25,7 +25,7 @@ RUN = Path("models/run.json")
 
 
 def describe_run(parameters: Parameters) -> dict[str, Any]:
-    """What a run is known by: its name, its parameters (flat), its tags. Text only, as MLflow keeps it."""
+    """A run's name, parameters (flat) and tags; all values are text, as in MLflow."""
     experiment = os.environ.get("DVC_EXP_NAME", "")
     recipe = parameters.recipe
     flat = parameters.model_dump(exclude={"recipe", "sweep"}) | recipe.model_dump()
@@ -46,7 +46,7 @@ def describe_run(parameters: Parameters) -> dict[str, Any]:
 
 
 def data_hash(dataset: str) -> str:
-    """DVC's hash of the data set, as dvc.lock has it; empty where there is none."""
+    """DVC's hash of the data set, from dvc.lock; empty if there is none."""
     try:
         lock = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))
         return next(dep["md5"] for dep in lock["stages"]["join"]["deps"] if dep["path"] == dataset)
@@ -55,39 +55,39 @@ def data_hash(dataset: str) -> str:
 
 
 def connect() -> str:
-    """Point MLflow at the store, make the experiment where it is not there yet, and return its ID.
+    """Set MLflow's tracking URI, create the experiment if it does not exist, and return its ID.
 
-    The store is `mlflow.db` in the project's folder, which plain `mlflow ui` opens there, or what MLFLOW_TRACKING_URI says.
+    The URI is MLFLOW_TRACKING_URI, by default `mlflow.db` in the project's folder, which `mlflow ui` opens there by default, too.
     """
-    # A store that hangs must not hold up a training for MLflow's default of seven times two minutes.
+    # By default, MLflow would block the training for seven times two minutes if the store hangs.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
     from filelock import FileLock
 
-    # Of its hints and migrations nobody who trains a model wants to hear; what fails is said by `Tracking`.
+    # Hide hints and messages about migrations; `Tracking` reports failures.
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="mlflow")
     root = repository()
-    own = f"sqlite:///{root / 'mlflow.db'}"
-    store = os.environ.get("MLFLOW_TRACKING_URI") or own
-    mlflow.set_tracking_uri(store)
+    default_uri = f"sqlite:///{root / 'mlflow.db'}"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or default_uri
+    mlflow.set_tracking_uri(uri)
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
     lock = root / ".dvc" / "tmp" / "mlflow.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
-    # A fresh SQLite store is migrated at its first use, which two workers must not do at once.
+    # MLflow migrates a new SQLite store on first use, which two workers must not do at once.
     with FileLock(lock, timeout=120):
         experiment = mlflow.get_experiment_by_name(name)
         if experiment is not None:
             return str(experiment.experiment_id)
-        # Absolute, as an experiment keeps it for ever: one that is relative to a temporary copy points at nothing afterwards.
-        location = (root / "mlartifacts").as_uri() if store == own else None
+        # Absolute, as it is stored with the experiment: a path relative to a temporary copy would break later.
+        location = (root / "mlartifacts").as_uri() if uri == default_uri else None
         try:
             return str(mlflow.create_experiment(name, artifact_location=location))
         except mlflow.MlflowException:
-            # The lock keeps off this folder's workers, but on a server another machine may just have made it.
+            # The lock only excludes this folder's workers; on a server, another machine may just have created it.
             experiment = mlflow.get_experiment_by_name(name)
             if experiment is None:
                 raise
@@ -95,14 +95,14 @@ def connect() -> str:
 
 
 def start_run(experiment: str, description: dict[str, Any], **options: Any) -> Any:
-    """Reopen the run that a training is known by, or make it with its parameters and tags; the active run."""
+    """Resume the run with the description's training tag, or create it with its parameters and tags; return the active run."""
     import mlflow
 
     training = description["tags"]["training"]
-    known = mlflow.search_runs([experiment], f"tags.training = '{training}'", max_results=1, output_format="list")
-    if known:
-        run = mlflow.start_run(run_id=known[0].info.run_id, **options)
-        # An experiment that goes on where another was interrupted has another name.
+    runs = mlflow.search_runs([experiment], f"tags.training = '{training}'", max_results=1, output_format="list")
+    if runs:
+        run = mlflow.start_run(run_id=runs[0].info.run_id, **options)
+        # An experiment that resumes an interrupted one has another name.
         mlflow.set_tags(description["tags"] | {"mlflow.runName": description["name"]})
         return run
     run = mlflow.start_run(experiment_id=experiment, run_name=description["name"], tags=description["tags"], **options)
@@ -112,45 +112,45 @@ def start_run(experiment: str, description: dict[str, Any], **options: Any) -> A
 
 @contextmanager
 def interrupts_deferred() -> Iterator[None]:
-    """Hold back a first Ctrl-C or kill until the block is done. A second one, as when a store hangs, is raised at once.
+    """Defer the first SIGINT or SIGTERM to the end of the block. A second one, as when a store hangs, raises immediately.
 
-    MLflow and its database driver, interrupted in the middle of a write, print tracebacks of their own and keep the store locked.
+    If interrupted during a write, MLflow and its database driver print their own tracebacks and leave the store locked.
     """
-    came: list[int] = []
+    received: list[int] = []
 
     def handle(number: int, frame: object) -> None:
-        if came:
+        if received:
             raise KeyboardInterrupt
-        came.append(number)
+        received.append(number)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-    if came:
+    if received:
         raise KeyboardInterrupt
 
 
 class Tracking:
-    """A run in MLflow while it is being written. After the first failure all calls do nothing."""
+    """Logs to an MLflow run during training. After the first failure, all calls do nothing."""
 
     def __init__(self, description: dict[str, Any]) -> None:
         self.description = description
         self.on = True
 
     def attempt(self, action: Callable[[], Any]) -> Any:
-        """What `action` returns; None where it fails, with one warning, and from then on.
+        """Return the result of `action`; None if it fails, with one warning, and after any failure.
 
-        To be called in the main thread, and not within itself.
+        Call it in the main thread only, and do not nest it.
         """
         if not self.on:
             return None
         try:
             with interrupts_deferred():
                 return action()
-        except Exception as error:  # MLflow lets through whatever its store and its network raise
+        except Exception as error:  # MLflow passes on the exceptions of its store and network
             self.on = False
             reason = next(iter(str(error).splitlines()), "")[:200]
             print(
@@ -162,21 +162,17 @@ class Tracking:
             return None
 
     def __enter__(self) -> Self:
-        """Begin the run, with parameters and tags, and system metrics while it lasts."""
+        """Start the run, or resume an interrupted training's, and log system metrics until it ends."""
 
-        def begin() -> None:
-            # A training that goes on after an interruption goes on in its run.
-            start_run(connect(), self.description, log_system_metrics=True)
-
-        self.attempt(begin)
+        self.attempt(lambda: start_run(connect(), self.description, log_system_metrics=True))
         return self
 
     def log_epoch(self, row: dict[str, Any]) -> None:
-        """Add a row of metrics/history.csv to the curves."""
+        """Log the metrics in a row of metrics/history.csv."""
         self.attempt(lambda: log_epoch(row))
 
     def log_missing_epochs(self, history: list[dict[str, Any]]) -> None:
-        """Add those rows of metrics/history.csv that the curves have not."""
+        """Log the rows of metrics/history.csv that the run does not contain yet."""
         self.attempt(lambda: log_missing_epochs(history))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -189,20 +185,20 @@ class Tracking:
 
 
 def curve_name(column: str) -> str:
-    """`train_loss` as `train/loss`: MLflow's pages group by what is before the slash."""
+    """`train_loss` as `train/loss`: MLflow's web interface groups metrics by the prefix before the slash."""
     split, _, score = column.partition("_")
     return f"{split}/{score}" if split in ("train", "validation") else column
 
 
 def log_epoch(row: dict[str, Any]) -> None:
-    """Add a row of metrics/history.csv to the active run's curves."""
+    """Log the metrics in a row of metrics/history.csv to the active run."""
     import mlflow
 
     mlflow.log_metrics({curve_name(key): float(value) for key, value in row.items() if key != "epoch"}, step=int(row["epoch"]))
 
 
 def log_missing_epochs(history: list[dict[str, Any]]) -> None:
-    """Add those rows of metrics/history.csv that the active run's curves have not."""
+    """Log the rows of metrics/history.csv that the active run does not contain yet."""
     import mlflow
 
     active = mlflow.active_run()

@@ -1,4 +1,4 @@
-"""Training: the learners' epochs, the probe on frozen features that they may begin from, and the state to go on from."""
+"""Training: epochs, the linear probe on frozen features that may come before them, and the state to resume from."""
 
 import copy
 import math
@@ -28,65 +28,65 @@ from poster_genres.objects import PosterDetections
 from poster_genres.parameters import Recipe
 from poster_genres.tensor_cache import Posters
 
-# Strengths of the probe's weight decay, of which validation chooses.
+# L2 penalties that are tried for the linear probe; the one with the lowest validation loss is kept.
 DECAYS = (0.1, 0.3, 0.5, 1.0, 2.0)
-# Of an epoch's training posters about so many at most are scored: to rank all that a large data set has would take more memory than
-# to train on them, for a running score.
+# The most training posters, about, that an epoch's running scores are over: ranking all of a large data set takes more memory than
+# training.
 SCORED = 20_000
 
 
 def build_optimizer(network: Network, recipe: Recipe, steps: int) -> tuple[torch.optim.Optimizer, LRScheduler | None]:
-    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), which without weight decay is Adam, and its schedule.
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), which without weight decay is Adam, and its learning rate schedule.
 
-    The maps learn at `backbone_learning_rate_factor` times the head's rate. Biases and batch norm are not decayed. Epsilon: Keras'.
-    "one_cycle" is Smith 2018, arXiv:1803.09820, over `steps` steps.
+    All layers but the head learn at `backbone_learning_rate_factor` times its rate. Biases and batch norm are not decayed. Epsilon
+    is Keras'. "one_cycle" is Smith 2018, arXiv:1803.09820, over `steps` steps.
     """
     groups: list[dict[str, Any]] = []
     head = list(network.head.parameters())
-    body = [one for name, one in network.named_parameters() if not name.startswith("head.") and one.requires_grad]
-    for part, rate in ((head, recipe.learning_rate), (body, recipe.learning_rate * recipe.backbone_learning_rate_factor)):
-        weights = [parameter for parameter in part if parameter.ndim > 1]
-        others = [parameter for parameter in part if parameter.ndim <= 1]
-        groups.append({"params": weights, "lr": rate, "weight_decay": recipe.weight_decay})
-        groups.append({"params": others, "lr": rate, "weight_decay": 0.0})
+    backbone = [p for name, p in network.named_parameters() if not name.startswith("head.") and p.requires_grad]
+    for parameters, rate in ((head, recipe.learning_rate), (backbone, recipe.learning_rate * recipe.backbone_learning_rate_factor)):
+        decayed = [p for p in parameters if p.ndim > 1]
+        not_decayed = [p for p in parameters if p.ndim <= 1]
+        groups.append({"params": decayed, "lr": rate, "weight_decay": recipe.weight_decay})
+        groups.append({"params": not_decayed, "lr": rate, "weight_decay": 0.0})
     optimizer = torch.optim.AdamW(groups, eps=1e-7)
     if recipe.schedule == "constant" or steps < 3:  # too short for a cycle
         return optimizer, None
-    # The rate rises over a quarter of the steps, and over two at least: torch divides by their number less one.
+    # The learning rate rises for a quarter of the steps, but for at least two: torch divides by their number minus one.
     rates = [group["lr"] for group in groups]
     return optimizer, OneCycleLR(optimizer, rates, total_steps=steps, pct_start=max(0.25, 2 / steps))
 
 
 def exponential_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """An exponential moving average for `AveragedModel`, with a shorter memory in the first steps, lest the random weights that
-    training began from weigh in it for epochs (as in TensorFlow's ExponentialMovingAverage, `num_updates`)."""
+    """The update of an exponential moving average (EMA), for `AveragedModel`. The decay is smaller in the first steps, so that the
+    initial weights are soon forgotten (as in TensorFlow's ExponentialMovingAverage with `num_updates`)."""
 
     def average(averaged: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
-        keep = min(decay, (1 + int(steps)) / (10 + int(steps)))
-        return averaged.lerp(current.to(averaged.dtype), 1 - keep) if averaged.is_floating_point() else current
+        current_decay = min(decay, (1 + int(steps)) / (10 + int(steps)))
+        return averaged.lerp(current.to(averaged.dtype), 1 - current_decay) if averaged.is_floating_point() else current
 
     return average
 
 
 def loader(posters: Posters, device: torch.device) -> Callable[[np.ndarray], Tensor]:
-    """What brings rows of posters to a device, as uint8 (rows, height, width, 3).
+    """A function that loads rows of posters onto a device, as uint8 (rows, height, width, 3).
 
-    A GPU keeps all posters where they take up to half of its free memory. Else each batch is read and sent on its way while the GPU
-    still works on the one before.
+    A GPU keeps all posters in its memory where they take up to half of what is free. Otherwise each batch is read and copied while
+    the GPU still works on the one before.
     """
     if device.type != "cuda":
         return lambda rows: torch.from_numpy(posters[rows]).to(device)
     if np.prod(posters.shape) > torch.cuda.mem_get_info(device)[0] / 2:
         return lambda rows: torch.from_numpy(posters[rows]).pin_memory().to(device, non_blocking=True)
-    kept = torch.empty(posters.shape, dtype=torch.uint8, device=device)
-    for part in torch.arange(len(kept)).split(1024):
-        kept[part[0] : part[-1] + 1] = torch.from_numpy(posters[part.numpy()]).to(device)
-    return lambda rows: kept[torch.from_numpy(rows).to(device)]
+    on_device = torch.empty(posters.shape, dtype=torch.uint8, device=device)
+    for chunk in torch.arange(len(on_device)).split(1024):
+        on_device[chunk[0] : chunk[-1] + 1] = torch.from_numpy(posters[chunk.numpy()]).to(device)
+    return lambda rows: on_device[torch.from_numpy(rows).to(device)]
 
 
 def batch_starts(rows: int, batch_size: int) -> range:
-    """Where the batches of so many rows begin. A last one of one row is left out, as batch norm cannot take it, and one that has
-    not a row for each process."""
+    """Where the batches of `rows` rows start. A last batch of one row is left out, as batch norm cannot train on it, and so is one
+    with fewer rows than processes."""
     last = rows % batch_size
     return range(0, rows if last >= max(2, processes.world_size()) else rows - last, batch_size)
 
@@ -99,27 +99,27 @@ def shuffled_batches(rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
 
 
 def frozen_features(network: Network, model: Model, posters: Posters, rows: np.ndarray, device: torch.device) -> Tensor:
-    """What a network in its present state makes of posters and of their mirror images.
+    """The network's features of posters and of their mirror images, in evaluation mode.
 
     Returns
     -------
     float32 (2, rows, features) on the CPU
     """
     network.eval()
-    found: list[Tensor] = []
+    features: list[Tensor] = []
     with torch.inference_mode(), tqdm(total=len(rows), desc="features", unit=" posters", leave=False, disable=None) as progress:
         for start in range(0, len(rows), BATCH):
             pixels = model.normalise(torch.from_numpy(posters[rows[start : start + BATCH]]).to(device))
             with autocast(device):
-                found.append(torch.stack([network.features(view).float().cpu() for view in (pixels, pixels.flip(3))]))
+                features.append(torch.stack([network.features(view).float().cpu() for view in (pixels, pixels.flip(3))]))
             progress.update(len(pixels))
-    return torch.cat(found, dim=1)
+    return torch.cat(features, dim=1)
 
 
 @dataclass
 class Learner:
-    """A network in training, and what changes with it. `distributed` is the same network, as several processes call it to train;
-    `average` is the moving average of its weights, where there is one."""
+    """A network in training, with its optimizer. `distributed` is the same network, wrapped for training in several processes;
+    `average` is the exponential moving average (EMA) of its weights, None without one."""
 
     network: Network
     distributed: nn.Module
@@ -129,29 +129,29 @@ class Learner:
 
     @property
     def scored(self) -> Network:
-        """The network that is scored and kept."""
+        """The network that is evaluated and saved: the average, where there is one."""
         return self.network if self.average is None else self.average.module  # type: ignore[return-value]
 
     def state(self) -> dict[str, Any]:
-        parts = {"network": self.network, "average": self.average, "optimizer": self.optimizer, "scheduler": self.scheduler}
-        return {name: part.state_dict() for name, part in parts.items() if part is not None}
+        stateful = {"network": self.network, "average": self.average, "optimizer": self.optimizer, "scheduler": self.scheduler}
+        return {name: value.state_dict() for name, value in stateful.items() if value is not None}
 
     def load(self, state: dict[str, Any]) -> None:
-        for name, content in state.items():
-            getattr(self, name).load_state_dict(content)
+        for name, state_dict in state.items():
+            getattr(self, name).load_state_dict(state_dict)
 
 
 class Training:
-    """A training, an epoch at a time.
+    """Trains the networks of a model, one epoch at a time.
 
     Parameters
     ----------
-    model : whose networks are trained, beside words and objects that have learned already; at the end it has the weights of the
-        epoch with the least cross-entropy on validation posters
+    model : its networks are trained; words and objects already are. `finish` gives it the weights of the epoch with the lowest
+        validation cross-entropy
     posters : uint8 (N, height, width, 3)
     labels : float32 (N, genres), 0 or 1
-    splits : (N,), "train", "validation" or "test"; test posters are not looked at
-    detected : what is on each poster, for two streams
+    splits : (N,), "train", "validation" or "test"; test posters are not used
+    contents : the detections on each of the N posters, for two streams
     """
 
     def __init__(
@@ -162,20 +162,19 @@ class Training:
         splits: np.ndarray,
         recipe: Recipe,
         device: torch.device,
-        detected: list[PosterDetections] | None = None,
+        contents: list[PosterDetections] | None = None,
     ) -> None:
         self.model, self.recipe, self.device = model, recipe, device
         self.posters, self.labels = posters, labels
         self.load_posters = loader(posters, device)
         self.train_rows, self.validation_rows = np.flatnonzero(splits == "train"), np.flatnonzero(splits == "validation")
         self.history: list[dict[str, Any]] = []
-        # Of the best epoch: the networks' weights, none where the probe alone is best, and the logits that they give, float32
-        # (validation posters, genres).
+        # The best epoch's weights, empty where the probe alone is best, and logits, float32 (validation posters, genres).
         self.best: list[dict[str, Tensor]] = []
         self.best_logits: np.ndarray | None = None
-        # What the parts that are not trained here say of validation posters.
-        chosen = None if detected is None else [detected[row] for row in self.validation_rows]
-        self.evidence = evidence_of_detections(model, chosen)
+        # Logits for validation posters of the parts that are not trained here.
+        validation_contents = None if contents is None else [contents[row] for row in self.validation_rows]
+        self.evidence = evidence_of_detections(model, validation_contents)
         steps = recipe.epochs * len(batch_starts(len(self.train_rows), recipe.batch_size))
         self.learners = []
         for network in model.networks:
@@ -187,32 +186,33 @@ class Training:
             self.learners.append(learner)
 
     def start_from_probe(self) -> None:
-        """Fit logistic regressions on the features of the pretrained maps: epoch 0 of metrics/history.csv.
+        """Fit a linear probe on the features of the pretrained network: epoch 0 of metrics/history.csv.
 
-        The heads begin from them, and they are a part of the model beside the networks.
+        The networks' heads start from its weights, and the probe itself is a part of the model beside the networks.
         """
         start = time.perf_counter()
-        network = copy.deepcopy(self.model.networks[0])
+        probe = copy.deepcopy(self.model.networks[0])
         features = {}
         for split, rows in (("train", self.train_rows), ("validation", self.validation_rows)):
-            part = frozen_features(network, self.model, self.posters, processes.shard(rows), self.device)
-            features[split] = torch.from_numpy(processes.all_gather_rows(part.transpose(0, 1).numpy())).transpose(0, 1)
-        labels, truth = (torch.from_numpy(self.labels[rows]) for rows in (self.train_rows, self.validation_rows))
-        best = math.inf
+            shard = frozen_features(probe, self.model, self.posters, processes.shard(rows), self.device)
+            features[split] = torch.from_numpy(processes.all_gather_rows(shard.transpose(0, 1).numpy())).transpose(0, 1)
+        train_labels, validation_labels = (torch.from_numpy(self.labels[rows]) for rows in (self.train_rows, self.validation_rows))
+        best_loss = math.inf
         for decay in DECAYS:
-            weight, bias = fit_logistic(features["train"].flatten(0, 1), labels.repeat(2, 1), decay)
-            loss = float(binary_cross_entropy_with_logits(features["validation"].mean(dim=0) @ weight.T + bias, truth))
-            if loss < best:
-                best, chosen = loss, (weight, bias)
-        for one in (network, *self.model.networks):
-            set_head(one, *chosen)
-        self.use_probe(network)
-        logits = (features["train"].mean(dim=0) @ chosen[0].T + chosen[1]).numpy()
+            weight, bias = fit_logistic(features["train"].flatten(0, 1), train_labels.repeat(2, 1), decay)
+            logits = features["validation"].mean(dim=0) @ weight.T + bias
+            loss = float(binary_cross_entropy_with_logits(logits, validation_labels))
+            if loss < best_loss:
+                best_loss, best_weight, best_bias = loss, weight, bias
+        for network in (probe, *self.model.networks):
+            set_head(network, best_weight, best_bias)
+        self.use_probe(probe)
+        train_logits = (features["train"].mean(dim=0) @ best_weight.T + best_bias).numpy()
         seconds = time.perf_counter() - start
         self.history.append(
             {
                 "epoch": 0,
-                **score_epoch("train", self.labels[self.train_rows], logits),
+                **score_epoch("train", self.labels[self.train_rows], train_logits),
                 **self._score_validation(self.evidence),
                 "learning_rate": 0.0,
                 "seconds": seconds,
@@ -220,36 +220,36 @@ class Training:
             }
         )
 
-    def use_probe(self, network: Network) -> None:
-        """Have this network, which is not trained any more, as a part of the model."""
-        self.model.probe = network
-        self.evidence["probe"] = self._validation_logits([network])
+    def use_probe(self, probe: Network) -> None:
+        """Make this network, which is not trained further, a part of the model."""
+        self.model.probe = probe
+        self.evidence["probe"] = self._validation_logits([probe])
 
     def _validation_logits(self, networks: list[Network]) -> np.ndarray:
-        """float32 (validation posters, genres)"""
+        """The mean of the networks' logits, float32 (validation posters, genres)."""
         rows = processes.shard(self.validation_rows)
         return processes.all_gather_rows(image_logits(self.model, networks, self.posters, self.device, rows))
 
     def _score_validation(self, evidence: dict[str, np.ndarray]) -> dict[str, float]:
-        """The scores of all parts of the model together, which are fitted on validation posters, and scored on others of them."""
+        """The validation scores of the whole model: stacking weights are fitted in folds, and the scores are out of fold."""
         if not all(np.isfinite(logits).all() for logits in evidence.values()):
             raise diverged()
-        truth = self.labels[self.validation_rows]
-        return score_epoch("validation", truth, out_of_fold_logits(evidence, truth))
+        labels = self.labels[self.validation_rows]
+        return score_epoch("validation", labels, out_of_fold_logits(evidence, labels))
 
     def best_evidence(self) -> dict[str, np.ndarray]:
-        """What each part of the model of the best epoch says of validation posters, float32 (validation posters, genres)."""
+        """The logits of each part of the model at its best epoch, float32 (validation posters, genres)."""
         networks = {} if self.best_logits is None else {"networks": self.best_logits}
         return networks | self.evidence
 
     def run_epoch(self) -> dict[str, Any]:
-        """Train each network for an epoch, and score the model on validation: a row of metrics/history.csv."""
+        """Train each network for one epoch and score the model on validation posters: a row of metrics/history.csv."""
         epoch = self.epoch + 1
         start = time.perf_counter()
         processes.broadcast_random_state()
         learning_rate = self.learners[0].optimizer.param_groups[0]["lr"]
         row = self._train_epoch(f"epoch {epoch}/{self.recipe.epochs}")
-        trained = time.perf_counter() - start
+        train_seconds = time.perf_counter() - start
         logits = self._validation_logits([learner.scored for learner in self.learners])
         row |= self._score_validation({"networks": logits} | self.evidence)
         if row["validation_loss"] < self.best_loss():
@@ -263,18 +263,18 @@ class Training:
                 **row,
                 "learning_rate": learning_rate,
                 "seconds": time.perf_counter() - start,
-                "posters_per_second": len(self.learners) * len(self.train_rows) / trained,
+                "posters_per_second": len(self.learners) * len(self.train_rows) / train_seconds,
             }
         )
         return self.history[-1]
 
     @property
     def epoch(self) -> int:
-        """The last epoch that is done; 0 before the first."""
+        """The last finished epoch; 0 before the first."""
         return int(self.history[-1]["epoch"]) if self.history else 0
 
     def best_loss(self) -> float:
-        """The least cross-entropy on validation so far; infinite before the first epoch."""
+        """The lowest validation cross-entropy so far; infinite before the first epoch."""
         return min((row["validation_loss"] for row in self.history), default=math.inf)
 
     def epochs_since_best(self) -> int:
@@ -282,33 +282,33 @@ class Training:
         return len(losses) - 1 - losses.index(min(losses))
 
     def _train_epoch(self, name: str) -> dict[str, float]:
-        """Go once over the training posters with each network.
+        """Train each network once on all training posters.
 
         Returns
         -------
-        The running scores, of the posters as augmented and the networks as they were at each step, without what words add, which
-        is learned by heart on these posters; see `score_epoch`. Of more than SCORED, each second batch counts, or each third, …
+        Running scores, as of `score_epoch`: of augmented posters, by the weights at each step, without the words' logits, which are
+        overfitted to these posters. Of more than SCORED posters, only every second batch counts, or every third, …
         """
         every = math.ceil(len(self.train_rows) * len(self.learners) / SCORED)
-        seen: list[np.ndarray] = []
-        outputs: list[Tensor] = []
+        scored_rows: list[np.ndarray] = []
+        scored_logits: list[Tensor] = []
         with tqdm(
             total=len(self.train_rows) * len(self.learners), desc=name, unit=" posters", leave=False, disable=None
         ) as progress:
             for learner in self.learners:
                 learner.network.train()
                 for i, batch in enumerate(shuffled_batches(self.train_rows, self.recipe.batch_size)):
-                    output = self._step(learner, batch)
+                    batch_logits = self._step(learner, batch)
                     if i % every == 0:
-                        outputs.append(output)
-                        seen.append(processes.shard(batch))
+                        scored_logits.append(batch_logits)
+                        scored_rows.append(processes.shard(batch))
                     progress.update(len(batch))
-        parts = (np.concatenate(seen), torch.cat(outputs).cpu().numpy())
-        rows, logits = (np.concatenate(processes.all_gather(part)) for part in parts)
+        arrays = (np.concatenate(scored_rows), torch.cat(scored_logits).cpu().numpy())
+        rows, logits = (np.concatenate(processes.all_gather(array)) for array in arrays)
         return score_epoch("train", self.labels[rows], logits)
 
     def _step(self, learner: Learner, batch: np.ndarray) -> Tensor:
-        """Learn from a batch of rows; the logits it gave, of this process's share of them."""
+        """Take a training step on a batch of rows; returns the logits of this process's shard of it."""
         transforms = random_transforms(len(batch), self.recipe.flip, self.recipe.crop)
         rows = processes.shard(batch)
         pixels = self.model.normalise(self.load_posters(rows))
@@ -316,7 +316,7 @@ class Training:
         with autocast(self.device):
             logits = learner.distributed(pixels).float()
         loss = binary_cross_entropy_with_logits(logits, torch.from_numpy(self.labels[rows]).to(self.device))
-        # Gradients are averaged over the processes, whose shares may differ by a poster.
+        # Gradients are averaged over the processes, whose shards may differ by one poster.
         loss = loss * (len(rows) * processes.world_size() / len(batch))
         learner.optimizer.zero_grad()
         loss.backward()
@@ -329,14 +329,14 @@ class Training:
         return detached
 
     def finish(self) -> None:
-        """Give the model the networks of the best epoch: the probe alone, where that is epoch 0."""
+        """Give the model's networks the weights of the best epoch; where that is epoch 0, only the probe remains."""
         if not self.best:
             self.model.networks.clear()
         for network, weights in zip(self.model.networks, self.best, strict=True):
             network.load_state_dict(weights)
 
     def state(self) -> dict[str, Any]:
-        """All that is needed to go on from here, for `load`."""
+        """All that is needed to resume from here, for `load`."""
         return {
             "learners": [learner.state() for learner in self.learners],
             "probe": None if self.model.probe is None else self.model.probe.state_dict(),
@@ -348,9 +348,9 @@ class Training:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from a state; the epochs after it are the same as if there had been no break."""
-        for learner, content in zip(self.learners, state["learners"], strict=True):
-            learner.load(content)
+        """Resume from a state; the epochs that follow are the same as without an interruption."""
+        for learner, learner_state in zip(self.learners, state["learners"], strict=True):
+            learner.load(learner_state)
         if state["probe"] is not None:
             probe = copy.deepcopy(self.model.networks[0])
             probe.load_state_dict(state["probe"])
@@ -363,7 +363,7 @@ class Training:
 
 
 def set_head(network: Network, weight: Tensor, bias: Tensor) -> None:
-    """Give the last layer of a network these weights (genres, features) and biases (genres,)."""
+    """Set the weights (genres, features) and biases (genres,) of a network's last layer."""
     last = network.head[-1]  # type: ignore[index]
     with torch.no_grad():
         last.weight.copy_(weight)
@@ -371,20 +371,20 @@ def set_head(network: Network, weight: Tensor, bias: Tensor) -> None:
 
 
 def diverged() -> InputError:
-    return InputError("params.yaml: learning_rate: training diverged, the network's outputs are no numbers; try a tenth of it")
+    return InputError("params.yaml: learning_rate: training diverged, the network's outputs are not finite; try a tenth of it")
 
 
 def score_epoch(split: str, labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-    """The scores of a row of metrics/history.csv, for one split.
+    """The scores of one split for a row of metrics/history.csv.
 
-    Posters are ranked by logits, as probabilities near 1 are rounded to the same number.
+    Posters are ranked by logits, as probabilities near 1 round to the same number.
 
     Raises
     ------
     InputError
-        Some logit is not a finite number.
+        A logit is not finite.
     """
-    # With scikit-learn, for which the first training step need not wait.
+    # Imported here, as it imports scikit-learn, for which the first training step need not wait.
     from poster_genres import scores
 
     if not np.isfinite(logits).all():

@@ -1,4 +1,4 @@
-"""What the words on a poster say of its genres."""
+"""Genre logits from the text on posters."""
 
 import re
 from collections import Counter
@@ -13,31 +13,31 @@ from poster_genres.objects import PosterDetections, text_of
 if TYPE_CHECKING:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-# Of the penalty, inverse. On validation, words alone do as well with 10, but are then too sure of themselves beside the image.
-STRENGTH = 3.0
-SENTENCE_STRENGTH = 1.0
-# Parts of words, as short as "war" and as long as "ghost", that are on so many training posters at least. Parts, as a reader of
-# posters' lettering now and then takes one letter for another.
-LENGTHS = (3, 5)
-LEAST = 3
-# Of the words that a table shows.
+# Inverse regularisation strengths, scikit-learn's C. With LETTERS_C = 10, text alone scores as well on validation, but is
+# overconfident when combined with the image.
+LETTERS_C = 3.0
+MEANING_C = 1.0
+# Character n-grams, as text recognition often confuses single letters; and the number of training posters each must be on.
+NGRAM_RANGE = (3, 5)
+MIN_DF = 3
+# For the table of indicative words: what counts as a word, on how many posters it must be, and the number of words per genre.
 WORD = re.compile(r"[^\W\d_]{3,}")
-COMMON = 6
-SHOWN = 10
+MIN_POSTERS = 6
+WORDS_PER_GENRE = 10
 ARRAYS = ("frequencies", "weights", "sentence_weights", "offset", "sentence_offset")
 
 
 @dataclass
 class Words:
-    """Logistic regressions on the parts of the words of a poster and, beside them, on what the words mean; one of each a genre.
+    """Two logistic regressions per genre: on TF-IDF of the text's character n-grams, and on its sentence embedding.
 
     Attributes
     ----------
-    vocabulary : the parts of words, n of them
-    frequencies : float32 (n,), the logarithm of how rare each is (inverse document frequency)
+    vocabulary : the n character n-grams
+    frequencies : float32 (n,), their inverse document frequencies
     weights : float32 (n, genres)
     sentence_weights : float32 (`sentences.LENGTH`, genres)
-    offset, sentence_offset : float32 (genres,), what each says of training posters with words on average
+    offset, sentence_offset : float32 (genres,), the mean logits of training posters with text
     """
 
     vocabulary: list[str]
@@ -48,64 +48,61 @@ class Words:
     sentence_offset: np.ndarray
 
     def vectorizer(self) -> "TfidfVectorizer":
-        vectorizer = new_vectorizer(vocabulary={part: i for i, part in enumerate(self.vocabulary)})
+        vectorizer = new_vectorizer(vocabulary={ngram: i for i, ngram in enumerate(self.vocabulary)})
         vectorizer.idf_ = self.frequencies
         return vectorizer
 
-    def logits(self, found: list[PosterDetections]) -> tuple[np.ndarray, np.ndarray]:
-        """What the letters of the words, and what their meaning adds to each genre's logit, float32 (posters, genres) each.
+    def logits(self, contents: list[PosterDetections]) -> tuple[np.ndarray, np.ndarray]:
+        """The logits from the n-grams and from the embedding, float32 (posters, genres) each.
 
-        0 for posters without words, and on average over training posters with words.
+        0 for posters without text; the mean over training posters with text is 0, too.
         """
-        texts = [text_of(detected.objects) for detected in found]
-        present = np.array([bool(text.strip()) for text in texts])[:, None]
-        spoken = np.asarray(self.vectorizer().transform(texts) @ self.weights) - self.offset
-        meant = np.stack([detected.sentence for detected in found]) @ self.sentence_weights - self.sentence_offset
-        return np.asarray(present * spoken, np.float32), np.asarray(present * meant, np.float32)
+        texts = [text_of(content.objects) for content in contents]
+        has_text = np.array([bool(text.strip()) for text in texts])[:, None]
+        letters = np.asarray(self.vectorizer().transform(texts) @ self.weights) - self.offset
+        meaning = np.stack([content.sentence for content in contents]) @ self.sentence_weights - self.sentence_offset
+        return np.asarray(has_text * letters, np.float32), np.asarray(has_text * meaning, np.float32)
 
-    def by_object(self, detected: PosterDetections) -> tuple[np.ndarray, np.ndarray]:
-        """What each object adds to each genre's logit by its letters and by its meaning, float32 (objects, genres) each: less the
-        offsets they add up to `logits`.
+    def by_object(self, content: PosterDetections) -> tuple[np.ndarray, np.ndarray]:
+        """Each detection's contribution to `logits`, float32 (objects, genres) each; their sums minus the offsets are the logits.
 
-        A part of a word that stands on several pieces of lettering is shared by them; what all words together mean is, by the
-        number of their letters.
+        Detections that share an n-gram share its contribution equally; the embedding's is divided in proportion to text length.
         """
-        objects = detected.objects
-        if not objects:
-            nothing = np.zeros((0, self.weights.shape[1]), np.float32)
-            return nothing, nothing
+        detections = content.objects
+        if not detections:
+            empty = np.zeros((0, self.weights.shape[1]), np.float32)
+            return empty, empty
         vectorizer = self.vectorizer()
-        whole = vectorizer.transform([text_of(objects)])
-        present = (vectorizer.transform([one.text for one in objects]) > 0).astype(np.float32)
-        sharing = np.maximum(np.asarray(present.sum(axis=0)).ravel(), 1)
-        values = whole.toarray()[0] / sharing
-        letters = np.array([len(one.text) for one in objects])
-        meant = np.outer(letters / max(1, letters.sum()), detected.sentence @ self.sentence_weights)
-        return np.asarray(present.multiply(values[None]).tocsr() @ self.weights, np.float32), np.asarray(meant, np.float32)
+        tfidf = vectorizer.transform([text_of(detections)]).toarray()[0]
+        present = (vectorizer.transform([detection.text for detection in detections]) > 0).astype(np.float32)
+        values = tfidf / np.maximum(np.asarray(present.sum(axis=0)).ravel(), 1)
+        lengths = np.array([len(detection.text) for detection in detections])
+        meaning = np.outer(lengths / max(1, lengths.sum()), content.sentence @ self.sentence_weights)
+        return np.asarray(present.multiply(values[None]).tocsr() @ self.weights, np.float32), np.asarray(meaning, np.float32)
 
-    def most_indicative(self, found: list[PosterDetections], genres: list[str]) -> pd.DataFrame:
-        """The words that speak most for each genre, of those that are on at least `COMMON` of some posters.
+    def most_indicative(self, contents: list[PosterDetections], genres: list[str]) -> pd.DataFrame:
+        """The words with the highest logits for each genre, among words on at least `MIN_POSTERS` of the posters.
 
         Returns
         -------
-        A row a word: genre, word, log_odds (what its parts add where it stands alone) and posters (how many it is on); by genre,
-        the strongest first.
+        One row per word: genre, word, log_odds (from the n-grams of the word alone) and posters (how many contain it); by genre,
+        highest log_odds first.
         """
-        on = Counter(word for detected in found for word in set(WORD.findall(text_of(detected.objects).lower())))
-        words = sorted(word for word, number in on.items() if number >= COMMON)
+        counts = Counter(word for content in contents for word in set(WORD.findall(text_of(content.objects).lower())))
+        words = sorted(word for word, count in counts.items() if count >= MIN_POSTERS)
         columns = ["genre", "word", "log_odds", "posters"]
         if not words:
             return pd.DataFrame(columns=columns)
-        strength = self.vectorizer().transform(words) @ self.weights
+        log_odds = self.vectorizer().transform(words) @ self.weights
         rows = []
         for k, genre in enumerate(genres):
-            for i in np.argsort(-strength[:, k], kind="stable")[:SHOWN]:
-                if strength[i, k] > 0:
-                    rows.append((genre, words[i], float(strength[i, k]), on[words[i]]))
+            for i in np.argsort(-log_odds[:, k], kind="stable")[:WORDS_PER_GENRE]:
+                if log_odds[i, k] > 0:
+                    rows.append((genre, words[i], float(log_odds[i, k]), counts[words[i]]))
         return pd.DataFrame(rows, columns=columns)
 
     def state(self) -> dict[str, Any]:
-        """As plain values and tensors, for the model's file; `Words.load` reads it."""
+        """Plain values and tensors for the model's file; `Words.load` reads them."""
         import torch
 
         return {"vocabulary": self.vocabulary} | {name: torch.from_numpy(getattr(self, name)) for name in ARRAYS}
@@ -116,46 +113,43 @@ class Words:
 
 
 def new_vectorizer(**options: Any) -> "TfidfVectorizer":
-    # Here, as most models have no words.
+    # Imported only for models that use text.
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     return TfidfVectorizer(
-        analyzer="char_wb", ngram_range=LENGTHS, strip_accents="unicode", sublinear_tf=True, dtype=np.float32, **options
+        analyzer="char_wb", ngram_range=NGRAM_RANGE, strip_accents="unicode", sublinear_tf=True, dtype=np.float32, **options
     )
 
 
-def fit_words(found: list[PosterDetections], labels: np.ndarray) -> Words | None:
-    """Learn what words say, from training posters.
+def fit_words(contents: list[PosterDetections], labels: np.ndarray) -> Words | None:
+    """Fit the logistic regressions on training posters.
 
     Parameters
     ----------
-    found : of each poster
+    contents : the detections on each poster
     labels : float32 (posters, genres), 0 or 1
 
     Returns
     -------
-    None where there are hardly any words.
+    None if no n-gram is on MIN_DF posters.
     """
     from sklearn.linear_model import LogisticRegression
 
-    vectorizer = new_vectorizer(min_df=LEAST)
-    texts = [text_of(detected.objects) for detected in found]
+    vectorizer = new_vectorizer(min_df=MIN_DF)
+    texts = [text_of(content.objects) for content in contents]
     try:
-        parts = vectorizer.fit_transform(texts)
-    except ValueError:  # no part of a word is on LEAST posters
+        tfidf = vectorizer.fit_transform(texts)
+    except ValueError:  # the vocabulary is empty
         return None
-    # The vocabulary has the order of its columns in the table.
-    vocabulary = vectorizer.get_feature_names_out().tolist()
-    sentences = np.stack([detected.sentence for detected in found])
+    vocabulary = vectorizer.get_feature_names_out().tolist()  # in the order of the columns
+    sentences = np.stack([content.sentence for content in contents])
     weights = np.zeros((len(vocabulary), labels.shape[1]), np.float32)
     sentence_weights = np.zeros((sentences.shape[1], labels.shape[1]), np.float32)
     for genre, truth in enumerate(labels.T):
         if 0 < truth.sum() < len(truth):
-            weights[:, genre] = LogisticRegression(C=STRENGTH, solver="liblinear").fit(parts, truth).coef_[0]
-            sentence_weights[:, genre] = LogisticRegression(C=SENTENCE_STRENGTH, max_iter=1000).fit(sentences, truth).coef_[0]
-    written = np.array([bool(text.strip()) for text in texts])
-    offset, sentence_offset = (
-        np.asarray(parts @ weights)[written].mean(axis=0),
-        (sentences @ sentence_weights)[written].mean(axis=0),
-    )
+            weights[:, genre] = LogisticRegression(C=LETTERS_C, solver="liblinear").fit(tfidf, truth).coef_[0]
+            sentence_weights[:, genre] = LogisticRegression(C=MEANING_C, max_iter=1000).fit(sentences, truth).coef_[0]
+    has_text = np.array([bool(text.strip()) for text in texts])
+    offset = np.asarray(tfidf @ weights)[has_text].mean(axis=0)
+    sentence_offset = (sentences @ sentence_weights)[has_text].mean(axis=0)
     return Words(vocabulary, vectorizer.idf_.astype(np.float32), weights, sentence_weights, offset, sentence_offset)

@@ -1,6 +1,6 @@
-"""The stages, in order of flow: sample, resolve, join, cache, detect, train, evaluate; and the commands predict, sweep, track."""
+"""The stages in order: sample, resolve, join, cache, detect, train, evaluate; and the commands predict, sweep and track."""
 
 import gc
 
-# Most of a short command's time goes into imports, and a quarter of that into looking for garbage, of which there is none then.
+# Short commands spend most of their time on imports, and a quarter of that on garbage collection, which finds nothing.
 gc.set_threshold(100_000)

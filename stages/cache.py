@@ -24,27 +24,27 @@ from poster_genres.parameters import CacheParameters, read_parameters
 from poster_genres.posters import decode_shard
 from poster_genres.tensor_cache import shard_name
 
-# A reader keeps all shards open, of which systems allow some hundreds.
+# Readers keep all shards open, and operating systems limit the number of open files to some hundreds.
 MAX_SHARDS = 256
 MIN_SHARD = 128
 
 
 def shard_size(posters: int) -> int:
-    """How many posters a shard holds. It depends on their number alone, so that any number of workers makes the same files."""
+    """Posters per shard: depends only on their total, so that any number of workers writes the same files."""
     return max(MIN_SHARD, -(-posters // MAX_SHARDS))
 
 
 @contextmanager
 def workers(dask_scheduler: str | None) -> Iterator[None]:
-    """Have joblib work on this machine's cores or, with an address, on a Dask cluster, which makes a lost worker's shards again.
+    """Let joblib use this machine's cores or, given an address, a Dask cluster, which recomputes the shards of lost workers.
 
     Raises
     ------
     InputError
-        Dask is not installed, or no scheduler answers.
+        Dask is not installed, no scheduler answers, or it has no workers.
     """
     if dask_scheduler is None:
-        # Threads: Pillow decodes and resizes without holding Python's lock, and processes would first have to start.
+        # Threads: Pillow releases the GIL while it decodes and resizes, and processes take time to start.
         with parallel_config("threading", n_jobs=-1):
             yield
         return
@@ -76,9 +76,9 @@ def write_cache(
     folder: Path,
     dask_scheduler: str | None = None,
 ) -> dict[str, Any]:
-    """Write the tensor and its movies to `folder`, which is replaced when all is there.
+    """Write the tensor and its movies to `folder`, which is replaced only when both are complete.
 
-    Posters that cannot be used are left out of both.
+    Unreadable posters are left out of both.
 
     Returns
     -------
@@ -87,39 +87,39 @@ def write_cache(
     Raises
     ------
     InputError
-        More than the share `max_unreadable` of the posters cannot be used, or the movies of a whole split; see also `workers`.
+        More than the share `max_unreadable` of the posters is unreadable, or all posters of a split are; see also `workers`.
     """
-    places = movies[["archive", "poster"]]
+    locations = movies[["archive", "poster"]]
     size = shard_size(len(movies))
-    # Absolute, as workers elsewhere run in folders of their own.
+    # Absolute, because Dask workers run in folders of their own.
     temporary = folder.with_name(f".{folder.name}.part").resolve()
     shutil.rmtree(temporary, ignore_errors=True)
-    parts = (list(places[start : start + size].itertuples(index=False, name=None)) for start in range(0, len(movies), size))
+    shards = (list(locations[start : start + size].itertuples(index=False, name=None)) for start in range(0, len(movies), size))
     tasks = (
-        delayed(decode_shard)(dataset.resolve(), part, height, width, interpolation, temporary / shard_name(number))
-        for number, part in enumerate(parts)
+        delayed(decode_shard)(dataset.resolve(), shard, height, width, interpolation, temporary / shard_name(number))
+        for number, shard in enumerate(shards)
     )
     reasons: list[str] = []
     try:
         with workers(dask_scheduler), tqdm(total=len(movies), desc="cache", unit=" posters", disable=None) as progress:
-            for shard in Parallel(return_as="generator", batch_size=1)(tasks):
-                reasons += shard
-                progress.update(len(shard))
+            for shard_reasons in Parallel(return_as="generator", batch_size=1)(tasks):
+                reasons += shard_reasons
+                progress.update(len(shard_reasons))
         readable = np.array([not reason for reason in reasons])
         unreadable = movies[~readable].assign(reason=[reason for reason in reasons if reason])
         names = [f"{row.archive}/{row.poster}".lstrip("/") for row in unreadable.itertuples()]
         if len(unreadable) > max_unreadable * len(movies):
-            some = ", ".join(f"{name} ({reason})" for name, reason in zip(names[:3], unreadable["reason"], strict=False))
+            examples = ", ".join(f"{name} ({reason})" for name, reason in zip(names[:3], unreadable["reason"], strict=False))
             raise InputError(
                 f"{dataset}: {len(unreadable)} of {len(movies)} posters cannot be read, more than `max_unreadable` "
-                f"({max_unreadable:g}) allows: {some}{', …' if len(names) > 3 else ''}"
+                f"({max_unreadable:g}) allows: {examples}{', …' if len(names) > 3 else ''}"
             )
         kept = movies[readable]
         for split in SPLITS:
             if not (kept["split"] == split).any():
                 raise InputError(f"{dataset}: no poster of the {split} split can be read; repair posters or add movies")
-        for left in temporary.glob(".*.part"):  # of a worker that was lost
-            left.unlink()
+        for leftover in temporary.glob(".*.part"):  # written by lost workers
+            leftover.unlink()
         write_movies(kept, temporary / "movies.csv")
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)

@@ -1,9 +1,9 @@
-"""Find what is on each poster, for architectures that see it: two_stream/….
+"""Detect the objects and lettering on each poster, for two_stream/… architectures.
 
-In: data/movies.csv and the posters of `dataset`, or its detections.csv, which then says all. Out, in data/detections: objects.csv,
-a row an object; sentences.npy, what the words on each movie's poster mean, float32 (movies, 384); detectors.json, what found them,
-and the movies' IDs. And metrics/detect.json. For other architectures these are empty. What was found is kept in
-.dvc/tmp, and an interrupted detection goes on from there. Run: `python -m stages.detect`.
+In: data/movies.csv and the posters of `dataset`, or its detections.csv, which replaces all detectors. Out, in data/detections:
+objects.csv, one row per object; sentences.npy, an embedding of the words on each movie's poster, float32 (movies, 384);
+detectors.json, with the detectors' versions, their classes and the movies' IDs; and metrics/detect.json. For other architectures
+these are empty. Detections are also stored in .dvc/tmp, from where an interrupted run resumes. Run: `python -m stages.detect`.
 """
 
 import base64
@@ -34,7 +34,7 @@ COUNTS = Path("metrics/detect.json")
 
 
 class Store:
-    """What was found before, by the poster's content or the words' text, in an SQLite file that several processes may use."""
+    """Earlier detections and sentence embeddings, by the SHA-256 of poster or text, in an SQLite file that processes share."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,18 +42,18 @@ class Store:
         with self.connection:
             self.connection.execute("CREATE TABLE IF NOT EXISTS found (poster, detector, objects, PRIMARY KEY (poster, detector))")
 
-    def get(self, poster: str, detector: str) -> Any:
-        """As JSON gives it; None where it is not known."""
-        row = self.connection.execute("SELECT objects FROM found WHERE poster = ? AND detector = ?", (poster, detector)).fetchone()
+    def get(self, digest: str, detector: str) -> Any:
+        """The stored value, or None."""
+        row = self.connection.execute("SELECT objects FROM found WHERE poster = ? AND detector = ?", (digest, detector)).fetchone()
         return None if row is None else json.loads(row[0])
 
-    def put(self, poster: str, detector: str, objects: Any) -> None:
+    def put(self, digest: str, detector: str, value: Any) -> None:
         with self.connection:
-            self.connection.execute("INSERT OR REPLACE INTO found VALUES (?, ?, ?)", (poster, detector, json.dumps(objects)))
+            self.connection.execute("INSERT OR REPLACE INTO found VALUES (?, ?, ?)", (digest, detector, json.dumps(value)))
 
 
 def read_poster(dataset: Path, archive: str, path: str) -> bytes:
-    """A poster's content; empty where there is none, which no detector takes for a poster."""
+    """The bytes of a poster's file; empty if it cannot be read, which `detection.detect` then reports."""
     with contextlib.suppress(OSError, KeyError, zipfile.BadZipFile, EOFError, ValueError):
         return read_bytes(dataset, archive, path)
     return b""
@@ -62,70 +62,70 @@ def read_poster(dataset: Path, archive: str, path: str) -> bytes:
 def detect_movies(
     dataset: Path, movies: pd.DataFrame, detectors: list[str], store: Store
 ) -> tuple[dict[str, list[Detection]], dict[str, str], list[str], dict[str, str]]:
-    """Run the detectors on the movies' posters that they have not seen before.
+    """Run the detectors on those of the movies' posters for which the store has no detections.
 
     Returns
     -------
-    The objects on them all, by the movies' IDs; the detectors' versions and classes; and, by IDs again, the reasons why posters
-    cannot be read.
+    The detections on all posters, by movie ID; the detectors' versions, by name; their classes; and the reasons why posters
+    cannot be read, by movie ID.
     """
     from tqdm import tqdm
 
-    from poster_genres import detection as module
+    from poster_genres.detection import detect, open_detector
 
-    places = dict(zip(movies["id"], zip(movies["archive"], movies["poster"], strict=True), strict=True))
-    digests = {movie: hashlib.sha256(read_poster(dataset, *place)).hexdigest() for movie, place in places.items()}
-    found: dict[str, list[Detection]] = {movie: [] for movie in places}
+    locations = dict(zip(movies["id"], zip(movies["archive"], movies["poster"], strict=True), strict=True))
+    digests = {movie: hashlib.sha256(read_poster(dataset, *location)).hexdigest() for movie, location in locations.items()}
+    by_movie: dict[str, list[Detection]] = {movie: [] for movie in locations}
     reasons: dict[str, str] = {}
     versions: dict[str, str] = {}
     classes: list[str] = []
     for name in detectors:
-        detector = module.open_detector(name)
+        detector = open_detector(name)
         versions[name] = detector.version
         classes += [label for label in detector.classes if label not in classes]
-        # Of its file alone, so that a change to another detector leaves what this one found.
+        # Only of the detector's own file, so that changes to other detectors do not invalidate its stored detections.
         code = hashlib.sha256(Path(inspect.getfile(type(detector))).read_bytes()).hexdigest()[:16]
         key = f"{name}, {detector.version}, {code}"
         stored = {movie: store.get(digest, key) for movie, digest in digests.items()}
-        known = {movie: [Detection(*one) for one in objects] for movie, objects in stored.items() if objects is not None}
-        missing = [movie for movie in places if movie not in known]
-        results = module.detect(name, (read_poster(dataset, *places[movie]) for movie in missing))
-        for movie, result in tqdm(zip(missing, results, strict=True), desc=name, total=len(missing), unit=" posters", disable=None):
+        results = {movie: [Detection(*values) for values in rows] for movie, rows in stored.items() if rows is not None}
+        missing = [movie for movie in locations if movie not in results]
+        new = detect(name, (read_poster(dataset, *locations[movie]) for movie in missing))
+        for movie, result in tqdm(zip(missing, new, strict=True), desc=name, total=len(missing), unit=" posters", disable=None):
             if isinstance(result, str):
                 reasons[movie] = result
             else:
                 store.put(digests[movie], key, result)
-                known[movie] = result
-        for movie, objects in known.items():
-            found[movie] += objects
-    return found, versions, classes, reasons
+                results[movie] = result
+        for movie, detections in results.items():
+            by_movie[movie] += detections
+    return by_movie, versions, classes, reasons
 
 
-def detect_sentences(found: dict[str, list[Detection]], store: Store) -> dict[str, PosterDetections]:
-    """What the words on each poster mean, beside its objects."""
+def detect_sentences(by_movie: dict[str, list[Detection]], store: Store) -> dict[str, PosterDetections]:
+    """Add an embedding of the words on each poster to its detections."""
     from tqdm import tqdm
 
-    from poster_genres import sentences as module
+    from poster_genres import sentences
 
-    key = f"sentence, {hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()[:16]}"
-    detected = {}
-    for movie, objects in tqdm(found.items(), desc="sentences", unit=" posters", disable=None):
-        digest = hashlib.sha256(text_of(objects).encode()).hexdigest()
+    key = f"sentence, {hashlib.sha256(Path(str(sentences.__file__)).read_bytes()).hexdigest()[:16]}"
+    contents = {}
+    for movie, detections in tqdm(by_movie.items(), desc="sentences", unit=" posters", disable=None):
+        digest = hashlib.sha256(text_of(detections).encode()).hexdigest()
         stored = store.get(digest, key)
-        sentence = module.embed(text_of(objects)) if stored is None else np.frombuffer(base64.b64decode(stored), np.float32)
+        sentence = sentences.embed(text_of(detections)) if stored is None else np.frombuffer(base64.b64decode(stored), np.float32)
         if stored is None:
             store.put(digest, key, base64.b64encode(sentence.tobytes()).decode())
-        detected[movie] = PosterDetections(objects, sentence)
-    return detected
+        contents[movie] = PosterDetections(detections, sentence)
+    return contents
 
 
 def given_objects(dataset: Path, files: list[File]) -> dict[str, list[Detection]] | None:
-    """The objects of the data set's own table, by ID; None where it has none.
+    """The detections in the data set's own detections.csv, by movie ID; None if it has no such file.
 
     Raises
     ------
     InputError
-        There are several, or it is wrong.
+        It has several, or one that is not valid.
     """
     tables = [file for file in files if PurePosixPath(file.path).name == GIVEN]
     if not tables:
@@ -150,29 +150,29 @@ def main() -> None:
     versions: dict[str, str] = {}
     reasons: dict[str, str] = {}
     if given is not None:
-        found = {movie: given.get(movie, []) for movie in movies["id"]}
-        counts["objects_of_unknown_movies"] = sum(len(objects) for movie, objects in given.items() if movie not in found)
-        classes = sorted({one.label for objects in found.values() for one in objects})
+        by_movie = {movie: given.get(movie, []) for movie in movies["id"]}
+        counts["objects_of_unknown_movies"] = sum(len(rows) for movie, rows in given.items() if movie not in by_movie)
+        classes = sorted({detection.label for detections in by_movie.values() for detection in detections})
         if not classes:
             raise InputError(f"{dataset}: {GIVEN} has no object of any of the {len(movies)} movies; its column id holds their IDs")
     elif parameters.detectors:
-        found, versions, classes, reasons = detect_movies(dataset, movies, parameters.detectors, store)
+        by_movie, versions, classes, reasons = detect_movies(dataset, movies, parameters.detectors, store)
         counts["source"] = ", ".join(parameters.detectors)
     else:
         raise InputError(f"params.yaml: detectors: two_stream/… needs one at least, or the objects in a table, {dataset}/{GIVEN}")
-    write_detections(DatasetDetections(detect_sentences(found, store), versions, classes), FOLDER)
-    labels = Counter(one.label for objects in found.values() for one in objects)
-    without = sum(not objects for objects in found.values())
+    write_detections(DatasetDetections(detect_sentences(by_movie, store), versions, classes), FOLDER)
+    by_class = Counter(detection.label for detections in by_movie.values() for detection in detections)
+    empty = sum(not detections for detections in by_movie.values())
     counts |= {
         "posters": len(movies),
-        "posters_without_objects": without,
+        "posters_without_objects": empty,
         "unreadable": len(reasons),
         "reasons": dict(sorted(Counter(reasons.values()).items())),
-        "objects": dict(labels.most_common()),
+        "objects": dict(by_class.most_common()),
     }
     write_json(COUNTS, counts)
-    seen = f"{len(movies) - without} of {len(movies)} posters"
-    print(f"{labels.total()} objects of {len(labels)} classes on {seen} ({counts['source']})")
+    posters = f"{len(movies) - empty} of {len(movies)} posters"
+    print(f"{by_class.total()} objects of {len(by_class)} classes on {posters} ({counts['source']})")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Join a data set's metadata and posters by ID, and split the movies into training, validation and test.
+"""Join a data set's metadata and posters by ID, and split the movies into training, validation and test sets.
 
 In: the folder that `dataset` names. Out: data/movies.csv, metrics/join.json. Run: `python -m stages.join`, or `dvc repro join`.
 """
@@ -22,36 +22,36 @@ from poster_genres.parameters import JoinParameters, read_parameters
 
 
 def find_posters(files: list[File]) -> tuple[pd.DataFrame, int]:
-    """The posters, and how many more posters have an ID that another already has; the first by name is kept.
+    """The posters, one per ID (the first by name), and how many were dropped because another has their ID.
 
     Returns
     -------
-    A table with the columns id, archive, poster (its path there) and size (in bytes), a row a poster, by name; and the number.
+    A table with the columns id, archive, poster (path within it) and size (bytes), one row per poster, by name; and the number.
     """
-    found = [file for file in files if file.suffix in POSTER_SUFFIXES]
+    images = [file for file in files if file.suffix in POSTER_SUFFIXES]
     columns = {"id": "stem", "archive": "archive", "poster": "path", "size": "size"}
-    posters = pd.DataFrame({column: [getattr(file, name) for file in found] for column, name in columns.items()})
+    posters = pd.DataFrame({column: [getattr(image, name) for image in images] for column, name in columns.items()})
     repeats = posters["id"].duplicated()
     return posters[~repeats].reset_index(drop=True), int(repeats.sum())
 
 
 def group_identical(dataset: Path, posters: pd.DataFrame) -> dict[str, str]:
-    """Posters with the same bytes are one group, named by its smallest ID: that of each of these posters which has another one.
+    """Group posters with identical bytes: from the ID of each poster to the smallest ID in its group, if that is another one.
 
     Only posters of equal size can be identical, so only those are read.
 
     Parameters
     ----------
-    posters : some of `find_posters`
+    posters : a table with the columns of `find_posters`
     """
-    same = posters.loc[posters["size"].duplicated(keep=False), ["size", "id", "archive", "poster"]].sort_values(["size", "id"])
+    same_size = posters.loc[posters["size"].duplicated(keep=False), ["size", "id", "archive", "poster"]].sort_values(["size", "id"])
     groups: dict[str, str] = {}
-    for _, rows in groupby(same.itertuples(), attrgetter("size")):
+    for _, rows in groupby(same_size.itertuples(), attrgetter("size")):
         first: dict[bytes, str] = {}
         for row in rows:
             try:
                 data = read_bytes(dataset, row.archive, row.poster)
-            except Exception:  # unreadable in whatever way: the cache stage leaves it out and says why
+            except Exception:  # unreadable for any reason: the stage `cache` leaves it out and reports why
                 continue
             if data and (group := first.setdefault(hashlib.sha256(data).digest(), row.id)) != row.id:
                 groups[row.id] = group
@@ -63,12 +63,12 @@ def join(metadata: Metadata, posters: pd.DataFrame, parameters: JoinParameters) 
 
     Returns
     -------
-    The table of `poster_genres.movies`, in the metadata's order, and the counts for metrics/join.json.
+    The table described in `poster_genres.movies`, in the metadata's order, and the counts for metrics/join.json.
 
     Raises
     ------
     InputError
-        No ID is on both sides, or too few movies remain for a split.
+        Metadata and posters share no ID, all genres are unknown, one is named like a column, or a split has too few movies.
     """
     dataset = parameters.dataset
     table = metadata.movies
@@ -77,8 +77,8 @@ def join(metadata: Metadata, posters: pd.DataFrame, parameters: JoinParameters) 
     has_poster = table["id"].isin(posters["id"])
     matched = int(has_poster.sum())
     if not matched:
-        some = f"metadata has {', '.join(table['id'][:3])}; posters are {', '.join(posters['id'][:3])}"
-        raise InputError(f"{dataset}: no ID of the metadata is the file name of a poster: {some}")
+        examples = f"metadata has {', '.join(table['id'][:3])}; posters are {', '.join(posters['id'][:3])}"
+        raise InputError(f"{dataset}: no ID of the metadata is the file name of a poster: {examples}")
     movies = table[has_poster & (table["genres"].map(len) > 0)].merge(posters, on="id")
     if movies.empty:
         raise InputError(f"{dataset}: all {matched} movies with a poster have unknown genres")
@@ -91,25 +91,25 @@ def join(metadata: Metadata, posters: pd.DataFrame, parameters: JoinParameters) 
     test = movies["group"].map(lambda group: in_test(group, parameters.test)).to_numpy(bool)
     if not test.any():
         raise InputError(f"{dataset}: none of the {len(movies)} movies falls into the test set; raise `test` or add movies")
-    others = np.flatnonzero(~test)
-    if len(others) < parameters.limit:
-        print(f"limit: {parameters.limit} is more than the {len(others)} movies beside the test set; all of them are used")
-    unknown, beyond = matched - len(movies), others[parameters.limit :]
-    movies, test = movies.drop(index=beyond, columns="size").reset_index(drop=True), np.delete(test, beyond)
-    others = np.flatnonzero(~test)
+    rest = np.flatnonzero(~test)
+    if len(rest) < parameters.limit:
+        print(f"limit: {parameters.limit} is more than the {len(rest)} movies beside the test set; all of them are used")
+    unknown_genres, beyond_limit = matched - len(movies), rest[parameters.limit :]
+    movies, test = movies.drop(index=beyond_limit, columns="size").reset_index(drop=True), np.delete(test, beyond_limit)
+    rest = np.flatnonzero(~test)
     labels = np.empty((len(movies), len(genres)), np.uint8)
     for column, genre in enumerate(genres):
         labels[:, column] = [genre in row for row in movies["genres"]]
-    numbers = movies["group"].factorize()[0]
+    group_codes = movies["group"].factorize()[0]
     try:
-        validation = choose_validation(labels[others], numbers[others], parameters.validation, parameters.seed)
+        validation = choose_validation(labels[rest], group_codes[rest], parameters.validation, parameters.seed)
     except ValueError:
         raise InputError(
-            f"params.yaml: limit: {len(others)} movie(s) are too few to set {parameters.validation:g} of them aside for validation"
+            f"params.yaml: limit: {len(rest)} movie(s) are too few to set {parameters.validation:g} of them aside for validation"
             " and train on the rest; raise `limit`, or add movies"
         ) from None
     split = np.where(test, "test", "train").astype(object)
-    split[others[validation]] = "validation"
+    split[rest[validation]] = "validation"
     joined = pd.concat([movies.assign(split=split)[COLUMNS], pd.DataFrame(labels, columns=genres)], axis=1)
     counts = {
         "dataset": dataset,
@@ -121,9 +121,9 @@ def join(metadata: Metadata, posters: pd.DataFrame, parameters: JoinParameters) 
         "posters_without_metadata": len(posters) - matched,
         "rows_without_poster": len(table) - matched,
         "matched": matched,
-        "unknown_genres": unknown,
+        "unknown_genres": unknown_genres,
         "identical_posters": len(groups),
-        "beyond_limit": len(beyond),
+        "beyond_limit": len(beyond_limit),
         "movies": {name: int((split == name).sum()) for name in SPLITS},
         "genres": {genre: {name: int(labels[split == name, i].sum()) for name in SPLITS} for i, genre in enumerate(genres)},
     }

@@ -1,7 +1,7 @@
-"""Check params.yaml, and write what each stage uses of it, so that a stage runs again only where a value changed that it uses.
+"""Check params.yaml, and write the values that each stage uses, so that DVC reruns a stage only if one of its own values changed.
 
-In: params.yaml, recipes.yaml and the code of the networks. Out, in data/parameters: a JSON file a stage, with its values; and for
-train and evaluate the SHA-256 of each file of the code of the architecture in use. Run: `python -m stages.resolve`.
+In: params.yaml, recipes.yaml and the networks' code. Out, in data/parameters: one JSON file per stage with its values, and for
+train and evaluate also the SHA-256 of each code file of the chosen architecture. Run: `python -m stages.resolve`.
 """
 
 import ast
@@ -33,18 +33,18 @@ STAGES: dict[str, type[Values]] = {
 
 
 def imported_files(file: Path) -> list[Path]:
-    """The project's files that a Python file imports, directly or by way of others, without itself; relative to the project."""
-    found: set[Path] = set()
-    waiting = [file]
-    while waiting:
-        for node in ast.walk(ast.parse(waiting.pop().read_text(encoding="utf-8"))):
-            names = [f"{node.module}.{name.name}" for name in node.names] if isinstance(node, ast.ImportFrom) else []
-            for name in [part for full in names for part in (full, full.rpartition(".")[0])]:
+    """The project's files that a Python file imports, directly or indirectly, as paths relative to the project; without itself."""
+    imported: set[Path] = set()
+    queue = [file]
+    while queue:
+        for node in ast.walk(ast.parse(queue.pop().read_text(encoding="utf-8"))):
+            names = [f"{node.module}.{alias.name}" for alias in node.names] if isinstance(node, ast.ImportFrom) else []
+            for name in [*names, *(name.rpartition(".")[0] for name in names)]:
                 path = Path(f"{name.replace('.', '/')}.py")
-                if path.is_file() and path not in found:
-                    found.add(path)
-                    waiting.append(path)
-    return sorted(found)
+                if path.is_file() and path not in imported:
+                    imported.add(path)
+                    queue.append(path)
+    return sorted(imported)
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
     for stage, kind in STAGES.items():
         values = parameters.used_by(kind).model_dump()
         if stage in ("train", "evaluate"):
-            # What else they import stands in dvc.yaml.
+            # The stage's other imports are listed in dvc.yaml.
             code = {network, *imported_files(network)}.difference(imported_files(Path(f"stages/{stage}.py")))
             values["code"] = {path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(code)}
         write_json(FOLDER / f"{stage}.json", values)

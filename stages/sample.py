@@ -1,7 +1,7 @@
-"""Draw the data set that comes with the project, so that everything runs anywhere.
+"""Generate the project's sample data set, so that everything runs without a download.
 
-Synthetic posters whose colours, shapes, layout and lettering depend on their genres, under noise, and metadata in both
-layouts of the real data set, with its oddities. Scores on it mean nothing.
+Synthetic posters whose colours, shapes, layout and lettering depend on their genres, with noise; and metadata in both
+formats of the real data set, with its irregularities. Scores on it mean nothing.
 
 In: nothing. Out: data/sample. Run: `python -m stages.sample`, or `dvc repro sample`.
 """
@@ -17,14 +17,14 @@ from tqdm import tqdm
 
 from poster_genres import errors
 
-# The sample is one fixed data set. Were it drawn from `seed`, then a run with another seed would learn from other data.
+# Fixed: if the sample depended on `seed`, runs with different seeds would train on different data.
 SEED = 20171023
 MOVIES = 640
 WIDTH, HEIGHT = 200, 300
 YEARS = (1994, 1999, 2004, 2009, 2014)
 UNKNOWN = "N/A"
 
-# Genre: how often, sky, ground, accent.
+# Per genre: relative frequency, and the colours of sky, ground and accent.
 GENRES: dict[str, tuple[float, str, str, str]] = {
     "Action": (0.24, "#401008", "#c8481c", "#ffc24a"),
     "Comedy": (0.38, "#fff3c4", "#ffd23f", "#ee4266"),
@@ -56,7 +56,7 @@ Color = tuple[int, int, int]
 
 
 def choose_genres(random: np.random.Generator) -> list[str]:
-    """One to three genres, the frequent ones more often."""
+    """One to three genres, sampled by their relative frequency."""
     names = list(GENRES)
     weights = np.array([GENRES[name][0] for name in names])
     number = int(random.choice([1, 2, 3], p=[0.35, 0.45, 0.2]))
@@ -64,14 +64,14 @@ def choose_genres(random: np.random.Generator) -> list[str]:
 
 
 def draw_poster(genres: list[str], title: str, random: np.random.Generator) -> Image.Image:
-    """Draw a poster of WIDTH x HEIGHT pixels: the first of the shuffled genres sets the scene, the others add to it."""
+    """Draw a poster of WIDTH x HEIGHT pixels: a random one of the genres sets the scene, and each adds its shapes."""
     order = random.permutation(genres).tolist()
     _, sky, ground, accent = GENRES[order[0]]
     horizon = int(HEIGHT * random.uniform(0.5, 0.75))
     image = Image.new("RGB", (WIDTH, HEIGHT), _shade(sky, random))
     draw = ImageDraw.Draw(image)
     draw.rectangle((0, horizon, WIDTH, HEIGHT), _shade(ground, random))
-    for _ in range(int(random.integers(2, 7))):  # clutter that says nothing
+    for _ in range(int(random.integers(2, 7))):  # clutter, independent of the genres
         x, y, size = (random.uniform([0, 0, 8], [WIDTH, HEIGHT, 40])).tolist()
         draw.ellipse((x, y, x + size, y + size * random.uniform(0.5, 1.5)), tuple(random.integers(0, 256, 3).tolist()))
     for genre in order:
@@ -87,14 +87,14 @@ def draw_poster(genres: list[str], title: str, random: np.random.Generator) -> I
 
 
 def _shade(color: str, random: np.random.Generator) -> Color:
-    """The colour `#rrggbb`, a little off."""
+    """The colour `#rrggbb` with Gaussian noise."""
     channels = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) + random.normal(0, 22, 3)
     red, green, blue = np.clip(channels, 0, 255).astype(int).tolist()
     return red, green, blue
 
 
 def _draw_mark(draw: ImageDraw.ImageDraw, genre: str, center: tuple[float, float], r: float, color: Color) -> None:
-    """A genre's shape of radius `r` pixels."""
+    """Draw a genre's shape with a radius of `r` pixels."""
     x, y = center
     if genre == "Action":  # a burst
         angles = np.arange(16) * np.pi / 8
@@ -124,7 +124,7 @@ def _draw_mark(draw: ImageDraw.ImageDraw, genre: str, center: tuple[float, float
 
 
 def write_table(ids: list[str], genres: list[list[str]], path: Path) -> None:
-    """Write the metadata as the CSV that most tutorials use: `Id`, `Genre` as a Python list, a 0/1 column a genre."""
+    """Write the metadata as the CSV that most tutorials use: `Id`, `Genre` as a Python list, one 0/1 column per genre."""
     table = pd.DataFrame({"Id": ids, "Genre": [repr(row) for row in genres]})
     for genre in sorted([*GENRES, UNKNOWN]):
         table[genre] = [int(genre in row) for row in genres]
@@ -132,7 +132,7 @@ def write_table(ids: list[str], genres: list[list[str]], path: Path) -> None:
 
 
 def write_groundtruth(records: list[dict[str, str]], path: Path) -> None:
-    """Write metadata as the real data set's authors do: UTF-16 objects as the Mongo shell prints them."""
+    """Write the metadata in the format of the real data set's authors: UTF-16, objects as the Mongo shell prints them."""
     objects = []
     for i, record in enumerate(records):
         text = json.dumps(record, indent=2, ensure_ascii=False)
@@ -151,15 +151,15 @@ def main() -> None:
     for i, movie in enumerate(tqdm(ids, "sample", unit=" posters", disable=None)):
         title = " ".join(random.choice(WORDS, 2, replace=False).tolist())
         year = int(random.choice(YEARS))
-        # A poster in ten shows other genres than its movie has, as real ones do.
+        # One poster in ten is drawn from random genres: label noise, as on real posters.
         shown = choose_genres(random) if random.random() < 0.1 else genres[i]
         if i % 40 == 7:
             genres[i] = [UNKNOWN]
-        if i % 50 != 3:  # the others are rows without a poster
+        if i % 50 != 3:  # the others have no poster
             (folder / "posters" / str(year)).mkdir(parents=True, exist_ok=True)
             draw_poster(shown, title, random).save(folder / "posters" / str(year) / f"{movie}.jpg", quality=85)
         records[year].append({"imdbID": movie, "Title": title, "Released": f"1 Jan {year}", "Genre": ", ".join(genres[i])})
-    # In another order than the posters, without the last 12 of them, and with 4 rows that stand twice.
+    # In another order than the posters, without the last 12, and with 4 repeated rows.
     order = random.permutation(MOVIES - 12).tolist()
     order += order[:4]
     write_table([ids[i] for i in order], [genres[i] for i in order], folder / "train.csv")

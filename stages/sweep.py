@@ -1,8 +1,8 @@
-"""Run a grid of experiments, each combination of what `sweep:` in params.yaml lists: `python -m stages.sweep --jobs 2`.
+"""Run a grid of DVC experiments, one for each combination of values in `sweep:` of params.yaml: `python -m stages.sweep --jobs 2`.
 
-Another grid can be given in its place: `python -m stages.sweep -S limit=625,1250,3000`.
+Another grid can be given instead: `python -m stages.sweep -S limit=625,1250,3000`.
 
-The experiments are DVC's, queued and run by these commands, which are printed and work by hand as well:
+The experiments are queued and run by these commands, which are printed and also work by hand:
 `dvc exp run --queue -S architecture=a,b -S epochs=5,10` and `dvc queue start -j 2`.
 """
 
@@ -25,34 +25,34 @@ from poster_genres.errors import InputError
 from poster_genres.parameters import check_parameters, read_parameters
 
 POLL_SECONDS = 2.0
-# With another value of these, other posters validate, and scores on them tell nothing about which model is better.
+# These change the validation split: scores of experiments that differ in them cannot be compared.
 SPLITTING = ("dataset", "metadata", "limit", "validation", "test", "seed")
 
 
 def dvc(*arguments: str, show: bool = False) -> str:
-    """Run a DVC command and give what it printed."""
+    """Run a DVC command and return its standard output. If it fails, raise InputError with the first line of its error."""
     if show:
         print(f"> dvc {' '.join(arguments)}", flush=True)
-    # Into files: a pipe would end only with the workers that `dvc queue start` leaves behind, and where two of them start in the
-    # same moment, one may miss the word to end (https://github.com/treeverse/dvc-task/issues/73).
+    # Into files: a pipe stays open until the workers that `dvc queue start` leaves behind stop, and if two of them start at the
+    # same moment, one may miss the signal to stop (https://github.com/treeverse/dvc-task/issues/73).
     with tempfile.TemporaryDirectory() as folder:
-        output, complaints = Path(folder, "output"), Path(folder, "complaints")
-        with output.open("wb") as stdout, complaints.open("wb") as stderr:
-            done = subprocess.run([sys.executable, "-m", "dvc", *arguments], stdout=stdout, stderr=stderr, check=False)
-        printed, complained = (file.read_text(encoding="utf-8") for file in (output, complaints))
-    if done.returncode:
-        reason = (complained or printed).strip().splitlines() or ["no reason given"]
+        stdout_path, stderr_path = Path(folder, "stdout"), Path(folder, "stderr")
+        with stdout_path.open("wb") as stdout, stderr_path.open("wb") as stderr:
+            completed = subprocess.run([sys.executable, "-m", "dvc", *arguments], stdout=stdout, stderr=stderr, check=False)
+        output, error_output = (path.read_text(encoding="utf-8") for path in (stdout_path, stderr_path))
+    if completed.returncode:
+        reason = (error_output or output).strip().splitlines() or ["no reason given"]
         raise InputError(f"dvc {arguments[0]} {arguments[1]}: {reason[0].removeprefix('ERROR: ')}")
-    return printed
+    return output
 
 
 def grid_options(sweep: dict[str, list[Any]]) -> list[str]:
     """The grid as options of `dvc exp run`: `-S architecture=a,b -S epochs=5,10`."""
-    return [word for key, values in sweep.items() for word in ("-S", f"{key}={','.join(str(value) for value in values)}")]
+    return [argument for key, values in sweep.items() for argument in ("-S", f"{key}={','.join(str(value) for value in values)}")]
 
 
 def read_grid(options: list[str]) -> dict[str, list[Any]]:
-    """The grid that `-S` options spell: KEY=A,B to the values A and B of KEY, as YAML reads them.
+    """Parse `-S` options: KEY=A,B gives the values A and B of KEY, parsed as YAML.
 
     Raises
     ------
@@ -69,69 +69,69 @@ def read_grid(options: list[str]) -> dict[str, list[Any]]:
 
 
 def check_grid(sweep: dict[str, list[Any]]) -> None:
-    """See that each value would be accepted, before an experiment fails on it.
+    """Check all values of the grid before any experiment starts.
 
     Raises
     ------
     InputError
-        A key is not in params.yaml, or a value is wrong for it.
+        A key is not in params.yaml, or a value is not valid for it.
     """
     path = Path("params.yaml")
     for key, values in sweep.items():
         for value in values:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
             *sections, last = key.split(".")
-            place = content
+            mapping = content
             for section in sections:
-                place = place.get(section) if isinstance(place, dict) else None
-            if not isinstance(place, dict) or last not in place:
+                mapping = mapping.get(section) if isinstance(mapping, dict) else None
+            if not isinstance(mapping, dict) or last not in mapping:
                 raise InputError(f"{path}: sweep: {key!r} is no key of this file")
-            place[last] = value
+            mapping[last] = value
             check_parameters(content, path)
 
 
 def check_history() -> None:
-    """See that DVC can keep what queued experiments find.
+    """Check that DVC can keep the results of queued experiments.
 
     Raises
     ------
     InputError
-        The project was cloned without its history: DVC would run everything, say "Success", and lose it all.
+        The clone is shallow: DVC would run all experiments, report "Success" and lose their results.
     """
     command = ["git", "rev-parse", "--is-shallow-repository"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.stdout.strip() == "true":
+    completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    if completed.stdout.strip() == "true":
         raise InputError("this is a shallow clone, in which DVC loses queued experiments; get its history: git fetch --unshallow")
 
 
 def states(names: list[str]) -> dict[str, str]:
     """Each experiment's state by `dvc queue status`: Queued, Running, Success or Failed."""
-    found = {}
+    state_of = {}
     for line in dvc("queue", "status").splitlines():
-        words = line.split()
-        if len(words) > 2 and words[1] in names:
-            found[words[1]] = words[-1]
-    return found
+        fields = line.split()
+        if len(fields) > 2 and fields[1] in names:
+            state_of[fields[1]] = fields[-1]
+    return state_of
 
 
 def wait(names: list[str]) -> list[str]:
-    """Show progress until all experiments are done. The names of those that failed."""
+    """Show progress until all experiments are done, and return the names of those that failed."""
     with tqdm(total=len(names), desc="sweep", unit=" runs", disable=None) as progress:
         while True:
-            found = states(names)
-            done = [name for name in names if found.get(name) in ("Success", "Failed")]
+            state_of = states(names)
+            done = [name for name in names if state_of.get(name) in ("Success", "Failed")]
             if len(done) > progress.n:
                 if progress.disable:
                     print(f"{len(done)}/{len(names)} runs", flush=True)
                 progress.update(len(done) - progress.n)
             if len(done) == len(names):
-                return [name for name in names if found[name] == "Failed"]
+                return [name for name in names if state_of[name] == "Failed"]
             time.sleep(POLL_SECONDS)
 
 
 def wait_for_workers() -> None:
-    """Give the workers time to end, which they do some ten seconds after the queue is empty: the next sweep, started meanwhile,
-    would count on them. Not for good: they may have experiments of others to run, too."""
+    """Wait until the workers stop, about ten seconds after the queue is empty: a sweep started before that would rely on them.
+    Give up after ten polls, because they may also have other experiments to run."""
     for _ in range(10):
         if "Worker status: 0 active, 0 idle" in dvc("queue", "status"):
             return
@@ -139,8 +139,8 @@ def wait_for_workers() -> None:
 
 
 def results(names: list[str], keys: list[str]) -> pd.DataFrame:
-    """A row an experiment: its name, what the grid set, and its scores; the best by validation first, or in the order of `names`
-    where each has validation posters of its own."""
+    """One row per experiment: name, values of the grid, and scores; best validation score first, or in the order of `names` if
+    the experiments' validation splits differ."""
     from dvc.api import exp_show
 
     rows = []
@@ -151,7 +151,7 @@ def results(names: list[str], keys: list[str]) -> pd.DataFrame:
                 "test macro AP": experiment.get("test.macro_average_precision"),
                 "test micro AP": experiment.get("test.micro_average_precision"),
             }
-            # DVC gives whole numbers as floats.
+            # DVC returns integers as floats.
             settings = {key: f"{value:g}" if isinstance(value := experiment.get(key), float) else value for key in keys}
             rows.append({"experiment": experiment["Experiment"], **settings, **scores})
     if set(keys) & set(SPLITTING):
@@ -166,21 +166,21 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.jobs < 1:
         parser.error("--jobs takes a number from 1")
-    # The workers inherit this. Trainings that each take all cores at once are several times slower than in turns.
+    # Inherited by the workers. Concurrent trainings that each use all cores are several times slower than one after another.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // arguments.jobs)))
     sweep = read_grid(arguments.S) or read_parameters().sweep
     check_grid(sweep)
     check_history()
-    # Short, as MLflow's pages show but the beginning of a run's name: the day and the time.
+    # Only day and time, because MLflow's UI truncates long run names.
     name = f"sweep-{time.strftime('%d%H%M%S')}"
     dvc("exp", "run", "--queue", "--name", name, *grid_options(sweep), show=True)
     names = [f"{name}-{i + 1}" for i in range(math.prod(len(values) for values in sweep.values()))]
     dvc("queue", "start", "-j", str(arguments.jobs), show=True)
     failed = wait(names)
     wait_for_workers()
-    for one in failed:
-        log = dvc("queue", "logs", one).strip().splitlines()
-        print(f"{one} failed: {log[-1] if log else 'no log'}; `dvc queue logs {one}` tells more", file=sys.stderr)
+    for experiment in failed:
+        log = dvc("queue", "logs", experiment).strip().splitlines()
+        print(f"{experiment} failed: {log[-1] if log else 'no log'}; `dvc queue logs {experiment}` tells more", file=sys.stderr)
     if len(failed) == len(names):
         raise InputError("all experiments of the sweep failed")
     table = results(names, list(sweep))

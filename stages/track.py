@@ -1,6 +1,6 @@
-"""Log the finished run to MLflow, where training could not: `python -m stages.track`.
+"""Log the finished run to MLflow if that failed during training: `python -m stages.track`.
 
-In: models/run.json, models/model.pt, data/cache, metrics. Doing it twice changes nothing.
+In: models/run.json, models/model.pt, data/cache, metrics. Running it again changes nothing.
 """
 
 import sys

@@ -1,8 +1,8 @@
-"""Train networks on the cached posters, and keep their weights of the epoch with the least validation cross-entropy.
+"""Train networks on the cached posters, and keep the weights of the epoch with the lowest validation cross-entropy.
 
-In: data/cache and, for two_stream/…, data/detections. Out: models/model.pt; metrics/history.csv, an epoch a row; models/run.json,
-what the MLflow run is known by. A training that was interrupted goes on from its last whole epoch when it is started again. Run:
-`python -m stages.train`; with `processes: 4` it starts so many of itself, and on several machines `torchrun` starts it.
+In: data/cache and, for two_stream/…, data/detections. Out: models/model.pt; metrics/history.csv, one row per epoch;
+models/run.json, which identifies the MLflow run. An interrupted training, started again, resumes after its last completed epoch.
+Run: `python -m stages.train`; with `processes: 4` it launches four processes, and on several machines `torchrun` launches it.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ from poster_genres.words import fit_words
 CACHE = Path("data/cache")
 DETECTIONS = Path("data/detections")
 HISTORY = Path("metrics/history.csv")
-# Checkpoints of trainings that nobody went on with are cleared away after a week.
+# Checkpoints of abandoned trainings are deleted after a week.
 KEPT_SECONDS = 7 * 24 * 3600
 
 
@@ -53,7 +53,7 @@ def new_model(
     device: torch.device,
     detections: DatasetDetections | None = None,
 ) -> Model:
-    """A model with networks to be trained, for posters of `shape` (N, height, width, 3)."""
+    """A model with networks ready for training, for posters of `shape` (N, height, width, 3). Raises InputError."""
     _, height, width, _ = shape
     recipe = parameters.recipe
     architecture = find_architecture(parameters.architecture)
@@ -96,44 +96,44 @@ def new_model(
     )
 
 
-def print_detections(model: Model, detected: list[PosterDetections]) -> None:
-    """Print what words and objects the model goes by, and which are on too few training posters."""
+def print_detections(model: Model, contents: list[PosterDetections]) -> None:
+    """Print which words and classes of objects the model uses, and which classes are on too few training posters."""
     if model.words is not None:
         print(f"words: {len(model.words.vocabulary):,} parts of words", flush=True)
-    rare = {label: posters for label, posters in count_classes(detected, model.classes).items() if posters < LEAST}
+    rare = {label: posters for label, posters in count_classes(contents, model.classes).items() if posters < LEAST}
     if model.objects is not None:
         print(f"objects: {len(model.objects.classes)} classes: {', '.join(model.objects.classes)}", flush=True)
     if rare:
-        some = ", ".join(f"{label} ({posters})" for label, posters in sorted(rare.items(), key=lambda item: -item[1])[:5])
-        print(f"not used, on fewer than {LEAST} training posters: {len(rare)} classes: {some}{', …' if len(rare) > 5 else ''}")
+        examples = ", ".join(f"{label} ({posters})" for label, posters in sorted(rare.items(), key=lambda item: -item[1])[:5])
+        print(f"not used, on fewer than {LEAST} training posters: {len(rare)} classes: {examples}{', …' if len(rare) > 5 else ''}")
 
 
 def checkpoint_path(parameters: TrainParameters) -> Path:
-    """Where the state of exactly this training is kept until it is finished: the same parameters, data and code.
+    """The checkpoint of an unfinished training with exactly these parameters, data and code, all of which its name hashes.
 
-    In DVC's folder for temporary files, which experiments in temporary copies share.
+    It lies in DVC's folder for temporary files, which experiments in temporary copies share.
     """
     digest = hashlib.sha256(json.dumps([parameters.model_dump(), torch.__version__], sort_keys=True).encode())
     code = sorted(Path(__file__).parent.parent.glob("poster_genres/**/*.py"))
     inputs = [CACHE / "movies.csv", *sorted(CACHE.glob("*.npy")), DETECTIONS / "objects.csv", DETECTIONS / "detectors.json"]
     for path in (*inputs, Path(__file__), *code):
-        # Without the stage `detect` there are no detections, which most architectures do not need.
+        # Detections are missing if the stage `detect` has not run; most architectures need none.
         content = hashlib.sha256()
         with path.open("rb") if path.is_file() else io.BytesIO() as file:
-            # In large parts, as after each one this thread waits for Python's lock, which imports hold meanwhile.
-            while part := file.read(1 << 24):
-                content.update(part)
+            # In large chunks, because after each one this thread waits for the GIL, which imports hold meanwhile.
+            while chunk := file.read(1 << 24):
+                content.update(chunk)
         digest.update(content.digest())
     return repository() / ".dvc" / "tmp" / "training" / f"{digest.hexdigest()[:32]}.pt"
 
 
 def read_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The state of an interrupted training; None where there is none that can be read. Clears away old ones."""
-    for other in path.parent.glob("*.pt"):
+    """The state of an interrupted training, or None if no checkpoint can be read. Deletes old checkpoints."""
+    for checkpoint in path.parent.glob("*.pt"):
         with contextlib.suppress(OSError):
-            if other.stat().st_mtime < time.time() - KEPT_SECONDS:
-                other.unlink()
-    with contextlib.suppress(Exception):  # whatever is wrong with it, training begins anew
+            if checkpoint.stat().st_mtime < time.time() - KEPT_SECONDS:
+                checkpoint.unlink()
+    with contextlib.suppress(Exception):  # if the checkpoint is damaged, training starts again
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     return None
 
@@ -144,10 +144,10 @@ def write_history(history: list[dict[str, Any]]) -> None:
 
 
 def print_epoch(history: list[dict[str, Any]], epochs: int) -> None:
-    """Print the last row of metrics/history.csv in a line, with the time that the rest of `epochs` will take."""
+    """Print the last row of metrics/history.csv on one line, with the estimated time for the remaining epochs."""
     row = history[-1]
-    trained = [one["seconds"] for one in history if one["epoch"] > 0]
-    remaining = (epochs - row["epoch"]) * sum(trained) / len(trained) if trained else None
+    seconds = [past["seconds"] for past in history if past["epoch"] > 0]
+    remaining = (epochs - row["epoch"]) * sum(seconds) / len(seconds) if seconds else None
     print(
         f"epoch {row['epoch']:3}/{epochs}  loss {row['train_loss']:.4f}, validation {row['validation_loss']:.4f}"
         f"  macro AP {row['validation_macro_average_precision']:.4f}  micro AP {row['validation_micro_average_precision']:.4f}"
@@ -157,8 +157,8 @@ def print_epoch(history: list[dict[str, Any]], epochs: int) -> None:
 
 
 def run_epochs(training: Training, tracking: Tracking | None, checkpoint: Path, patience: int) -> None:
-    """Train epoch by epoch to the end, or until `patience` epochs brought nothing better. All is saved after each epoch, by the
-    process with `tracking`."""
+    """Train for all epochs, or until validation has not improved for `patience` epochs (early stopping). Rank 0, the only process
+    with `tracking`, saves a checkpoint after each epoch."""
     epochs = training.recipe.epochs
     if tracking is not None and training.history and training.epoch == 0:
         write_history(training.history)
@@ -179,11 +179,12 @@ def run_epochs(training: Training, tracking: Tracking | None, checkpoint: Path, 
         tracking.log_epoch(row)
 
 
-def finish(model: Model, training: Training) -> None:
-    """Give the model its best weights, and what validation chooses: how its parts are added up, and thresholds; and save it."""
+def finish(training: Training) -> None:
+    """Restore the best weights, fit the fusion and tune the thresholds on validation, and save the model."""
     from poster_genres import scores
 
     training.finish()
+    model = training.model
     labels, evidence = training.labels[training.validation_rows], training.best_evidence()
     model.fusion = fit_fusion(evidence, labels)
     print("parts: " + ", ".join(f"{name} {weight:.2f}" for name, weight in zip(evidence, model.fusion.weights, strict=True)))
@@ -192,41 +193,50 @@ def finish(model: Model, training: Training) -> None:
     save_model(model, Path("models/model.pt"))
 
 
-def train(parameters: TrainParameters, description: dict[str, Any], device: torch.device) -> None:
-    first = processes.rank() == 0
-    # It reads all posters, beside what follows.
-    checkpoint_future = ThreadPoolExecutor(1).submit(checkpoint_path, parameters)
-    recipe = parameters.recipe
+def prepare_training(parameters: TrainParameters, device: torch.device) -> Training:
+    """Read the posters, fit words and objects on training posters, and build the networks.
+
+    Raises
+    ------
+    InputError
+        There are too few posters; see also `new_model` and `read_detections`.
+    """
     posters, movies = read_cache(CACHE)
     genres, labels, splits = genres_of(movies), labels_of(movies), movies["split"].to_numpy(str)
-    if (splits == "train").sum() < 2:
+    rows = np.flatnonzero(splits == "train")
+    if len(rows) < 2:
         raise InputError("data/cache: one poster is not enough to train on; raise `limit` or lower `validation`")
     detections = read_detections(DETECTIONS, list(movies["id"])) if needs_objects(parameters.architecture) else None
-    model = new_model(parameters, genres, posters.shape, labels[splits == "train"].mean(axis=0), device, detections)
-    detected = None
+    model = new_model(parameters, genres, posters.shape, labels[rows].mean(axis=0), device, detections)
+    contents = None
     if detections is not None:
-        detected = detections.posters
-        rows = np.flatnonzero(splits == "train")
-        learned_from = [detected[row] for row in rows]
-        model.words = fit_words(learned_from, labels[rows])
-        model.objects = fit_objects(learned_from, labels[rows], detections.classes)
-        if first:
-            print_detections(model, learned_from)
-    if first:
+        contents = detections.posters
+        train_contents = [contents[row] for row in rows]
+        model.words = fit_words(train_contents, labels[rows])
+        model.objects = fit_objects(train_contents, labels[rows], detections.classes)
+        if processes.rank() == 0:
+            print_detections(model, train_contents)
+    if processes.rank() == 0:
         size = sum(parameter.numel() for network in model.networks for parameter in network.parameters())
-        numbers = f"{(splits == 'train').sum()} posters to train, {(splits == 'validation').sum()} to validate"
-        where = device.type if processes.world_size() == 1 else f"{processes.world_size()} x {device.type}"
-        print(f"{model.architecture}: {size:,} parameters on {where}, {numbers}", flush=True)
+        numbers = f"{len(rows)} posters to train, {(splits == 'validation').sum()} to validate"
+        devices = device.type if processes.world_size() == 1 else f"{processes.world_size()} x {device.type}"
+        print(f"{model.architecture}: {size:,} parameters on {devices}, {numbers}", flush=True)
+    return Training(model, posters, labels, splits, parameters.recipe, device, contents)
 
-    training = Training(model, posters, labels, splits, recipe, device, detected)
+
+def train(parameters: TrainParameters, description: dict[str, Any], device: torch.device) -> None:
+    """Train, or resume a training that was interrupted; rank 0 logs it to MLflow under this description and saves the model."""
+    # In a thread, because it reads all posters.
+    checkpoint_future = ThreadPoolExecutor(1).submit(checkpoint_path, parameters)
+    training = prepare_training(parameters, device)
     checkpoint = checkpoint_future.result()
     state = read_checkpoint(checkpoint)
     if state is not None:
         description["tags"]["training"] = state.pop("training")
         training.load(state)
-    elif recipe.linear_probe:
+    elif parameters.recipe.linear_probe:
         training.start_from_probe()
-    if not first:
+    if processes.rank() > 0:
         run_epochs(training, None, checkpoint, parameters.patience)
         return
     if state is not None:
@@ -239,7 +249,7 @@ def train(parameters: TrainParameters, description: dict[str, Any], device: torc
         except KeyboardInterrupt:
             print("the same command goes on from the last whole epoch", file=sys.stderr)
             raise
-        finish(model, training)
+        finish(training)
         write_json(RUN, tracking.description)
     checkpoint.unlink(missing_ok=True)
     best = min(training.history, key=lambda row: row["validation_loss"])
@@ -250,14 +260,14 @@ def train(parameters: TrainParameters, description: dict[str, Any], device: torc
 
 
 def main() -> None:
-    everything = read_parameters()
-    parameters = everything.used_by(TrainParameters)
+    all_parameters = read_parameters()
+    parameters = all_parameters.used_by(TrainParameters)
     if parameters.processes > 1 and processes.world_size() == 1:
         processes.launch(parameters.processes, "stages.train")
         return
     device = prepare()
     with processes.process_group(device):
-        train(parameters, describe_run(everything), device)
+        train(parameters, describe_run(all_parameters), device)
 
 
 if __name__ == "__main__":

@@ -355,14 +355,14 @@ def test_other_architectures_need_no_detector(project: Path) -> None:
         "import runpy; runpy.run_module('stages.detect', run_name='__main__')"
     )
     output = run(sys.executable, "-c", program, cwd=project).stdout
-    assert output == "residual sees no objects: nothing to detect\n"
+    assert output == "the architecture is not two_stream/…: nothing to detect\n"
     assert json.loads((project / "metrics" / "detect.json").read_text(encoding="utf-8")) == {"needed": False}
 
 
 def test_what_is_missing_is_said(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage("join", cwd=project)
     set_parameters(project, architecture="two_stream/residual", detectors=[])
-    assert "detectors: two_stream/residual needs one at least" in stage("detect", cwd=project, fails=True).stderr
+    assert "detectors: two_stream/… needs one at least" in stage("detect", cwd=project, fails=True).stderr
     set_parameters(project, detectors=["hf/nowhere/to-be-found"])
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "detectors: hf/nowhere/to-be-found: " in stage("detect", cwd=project, fails=True).stderr

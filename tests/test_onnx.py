@@ -449,7 +449,7 @@ def test_the_stages_with_a_real_network(project: Path, yolox_nano: Path) -> None
 
     # What was found is found anew where this detector's own code changes, and not where another's does.
     posters = stored()
-    for modules, times in ((("lettering", "transformers_detector", "detectors"), 1), (("onnx_detector",), 2)):
+    for modules, times in ((("detectors/lettering", "detectors/hf", "detection"), 1), (("detectors/onnx",), 2)):
         for module in modules:
             with (project / "poster_genres" / f"{module}.py").open("a", encoding="utf-8") as code:
                 code.write("# changed\n")

@@ -247,7 +247,7 @@ EDITED = {
         poster_genres/served_model.py
     """,
     "train evaluate": """
-        poster_genres/networks/residual.py poster_genres/layers.py poster_genres/network.py poster_genres/processes.py
+        poster_genres/networks/residual.py poster_genres/network.py poster_genres/processes.py
         poster_genres/fusion.py poster_genres/logistic.py poster_genres/model.py poster_genres/object_model.py
         poster_genres/old_model.py poster_genres/scores.py poster_genres/tracking.py poster_genres/words.py
     """,

@@ -10,14 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
-from poster_genres import training
+from poster_genres import processes, training
 from poster_genres.architectures import needs_objects
 from poster_genres.augmentation import augment, random_transforms
 from poster_genres.model import load_model
 from poster_genres.movies import genres_of, labels_of
 from poster_genres.network import find_architecture
 from poster_genres.parameters import TrainParameters, read_parameters, read_recipes
+from poster_genres.processes import SyncedDropout
 from poster_genres.tensor_cache import read_cache
 from poster_genres.training import build_optimizer, exponential_average, score_epoch, shuffled_batches
 from stages.train import new_model
@@ -231,18 +233,43 @@ def test_two_processes_train_as_one_does(cached: Path) -> None:
     set_parameters(cached, architecture="two_stream/residual", epochs=2, batch_size=15, learning_rate=0.0001)
     stage("detect", cwd=cached)
     tables = []
-    for processes in (1, 2):
-        set_parameters(cached, processes=processes)
+    for number in (1, 2):
+        set_parameters(cached, processes=number)
         output = stage("train", cwd=cached).stdout
         assert output.count("kept epoch") == 1
         tables.append(pd.read_csv(cached / "metrics" / "history.csv"))
-        assert len(runs_of(cached)) == processes
+        assert len(runs_of(cached)) == number
     assert "2 x cpu" in output
     one, two = (table.filter(like="_").drop(columns=["learning_rate", "posters_per_second"]) for table in tables)
     # Sums are taken in another order, and rounded otherwise where the machine computes in bfloat16.
     losses = ["train_loss", "validation_loss"]
     assert np.abs(one / two - 1)[losses].max(axis=None) < 0.02, (one, two)
     assert np.abs(one - two).drop(columns=losses).max(axis=None) < 0.03, (one, two)
+
+
+@pytest.mark.parametrize("shape", [(64, 6), (65, 6), (64, 6, 5, 4), (65, 6, 5, 4)])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_dropout_in_several_processes_is_that_of_one(
+    shape: tuple[int, ...], order: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def in_order(x: torch.Tensor) -> torch.Tensor:
+        return x.contiguous(memory_format=order) if x.ndim == 4 else x
+
+    x = in_order(torch.rand(shape) + 1)
+    torch.manual_seed(0)
+    whole, after = nn.Dropout(0.3)(x), torch.rand(1)
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
+    monkeypatch.setattr(processes, "all_reduce", lambda tensor: torch.tensor(len(x)))
+    for rank in (0, 1):
+        monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
+        torch.manual_seed(0)
+        shard = in_order(processes.shard(x)).requires_grad_()
+        dropped = SyncedDropout(0.3)(shard)
+        assert torch.equal(dropped, whole[rank::2])
+        assert torch.equal(torch.rand(1), after)
+        dropped.sum().backward()
+        torch.testing.assert_close(shard.grad, (dropped > 0) / 0.7)
+        assert torch.equal(SyncedDropout(0.3).eval()(shard), shard)
 
 
 def test_an_interrupt_that_was_swallowed_is_raised_again() -> None:

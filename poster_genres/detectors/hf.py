@@ -1,6 +1,6 @@
-"""Detectors of Hugging Face's transformers, `hf/<model ID or folder>`: YOLOS, RT-DETR, D-FINE, DETR … (Apache-2.0).
+"""Object detectors from Hugging Face transformers, `hf/<model ID or folder>`: YOLOS, RT-DETR, D-FINE, DETR … (Apache-2.0).
 
-With the classes of COCO or any others. Only weights in the safetensors format are read.
+Their classes may be COCO's or any others. Only weights in the safetensors format are loaded.
 """
 
 import hashlib
@@ -15,10 +15,10 @@ from poster_genres.errors import InputError
 from poster_genres.hugging_face import find, transformers
 from poster_genres.objects import Detection, clipped
 
-# Of here, not of a module for all: what the stage `detect` keeps is told apart by a hash of the one file that made it.
-# Posters are looked at in this size, so that what is found does not depend on the file's resolution; nearly all are 2:3.
+# Defined in each detector's file, as the stage `detect` stores detections under a hash of that file alone.
+# All posters are resized to this, so that detections do not depend on the file's resolution; nearly all are 2:3.
 WIDTH, HEIGHT = 480, 720
-# Objects that the network gives less than this are none.
+# Detections with less confidence are dropped.
 MIN_CONFIDENCE = 0.3
 
 
@@ -48,7 +48,7 @@ class Detector:
         self.model.eval().to(self.device)
 
     def detect(self, images: list[Image.Image]) -> list[list[Detection]]:
-        # All of one size, so that none of the batch is padded, of which boxes would have to be cleared.
+        # All of one size, so that the batch needs no padding, for which boxes would have to be corrected.
         batch = [image.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC) for image in images]
         inputs = self.processor(images=batch, return_tensors="pt").to(self.device)
         with torch.inference_mode():

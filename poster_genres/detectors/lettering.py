@@ -1,7 +1,7 @@
-"""The detector `lettering`: where there is lettering on a poster and what it says.
+"""The detector `lettering`: text detection and recognition (OCR).
 
-By PaddleOCR's networks (Apache-2.0; the weights are in RapidOCR's wheel) and ONNX Runtime (MIT): differentiable binarisation (Liao
-et al. 2020, arXiv:1911.08947) and a reader of lines.
+It runs PaddleOCR's networks (Apache-2.0; the weights are in RapidOCR's wheel) with ONNX Runtime (MIT): differentiable binarisation
+(Liao et al. 2020, arXiv:1911.08947) for detection, and a recogniser of text lines.
 """
 
 from importlib.metadata import PackageNotFoundError, version
@@ -13,10 +13,10 @@ from PIL import Image
 from poster_genres.errors import InputError
 from poster_genres.objects import Detection, clipped
 
-# Of here, not of a module for all: what the stage `detect` keeps is told apart by a hash of the one file that made it.
-# Posters are looked at in this size, so that what is found does not depend on the file's resolution; nearly all are 2:3.
+# Defined in each detector's file, as the stage `detect` stores detections under a hash of that file alone.
+# All posters are resized to this, so that detections do not depend on the file's resolution; nearly all are 2:3.
 WIDTH, HEIGHT = 480, 720
-# Lines that are read with less confidence are none.
+# Text lines recognised with less confidence are dropped.
 MIN_CONFIDENCE = 0.3
 
 
@@ -47,19 +47,19 @@ class Detector:
         from rapidocr import RapidOCR
 
         settings = {"Det.limit_type": "min", "Det.limit_side_len": WIDTH, "Global.text_score": MIN_CONFIDENCE}
-        self.find = RapidOCR(params=settings | {"Global.log_level": "error", "EngineConfig.onnxruntime.intra_op_num_threads": 1})
+        self.ocr = RapidOCR(params=settings | {"Global.log_level": "error", "EngineConfig.onnxruntime.intra_op_num_threads": 1})
 
     def detect(self, images: list[Image.Image]) -> list[list[Detection]]:
-        found = []
+        detections_by_image = []
         for image in images:
             pixels = np.asarray(image.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))[:, :, ::-1]
-            output: Any = self.find(np.ascontiguousarray(pixels), use_det=True, use_cls=False, use_rec=True)
+            output: Any = self.ocr(np.ascontiguousarray(pixels), use_det=True, use_cls=False, use_rec=True)
             lines = (
                 [] if output.boxes is None else list(zip(output.boxes / (WIDTH, HEIGHT), output.scores, output.txts, strict=True))
             )
-            objects = []
+            detections = []
             for corners, score, text in lines:
                 (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
-                objects.append(clipped("lettering", score, left, top, right, bottom, " ".join(text.split())))
-            found.append(objects)
-        return found
+                detections.append(clipped("lettering", score, left, top, right, bottom, " ".join(text.split())))
+            detections_by_image.append(detections)
+        return detections_by_image

@@ -2,7 +2,6 @@
 
 from torch import nn
 
-from poster_genres.layers import Dropout, MaxPool
 from poster_genres.network import Architecture, Head, Network
 
 
@@ -14,12 +13,12 @@ def alexnet(genres: int, height: int, width: int) -> Network:
     """
     if height < 63 or width < 63:
         raise ValueError("AlexNet needs posters of at least 63 x 63 pixels")
-    layers = [nn.Conv2d(3, 64, 11, 4, 2), nn.ReLU(inplace=True), MaxPool(3, 2)]
-    layers += [nn.Conv2d(64, 192, 5, 1, 2), nn.ReLU(inplace=True), MaxPool(3, 2)]
+    layers = [nn.Conv2d(3, 64, 11, 4, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2)]
+    layers += [nn.Conv2d(64, 192, 5, 1, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2)]
     layers += [nn.Conv2d(192, 384, 3, 1, 1), nn.ReLU(inplace=True), nn.Conv2d(384, 256, 3, 1, 1), nn.ReLU(inplace=True)]
-    layers += [nn.Conv2d(256, 256, 3, 1, 1), nn.ReLU(inplace=True), MaxPool(3, 2)]
-    dense = [Dropout(0.5), nn.Linear(256 * 36, 4096), nn.ReLU(inplace=True)]
-    dense += [Dropout(0.5), nn.Linear(4096, 4096), nn.ReLU(inplace=True), Head(4096, genres)]
+    layers += [nn.Conv2d(256, 256, 3, 1, 1), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2)]
+    dense = [nn.Dropout(0.5), nn.Linear(256 * 36, 4096), nn.ReLU(inplace=True)]
+    dense += [nn.Dropout(0.5), nn.Linear(4096, 4096), nn.ReLU(inplace=True), Head(4096, genres)]
     pool = nn.Sequential(nn.AdaptiveAvgPool2d(6), nn.Flatten())
     return Network(nn.Sequential(*layers), pool, nn.Sequential(*dense))
 

@@ -17,22 +17,22 @@ from poster_genres.errors import InputError
 from poster_genres.hugging_face import find, transformers
 from poster_genres.network import STANDARD, Architecture, Head, Network, Preprocessing, keep_statistics
 
-# A picture of each colour is shown to a backbone's processor: black, the three channels alone, and one to check what they say.
+# Of images that show how a processor scales pixels: black, the three channels alone, and one to check the result.
 COLOURS = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (200, 40, 120))
 
 
 def read_backbone(architecture: str) -> tuple[dict[str, Any], Preprocessing]:
-    """What a backbone is, and what it is fed.
+    """A backbone's configuration and the preprocessing of its input.
 
     Returns
     -------
-    The configuration of its image part, as JSON has it, with `channel_order`, in which it takes red, green and blue (0, 1, 2); and
-    what its own processor does to pixels.
+    The configuration of its vision model, as JSON values, with `channel_order`, in which it takes red, green and blue (0, 1, 2);
+    and the normalisation of its own processor.
 
     Raises
     ------
     InputError
-        There is no such model, it takes no images, or its processor does more than to scale channels.
+        There is no such model, it takes no images, or its processor does more than scale channels.
     """
     library = transformers()
     source = find(architecture)
@@ -51,24 +51,24 @@ def read_backbone(architecture: str) -> tuple[dict[str, Any], Preprocessing]:
 
 
 def read_preprocessing(processor: Any) -> tuple[list[int], Preprocessing]:
-    """What a processor of Hugging Face's does to pixels, seen from what it makes of pictures of one colour each: its settings go by
-    many names (do_rescale, rescale_offset, do_flip_channel_order, …).
+    """A processor's normalisation, measured on images of one colour each, as its settings have many names (do_rescale,
+    rescale_offset, do_flip_channel_order, …).
 
     Returns
     -------
-    Which of red, green and blue (0, 1, 2) each channel is that the network takes; and mean and deviation, of red, green and blue.
+    Which of red, green and blue (0, 1, 2) each channel of the network's input is; and mean and std of red, green and blue.
 
     Raises
     ------
     ValueError
-        It does something else than to put channels in order and to scale each.
+        It does more than reorder channels and scale each.
     """
-    pictures = [Image.new("RGB", (64, 64), colour) for colour in COLOURS]
-    seen = np.stack([np.asarray(processor(picture, return_tensors="np")["pixel_values"], np.float64)[0] for picture in pictures])
-    if seen.ndim != 4 or seen.shape[1] != 3:
-        raise ValueError(f"its processor gives arrays {seen.shape[1:]} instead of three channels of pixels")
-    # (colours, channels), from the middle, where nothing is padded.
-    values = seen[:, :, seen.shape[2] // 2, seen.shape[3] // 2]
+    images = [Image.new("RGB", (64, 64), colour) for colour in COLOURS]
+    pixels = np.stack([np.asarray(processor(image, return_tensors="np")["pixel_values"], np.float64)[0] for image in images])
+    if pixels.ndim != 4 or pixels.shape[1] != 3:
+        raise ValueError(f"its processor gives arrays {pixels.shape[1:]} instead of three channels of pixels")
+    # (colours, channels), from the centre, where nothing is padded.
+    values = pixels[:, :, pixels.shape[2] // 2, pixels.shape[3] // 2]
     slopes = (values[1:4] - values[0]).T / 255
     order = np.abs(slopes).argmax(axis=1).tolist()
     scale = slopes[range(3), order]
@@ -83,25 +83,25 @@ def read_preprocessing(processor: Any) -> tuple[list[int], Preprocessing]:
 
 
 class BackboneNetwork(Network):
-    """A backbone with a new head. Its features are the mean over the places of its last maps and, beside it, its class token or,
-    where there is none, what its own pooling gives.
+    """A backbone with a new head. Its features are the mean over the positions of its last hidden state, concatenated with its
+    class token or, where there is none, its pooler output.
 
-    Explanations see the places only.
+    Explanations use the positions only.
     """
 
     def __init__(self, config: dict[str, Any], genres: int, height: int, width: int) -> None:
         library = transformers()
         config = dict(config)
         kind = config.pop("model_type")
-        # Models of earlier versions of this project do not name it.
+        # Models of earlier versions of this project do not have it.
         order = config.pop("channel_order", [0, 1, 2])
         backbone = library.AutoModel.from_config(library.AutoConfig.for_model(kind, **config))
         super().__init__(nn.Identity(), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Sequential())
         self.backbone: Any = backbone
         self.order: list[int] | None = None if order == [0, 1, 2] else order
-        # Only backbones with learned positions know this word; they then fit them to the posters' shape.
-        knows = "interpolate_pos_encoding" in inspect.signature(backbone.forward).parameters
-        self.options: dict[str, Any] = {"interpolate_pos_encoding": True} if knows else {}
+        # Only backbones with learned position embeddings have this option; they then interpolate them to the posters' shape.
+        interpolates = "interpolate_pos_encoding" in inspect.signature(backbone.forward).parameters
+        self.options: dict[str, Any] = {"interpolate_pos_encoding": True} if interpolates else {}
         with torch.no_grad():
             features = self.eval().features(torch.zeros(1, 3, height, width))
         head = Head(features.shape[1], genres)
@@ -119,24 +119,24 @@ class BackboneNetwork(Network):
         output = self.backbone(pixel_values=posters, **self.options)
         hidden = output.last_hidden_state
         if hidden.ndim == 4:
-            grid, others = hidden, []
+            grid, global_features = hidden, []
         else:
             rows, columns = places(hidden.shape[1], posters.shape[2], posters.shape[3])
             special = hidden.shape[1] - rows * columns
             grid = hidden[:, special:].transpose(1, 2).unflatten(2, (rows, columns))
-            others = [hidden[:, 0]] if special else []
-        if not others and output.pooler_output is not None:
-            others = [output.pooler_output.flatten(1)]
-        return torch.cat([self.pool(self.maps(grid)), *others], dim=1)
+            global_features = [hidden[:, 0]] if special else []
+        if not global_features and output.pooler_output is not None:
+            global_features = [output.pooler_output.flatten(1)]
+        return torch.cat([self.pool(self.maps(grid)), *global_features], dim=1)
 
 
 def places(tokens: int, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of the places that `tokens` stand for, a few of which, at the beginning, stand for no place.
+    """Rows and columns of the grid of patches among `tokens`, of which up to 8, at the beginning, are special tokens.
 
     Raises
     ------
     ValueError
-        No division of the poster into squares has so many.
+        No grid of square patches has this many.
     """
     for stride in range(4, 65):
         rows, columns = height // stride, width // stride
@@ -146,7 +146,7 @@ def places(tokens: int, height: int, width: int) -> tuple[int, int]:
 
 
 def load_backbone(network: Network, name: str) -> None:
-    """Give a network the pretrained weights of `hf/…`, of which it is.
+    """Load the pretrained weights of `hf/…` into a network of that architecture.
 
     Raises
     ------
@@ -163,8 +163,8 @@ def load_backbone(network: Network, name: str) -> None:
 
 
 def architecture(name: str, config: dict[str, Any] | None) -> Architecture:
-    """The record of `hf/…`; with the `config` of a trained network, whose model need not be there any more, without what only
-    training needs.
+    """The record of `hf/…`; with the `config` of a trained network, whose pretrained model need not be there any more, it lacks
+    what only training needs.
 
     Raises
     ------

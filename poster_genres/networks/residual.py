@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from poster_genres.layers import Dropout, MaxPool
 from poster_genres.network import Architecture, Head, Network
 
 
@@ -52,7 +51,7 @@ def residual(genres: int, height: int, width: int) -> Network:
         nn.Conv2d(3, 48, 7, 2, 3, bias=False),
         nn.BatchNorm2d(48),
         nn.ReLU(inplace=True),
-        MaxPool(3, 2, 1),
+        nn.MaxPool2d(3, 2, 1),
     ]
     channels = 48
     for outputs in (48, 96, 192, 384):
@@ -61,7 +60,7 @@ def residual(genres: int, height: int, width: int) -> Network:
     head = Head(2 * channels, genres)
     # Nearly all genres are absent from a poster; beginning at 8 % spares the first epochs learning that.
     nn.init.constant_(head.bias, -2.5)
-    return Network(nn.Sequential(*layers), AverageAndMaxPool(), nn.Sequential(Dropout(0.4), head))
+    return Network(nn.Sequential(*layers), AverageAndMaxPool(), nn.Sequential(nn.Dropout(0.4), head))
 
 
 ARCHITECTURE = Architecture(residual)

@@ -1,8 +1,9 @@
 """The tutorial's network."""
 
+from collections import OrderedDict
+
 from torch import nn
 
-from poster_genres.layers import Dropout, ReLUBatchNormMaxPool, ReLUMaxPool
 from poster_genres.network import Architecture, Head, Network, Preprocessing
 
 
@@ -18,14 +19,16 @@ def tutorial(genres: int, height: int, width: int) -> Network:
     for block, filters in enumerate((16, 32, 64, 64)):
         layers += [nn.Conv2d(channels, filters, 5)]
         norm = nn.BatchNorm2d(filters, eps=1e-3, momentum=0.01)
-        # The first block's batch norm is before its pooling.
-        layers += [ReLUBatchNormMaxPool(norm)] if block == 0 else [ReLUMaxPool(), norm]
-        layers += [Dropout(0.2)]
+        relu, pool = nn.ReLU(inplace=True), nn.MaxPool2d(2)
+        # The first block's batch norm is before its pooling, and bears the name that it has in models' files. In the others
+        # pooling comes before ReLU, which gives the same from a fourth of the numbers.
+        layers += [nn.Sequential(OrderedDict(relu=relu, norm=norm, pool=pool))] if block == 0 else [nn.Sequential(pool, relu), norm]
+        layers += [nn.Dropout(0.2)]
         channels, height, width = filters, (height - 4) // 2, (width - 4) // 2
     if height < 1 or width < 1:
         raise ValueError("the tutorial's network needs posters of at least 76 x 76 pixels")
-    dense = [nn.Linear(channels * height * width, 128), nn.ReLU(), Dropout(0.5)]
-    dense += [nn.Linear(128, 64), nn.ReLU(), Dropout(0.5), Head(64, genres)]
+    dense = [nn.Linear(channels * height * width, 128), nn.ReLU(), nn.Dropout(0.5)]
+    dense += [nn.Linear(128, 64), nn.ReLU(), nn.Dropout(0.5), Head(64, genres)]
     network = Network(nn.Sequential(*layers), nn.Flatten(), nn.Sequential(*dense))
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
