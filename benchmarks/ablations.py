@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("--absent", action="store_true", help="add techniques that recipes do not use, instead of removing others")
     parser.add_argument("--json", type=Path, help="also write all numbers to this file")
     arguments = parser.parse_args()
-    recipes = read_recipes(ROOT / "recipes.yaml")
+    recipes = read_recipes()
     recipe = recipes.get(recipe_name(arguments.architecture), recipes[DEFAULT]).model_dump() | {"ensemble_size": 1}
     changes = changes_of(recipe)
     if needs_objects(arguments.architecture):

@@ -30,8 +30,7 @@ def project_copy() -> Iterator[Path]:
         folder = Path(temporary)
         for name in ("stages", "poster_genres"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("params.yaml", "recipes.yaml"):
-            shutil.copy(ROOT / name, folder)
+        shutil.copy(ROOT / "params.yaml", folder)
         detections = Path(".dvc") / "tmp" / "detections.db"
         if (ROOT / detections).is_file():
             (folder / detections).parent.mkdir(parents=True)

@@ -22,7 +22,7 @@ from poster_genres.architectures import (
 )
 from poster_genres.errors import InputError
 
-PARAMETERS, RECIPES = Path("params.yaml"), "recipes.yaml"
+PARAMETERS, RECIPES = Path("params.yaml"), Path(__file__).parent / "recipes.yaml"
 AUTO, DEFAULT = "auto", "default"
 
 
@@ -153,7 +153,7 @@ class Parameters(JoinParameters, CacheParameters):
 
 
 def read_parameters(path: Path = PARAMETERS) -> Parameters:
-    """Read and check `params.yaml`, and recipes.yaml beside it.
+    """Read and check `params.yaml`, and poster_genres/recipes.yaml.
 
     Raises
     ------
@@ -172,7 +172,7 @@ def check_parameters(values: Any, path: Path) -> Parameters:
     if "architecture" in values and not is_known(architecture):
         choices = f"{', '.join(names(NETWORKS))}, hf/<model ID or folder>, and {TWO_STREAM} before any of these"
         raise InputError(f"{path}: architecture: {architecture!r} is unknown; the choices are {choices}")
-    recipes = read_recipes(path.with_name(RECIPES))
+    recipes = read_recipes()
     recipe = recipes.get(recipe_name(architecture), recipes[DEFAULT])
     chosen = {key: values[key] for key in Recipe.model_fields if values.get(key, AUTO) != AUTO}
     keys = [*(key for key in Parameters.model_fields if key != "recipe"), *Recipe.model_fields]
@@ -193,7 +193,7 @@ def check_parameters(values: Any, path: Path) -> Parameters:
     return parameters
 
 
-def read_recipes(path: Path) -> dict[str, Recipe]:
+def read_recipes(path: Path = RECIPES) -> dict[str, Recipe]:
     """The recipes by name: the default one, updated with the values of each architecture or family of architectures.
 
     Raises

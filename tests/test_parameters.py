@@ -8,14 +8,13 @@ import yaml
 from poster_genres.architectures import NETWORKS, names, recipe_name
 from poster_genres.errors import InputError
 from poster_genres.network import Architecture, find_architecture
-from poster_genres.parameters import DEFAULT, Parameters, read_parameters, read_recipes
+from poster_genres.parameters import DEFAULT, RECIPES, Parameters, read_parameters, read_recipes
 from tests.conftest import ROOT, set_parameters
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name in ("params.yaml", "recipes.yaml"):
-        (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     return tmp_path
 
 
@@ -27,7 +26,7 @@ def read(folder: Path, **values: object) -> Parameters:
 def test_the_projects_own_parameters_are_read(folder: Path) -> None:
     parameters = read(folder)
     assert parameters.limit == 3000
-    assert parameters.recipe == read_recipes(folder / "recipes.yaml")[DEFAULT]
+    assert parameters.recipe == read_recipes()[DEFAULT]
 
 
 def test_text_that_is_a_number_is_read_as_one(folder: Path) -> None:
@@ -109,11 +108,11 @@ def test_a_missing_key_and_a_broken_file_are_named(folder: Path) -> None:
 )
 def test_a_wrong_recipe_is_named_with_what_would_be_right(folder: Path, old: str, new: str, message: str) -> None:
     path = folder / "recipes.yaml"
-    text = path.read_text(encoding="utf-8")
+    text = RECIPES.read_text(encoding="utf-8")
     assert old in text
     path.write_text(text.replace(old, new), encoding="utf-8")
     with pytest.raises(InputError) as error:
-        read(folder)
+        read_recipes(path)
     assert str(error.value).startswith(f"{path}: {message}")
     assert "\n" not in str(error.value)
 
@@ -127,5 +126,5 @@ def test_each_file_in_networks_is_an_architecture(name: str) -> None:
 def test_a_recipe_is_the_default_and_what_is_different(folder: Path) -> None:
     default, hf = (read(folder, architecture=name).recipe.model_dump() for name in ("efficientnet_lite2", "hf/a/b"))
     assert {key: value for key, value in hf.items() if value != default[key]} == yaml.safe_load(
-        (ROOT / "recipes.yaml").read_text(encoding="utf-8")
+        RECIPES.read_text(encoding="utf-8")
     )["hf"]

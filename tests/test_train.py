@@ -213,7 +213,7 @@ def test_the_model_file_is_all_that_is_needed(cached: Path) -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 9, 100])
 def test_one_cycle_of_any_length(steps: int) -> None:
-    recipe = read_recipes(ROOT / "recipes.yaml")["residual"]
+    recipe = read_recipes()["residual"]
     optimizer, scheduler = build_optimizer(find_architecture("residual").build(2, 32, 32), recipe, steps)
     rates = []
     for _ in range(steps):
