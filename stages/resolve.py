@@ -1,7 +1,7 @@
 """Check params.yaml, and write the values that each stage uses, so that DVC reruns a stage only if one of its own values changed.
 
-In: params.yaml, poster_genres/recipes.yaml and the networks' code. Out, in data/parameters: one JSON file per stage with its values,
-and for train and evaluate the SHA-256 of each file of the code of the architecture. Run: `python -m stages.resolve`.
+In: params.yaml, poster_genres/recipes.yaml and the networks' code. Out, in data/parameters: one JSON file per stage with its
+values, and for train and evaluate the SHA-256 of each file of the architecture's code. Run: `python -m stages.resolve`.
 """
 
 import ast

@@ -237,8 +237,8 @@ EDITED = {
     "": """
         stages/__init__.py stages/predict.py stages/sweep.py stages/track.py
         poster_genres/__init__.py poster_genres/architectures.py poster_genres/explanations.py poster_genres/parameters.py
-        poster_genres/efficientnet.py poster_genres/recipes.yaml poster_genres/networks/__init__.py poster_genres/networks/alexnet.py
-        poster_genres/networks/efficientnet_lite0.py poster_genres/networks/efficientnet_lite1.py
+        poster_genres/efficientnet.py poster_genres/recipes.yaml poster_genres/networks/__init__.py
+        poster_genres/networks/alexnet.py poster_genres/networks/efficientnet_lite0.py poster_genres/networks/efficientnet_lite1.py
         poster_genres/networks/efficientnet_lite2.py poster_genres/networks/hf.py poster_genres/networks/tutorial.py
         stages/resolve.py
     """,
