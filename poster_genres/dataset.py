@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from poster_genres.errors import InputError
 
-POSTER_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
+POSTER_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".dib", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +101,3 @@ def read_bytes(dataset: Path, archive: str, path: str) -> bytes:
         except (NotImplementedError, RuntimeError) as error:  # an unknown compression, an encrypted member
             raise zipfile.BadZipFile(str(error)) from None
     return (dataset / path).read_bytes()
-
-
-def check_id(movie: str, where: str) -> str:
-    """Return a movie's ID, which is also the stem of its poster's file name.
-
-    Raises
-    ------
-    InputError
-        The ID cannot be a file's stem: it is empty, or contains a slash, a backslash or a control character.
-    """
-    if not movie or movie in (".", "..") or any(c in "/\\" or ord(c) < 32 for c in movie):
-        raise InputError(f"{where}: {movie!r} is no ID; an ID is the poster's file name without its ending, as tt0081562")
-    return movie

@@ -7,6 +7,7 @@ as in a fresh clone or if the store was unreachable, `complete` creates it from 
 import base64
 import io
 import json
+import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -123,10 +124,25 @@ def final_scores() -> dict[str, float]:
         scores[f"{row.split}_final/{row.score}" if row.split == "validation" else f"{row.split}/{row.score}"] = float(row.model)
         if row.split == "test":
             scores[f"test_prior/{row.score}"] = float(row.prior)
-    for row in pd.read_csv(METRICS / "genres_test.csv").dropna(subset=["average_precision"]).itertuples():
-        scores[f"test_average_precision/{row.genre}"] = float(row.average_precision)
-        scores[f"test_f1/{row.genre}"] = float(row.f1)
+    by_genre = pd.read_csv(METRICS / "genres_test.csv", keep_default_na=False, na_values={"average_precision": [""]})
+    by_genre["metric"] = metric_names(list(by_genre["genre"]))
+    for row in by_genre.dropna(subset=["average_precision"]).itertuples():
+        scores[f"test_average_precision/{row.metric}"] = float(row.average_precision)
+        scores[f"test_f1/{row.metric}"] = float(row.f1)
     return scores
+
+
+def metric_names(genres: list[str]) -> list[str]:
+    """A name for each genre in MLflow, which takes letters, digits, spaces and some signs, 250 in all: others become `_`."""
+    names: list[str] = []
+    for genre in genres:
+        name = re.sub(r"[^\w\- .:]", "_", genre)[:200].strip(" .") or "_"
+        number = 2
+        unique = name
+        while unique in names:
+            unique, number = f"{name} {number}", number + 1
+        names.append(unique)
+    return names
 
 
 def log_datasets(description: dict[str, Any]) -> None:
@@ -177,7 +193,7 @@ def log_model(description: dict[str, Any]) -> None:
     from mlflow.models.signature import ModelSignature
     from mlflow.types import ColSpec, Schema
 
-    genres = list(pd.read_csv(METRICS / "genres_test.csv")["genre"])
+    genres = list(pd.read_csv(METRICS / "genres_test.csv", usecols=["genre"], keep_default_na=False)["genre"])
     architecture = description["tags"]["architecture"]
     packages = list(PACKAGES)
     if needs_objects(architecture):

@@ -1,198 +1,353 @@
-"""Movies' metadata, in either of its two layouts: a CSV table, or the data set's authors' `groundtruth` files.
+"""Metadata of movies, or of whatever the posters show, in the layouts that people have: which tables and columns say what.
 
-Both become a table with one row per movie, in the order of the files: `id`, `title`, `year` (text, empty if unknown) and `genres`,
-a tuple of names. `N/A` is not a genre; it means that the genres are unknown, and such a movie's tuple is empty.
+All become a table with one row per row of the files, in their order: `id`, `title`, `year` (text, empty if unknown), `genres`, a
+tuple of names, empty if they are unknown, `table`, the file, and `row`, where it is in it.
 """
 
-import ast
-import io
-import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from poster_genres.dataset import File, check_id, read_bytes
+from poster_genres.dataset import File
 from poster_genres.errors import InputError
+from poster_genres.labels import read_labels, tidy
+from poster_genres.matching import Posters
+from poster_genres.tables import SUFFIXES, Table, read_table
 
-UNKNOWN = "N/A"
-# Rows of a CSV file that are read at a time.
-ROWS = 5000
-# CSV files in a data set that are not metadata.
+AUTO = "auto"
+# Tables in a data set that are not metadata.
 OTHER_TABLES = ("detections.csv",)
-_OBJECT_ID = re.compile(r'("_id"\s*:\s*)ObjectId\(\s*("[^"]*")\s*\)')
-_SPACE = re.compile(r"\s*")
+# Names of columns, without regard to case, spaces and signs, in order of precedence.
+ID_NAMES = (
+    "id", "imdbid", "tconst", "filename", "file", "image", "imagename", "imagefile", "imagefilename", "imagepath", "path",
+    "filepath", "imageindex", "imageid", "img", "imgid", "imgname", "imgpath", "poster", "posterid", "posterpath", "movieid",
+    "titleid", "itemid", "key", "name", "asin", "tmdbid", "url",
+)  # fmt: skip
+GENRE_NAMES = ("genre", "genres", "genrenames", "genreslist")
+LABEL_NAMES = (
+    "label", "labels", "tag", "tags", "target", "targets", "class", "classes", "category", "categories", "findinglabels",
+    "findings", "choice", "choices", "attributeids", "attributes",
+)  # fmt: skip
+TITLE_NAMES = ("title", "primarytitle", "movietitle", "originaltitle", "movie", "moviename")
+YEAR_NAMES = ("year", "startyear", "releaseyear", "titleyear", "releasedate", "released", "date")
+# Columns of zeros and ones that are no labels.
+FLAG_NAMES = ("isadult", "adult", "video", "split", "fold", "istest", "istrain", "isvalid", "valid", "unnamed0", "index")
+YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "-1", "-1.0", "")
+# Cells that are looked at to find the column of IDs.
+SAMPLE = 1000
+SPLIT_NAMES = {
+    "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
+    "dev": "validation", "test": "test", "testing": "test",
+}  # fmt: skip
+SPLIT_ORDER = ("train", "validation", "test", "")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table say what. `labels` are cells with names or, with `one_hot`, a column per name."""
+
+    id: str
+    labels: list[str]
+    one_hot: bool
+    title: str | None
+    year: str | None
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """The table, one row per movie, and counts of the rows that were read."""
+    """What the files say.
+
+    Attributes
+    ----------
+    movies : the table, a row for each row of the files
+    source : "csv", "groundtruth", or "csv and groundtruth"
+    understood : lines for people: files, columns, form, what was ignored or merged
+    """
 
     movies: pd.DataFrame
     source: str
-    rows: int
-    repeats: int
-    conflicts: int
+    understood: list[str] = field(default_factory=list)
 
 
-def read_metadata(dataset: Path, files: list[File], choice: str = "auto") -> Metadata:
+def read_metadata(
+    dataset: Path,
+    files: list[File],
+    posters: Posters,
+    choice: str | list[str] = AUTO,
+    id_column: str = AUTO,
+    label_columns: str | list[str] = AUTO,
+    separator: str = AUTO,
+) -> Metadata:
     """Read a data set's metadata.
 
-    If there are a CSV and groundtruth, the CSV gives the movies, their order and their genres, and groundtruth adds title and year;
-    `choice`, one of "auto", "csv" and "groundtruth", can leave one of them out.
+    Tables of one form are read together. If there are such and groundtruth files, the tables give the movies, their order and their
+    genres, and groundtruth adds title and year.
+
+    Parameters
+    ----------
+    files : of the data set
+    posters : by which the column of IDs is found
+    choice : "auto"; "csv" or "groundtruth" to leave the other out; or the names of the files to read
+    id_column, label_columns : their names, or "auto"
+    separator : what stands between names in a cell, "none", or "auto"
 
     Raises
     ------
     InputError
-        There is no metadata of the chosen kind, or it is wrong; the message names file and row.
+        There is no metadata of the chosen kind, it is wrong, or it is not clear which files or columns are meant; the message names
+        file and row, or the parameter to set.
     """
-    tables = [file for file in files if file.suffix == ".csv" and PurePosixPath(file.path).name not in OTHER_TABLES]
-    truths = [file for file in files if file.suffix == ".txt"]
-    table = truth = None
-    if choice in ("auto", "csv") and tables:
-        if len(tables) > 1:
-            names = ", ".join(file.name for file in tables)
-            raise InputError(f"{dataset}: {len(tables)} CSV files ({names}); keep the one that says the movies' genres")
-        table = _read_csv(_text(dataset, tables[0]).encode("utf-8"), f"{dataset}/{tables[0].name}")
-    if choice in ("auto", "groundtruth"):
-        years = [_read_groundtruth(text, f"{dataset}/{file.name}") for file in truths if (text := _groundtruth_text(dataset, file))]
-        truth = pd.concat(years, ignore_index=True) if years else None
-    if table is None and truth is None:
-        wanted = {"csv": "a CSV", "groundtruth": "groundtruth/*.txt"}.get(
-            choice, "a CSV (columns Id and Genre) or groundtruth/*.txt"
+    tables = read_tables(dataset, files, choice)
+    truths = [table for table in tables if "groundtruth" in table.about]
+    others = [table for table in tables if "groundtruth" not in table.about]
+    truths, others = ([] if choice == "csv" else truths), ([] if choice == "groundtruth" else others)
+    chosen: tuple[Table, Columns] | None = None
+    ignored: list[str] = []
+    if others:
+        chosen, ignored = choose_tables(dataset, others, posters, id_column, label_columns, bool(truths))
+    truth = None
+    if truths:
+        whole = _together(truths)
+        truth = _rows(whole, find_columns(dataset, whole, posters, AUTO, AUTO), AUTO)[0]
+    if chosen is None:
+        if truth is None:
+            wanted = {"csv": "a table", "groundtruth": "groundtruth/*.txt"}.get(
+                str(choice), "a table (CSV, TSV, JSON, Parquet or Excel) of IDs and genres"
+            )
+            raise InputError(f"{dataset}: no metadata found; {wanted} is needed beside the posters")
+        lines = [f"metadata: {_some([name for table in truths for name in table.names])} (groundtruth)"]
+        return Metadata(truth, "groundtruth", lines)
+    table, columns = chosen
+    movies, understood = _rows(table, columns, separator)
+    if ignored:
+        understood.append(f"not read: {'; '.join(ignored)}")
+    if truth is None:
+        return Metadata(movies, "csv", understood)
+    details = truth.drop_duplicates("id").set_index("id")
+    for column in ("title", "year"):
+        known = movies["id"].map(details[column]).fillna("")
+        movies[column] = known.where(known != "", movies[column])
+    return Metadata(movies, "csv and groundtruth", [*understood, f"title and year: {_some([n for t in truths for n in t.names])}"])
+
+
+def read_tables(dataset: Path, files: list[File], choice: str | list[str]) -> list[Table]:
+    """The files that may be metadata, or those of the names that are chosen; many JSON files of a record each as one table."""
+    names = [choice] if isinstance(choice, str) else choice
+    candidates = [file for file in files if file.suffix in SUFFIXES and PurePosixPath(file.path).name not in OTHER_TABLES]
+    if not set(names) <= {AUTO, "csv", "groundtruth"}:
+        by_name = {file.name: file for file in candidates} | {PurePosixPath(file.path).name: file for file in candidates}
+        for name in names:
+            if name not in by_name:
+                some = _some([file.name for file in candidates])
+                raise InputError(f"params.yaml: metadata: {dataset} has no table {name!r}; it has {some}")
+        candidates = [by_name[name] for name in names]
+    tables: list[Table] = []
+    single: dict[str, list[tuple[File, Table]]] = {}
+    for file in candidates:
+        table = read_table(dataset, file)
+        if table is None or not table.rows:
+            continue
+        if file.suffix == ".json" and len(table.rows) == 1:
+            single.setdefault(str(PurePosixPath(file.name).parent), []).append((file, table))
+        else:
+            tables.append(table)
+    for group in single.values():
+        for file, table in group:  # a JSON a movie, as MM-IMDb has them: named by the ID
+            if not any(_plain(column) in ID_NAMES for column in table.columns):
+                table.columns = {"file name": [file.stem], **table.columns}
+        tables.append(_together([table for _, table in group]))
+    return tables
+
+
+def choose_tables(
+    dataset: Path, tables: list[Table], posters: Posters, id_column: str, label_columns: str | list[str], optional: bool
+) -> tuple[tuple[Table, Columns] | None, list[str]]:
+    """The tables that have IDs and labels, as one, with its columns; and why others are not read.
+
+    Raises
+    ------
+    InputError
+        There is none, though it is not `optional`; or there are several of different forms.
+    """
+    usable: dict[tuple[str, tuple[str, ...]], list[tuple[Table, Columns]]] = {}
+    faults: list[str] = []
+    for table in tables:
+        try:
+            columns = find_columns(dataset, table, posters, id_column, label_columns)
+        except InputError as error:
+            faults.append(str(error))
+            continue
+        form = _plain(columns.id), ("one-hot",) if columns.one_hot else tuple(map(_plain, columns.labels))
+        usable.setdefault(form, []).append((table, columns))
+    if not usable:
+        if optional:
+            return None, []
+        raise InputError(faults[0] if len(faults) == 1 else "; or ".join(faults[:3]))
+    if len(usable) > 1:
+        shown = "; ".join(
+            f"{_some([name for table, _ in group for name in table.names])} ({form[0]}, {', '.join(form[1])})"
+            for form, group in list(usable.items())[:4]
         )
-        raise InputError(f"{dataset}: no metadata found; {wanted} is needed beside the posters")
-    chosen = truth if table is None else table
-    assert chosen is not None
-    # A repeat with the same genres, in any order, is no conflict; titles and years may differ.
-    key = chosen["genres"].map(cache(frozenset))
-    first = key.groupby(chosen["id"]).transform("first")
-    repeated = chosen["id"].duplicated()
-    conflicts = int((repeated & (key != first)).sum())
-    movies = chosen[~repeated].reset_index(drop=True)
-    if table is not None and truth is not None:
-        details = truth.drop_duplicates("id").set_index("id")
-        for column in ("title", "year"):
-            movies[column] = movies["id"].map(details[column]).fillna("")
-    source = "csv" if truth is None else "groundtruth" if table is None else "csv and groundtruth"
-    return Metadata(movies, source, len(chosen), int(repeated.sum()) - conflicts, conflicts)
-
-
-def _text(dataset: Path, file: File) -> str:
-    """A file's text: UTF-8, or UTF-16, which a byte-order mark or the NULs of its ASCII characters show."""
-    data = read_bytes(dataset, file.archive, file.path)
-    encoding = "utf-8-sig"
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        encoding = "utf-16"
-    elif data[:1] and b"\0" in data[:2]:
-        encoding = "utf-16-be" if data[0] == 0 else "utf-16-le"
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
         raise InputError(
-            f"{dataset}/{file.name}: not readable as {encoding} text at byte {error.start}; save it as UTF-8"
-        ) from None
-
-
-def _read_csv(data: bytes, name: str) -> pd.DataFrame:
-    """Read a table in UTF-8 with the columns `Id` and `Genre` (a Python list, or names separated by commas), and perhaps one-hot
-    columns."""
-    ids: list[str] = []
-    genres: list[tuple[str, ...]] = []
-    parsed: dict[str, tuple[str, ...]] = {}
-    for chunk in _chunks(data, name):
-        # The header is line 1, so row i is line i + 2 where no cell contains line breaks.
-        ids += [check_id(movie.strip(), f"{name}, row {i + 2}") for i, movie in chunk["Id"].items()]
-        for i, cell in chunk["Genre"].items():
-            if cell not in parsed:
-                parsed[cell] = _parse_genres(cell, f"{name}, row {i + 2}")
-            genres.append(parsed[cell])
-    # One-hot columns are those named like genres, which are complete only now.
-    names = {genre for row in parsed.values() for genre in row}
-    for chunk in _chunks(data, name):
-        _check_one_hot(chunk, genres[chunk.index.start : chunk.index.stop], names, name)
-    return pd.DataFrame({"id": ids, "title": "", "year": "", "genres": pd.Series([_drop_unknown(g) for g in genres], dtype=object)})
-
-
-def _chunks(data: bytes, name: str) -> Iterator[pd.DataFrame]:
-    """The table as text, ROWS rows at a time; it has the columns `Id` and `Genre`."""
-    try:
-        for chunk in pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False, na_filter=False, chunksize=ROWS):
-            for column in ("Id", "Genre"):
-                if column not in chunk:
-                    raise InputError(f"{name}: no column {column!r}; its columns are {', '.join(map(repr, chunk.columns[:8]))}")
-            yield chunk
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise InputError(f"{name}: not readable as CSV: {' '.join(str(error).split())}") from None
-
-
-def _parse_genres(cell: str, where: str) -> tuple[str, ...]:
-    """`['Comedy', 'Drama']` or `Comedy, Drama`; `N/A` is kept."""
-    if cell.lstrip().startswith("["):
-        try:
-            names = ast.literal_eval(cell.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            names = None
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise InputError(f"{where}: Genre is {cell[:60]!r}; a list looks like ['Comedy', 'Drama']")
-    else:
-        names = cell.split(",")
-    return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
-
-
-def _drop_unknown(genres: tuple[str, ...]) -> tuple[str, ...]:
-    # Unchanged where possible, so that movies of the same genres share one tuple.
-    return tuple(genre for genre in genres if genre != UNKNOWN) if UNKNOWN in genres else genres
-
-
-def _check_one_hot(chunk: pd.DataFrame, genres: list[tuple[str, ...]], names: set[str], name: str) -> None:
-    """Check that the columns named like genres hold 0 or 1 and agree with `Genre`."""
-    for column in chunk.columns.intersection(list(names)):
-        cells = chunk[column]
-        listed = np.array([column in row for row in genres], bool)
-        for i in chunk.index[~cells.isin(["0", "1"])]:
-            raise InputError(f"{name}, row {i + 2}: column {column!r} holds {cells[i]!r}; 0 or 1 is right")
-        for i in chunk.index[(cells == "1") != listed]:
-            raise InputError(f"{name}, row {i + 2}: Genre is {chunk['Genre'][i]!r}, but column {column!r} holds {cells[i]}")
-
-
-def _groundtruth_text(dataset: Path, file: File) -> str:
-    """The text of a file of Mongo shell objects; empty for any other text, such as a README or a license."""
-    text = _text(dataset, file).lstrip()
-    return text if text.startswith("{") else ""
-
-
-def _read_groundtruth(text: str, name: str) -> pd.DataFrame:
-    """Read objects as the Mongo shell prints them: JSON, one after the other, except for `"_id" : ObjectId("…")`."""
-    text = _OBJECT_ID.sub(r"\1\2", text)
-    decoder = json.JSONDecoder(strict=False)
-    folder_year = PurePosixPath(name).stem
-    rows: list[dict[str, Any]] = []
-    position = 0
-    while position < len(text):
-        where = f"{name}, record {len(rows) + 1}"
-        try:
-            record, position = decoder.raw_decode(text, position)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise InputError(f"{where}: not a JSON object ({error})") from None
-        position = _SPACE.match(text, position).end()  # type: ignore[union-attr]
-        if not isinstance(record, dict) or not isinstance(record.get("imdbID"), str):
-            raise InputError(f'{where}: no "imdbID"; a record looks like {{"imdbID": "tt0081562", "Genre": "Comedy, Crime"}}')
-        genre = record.get("Genre") or UNKNOWN
-        if not isinstance(genre, str):
-            raise InputError(f"{where}: Genre is {genre!r}; names between commas are right")
-        year = folder_year if re.fullmatch(r"\d{4}", folder_year) else str(record.get("Released", ""))[-4:]
-        rows.append(
-            {
-                "id": check_id(record["imdbID"].strip(), where),
-                "title": " ".join(str(record.get("Title") or "").split()),
-                "year": year if re.fullmatch(r"\d{4}", year) else "",
-                "genres": _drop_unknown(_parse_genres(genre, where)),
-            }
+            f"{dataset}: tables of different forms could be the metadata: {shown}; set `metadata` in params.yaml to one of them"
         )
-    return pd.DataFrame(rows, columns=["id", "title", "year", "genres"])
+    ((_, group),) = usable.items()
+    group.sort(key=lambda pair: SPLIT_ORDER.index(split_of(pair[0].names[0])))
+    return (_together([table for table, _ in group]), group[0][1]), [fault.removeprefix(f"{dataset}/") for fault in faults]
+
+
+def find_columns(dataset: Path, table: Table, posters: Posters, id_column: str, label_columns: str | list[str]) -> Columns:
+    """Which columns of a table hold IDs, labels, titles and years: those that are named, or by their names and what they hold.
+
+    Raises
+    ------
+    InputError
+        There are no such columns, or several; the message names them and the parameter to set.
+    """
+    where = f"{dataset}/{table.names[0]}"
+    names = ", ".join(map(repr, list(table.columns)[:8])) + (", …" if len(table.columns) > 8 else "")
+    wanted = [] if label_columns == AUTO else [label_columns] if isinstance(label_columns, str) else label_columns
+    for parameter, name in [("id_column", id_column)] * (id_column != AUTO) + [("label_columns", name) for name in wanted]:
+        if name not in table.columns:
+            raise InputError(f"{where}: has no column {name!r}, as `{parameter}` in params.yaml says; its columns are {names}")
+    identifier = id_column if id_column != AUTO else _find_ids(where, table, posters, wanted)
+    if identifier is None:
+        raise InputError(f"{where}: no column of IDs found, which name the posters; its columns are {names}; set `id_column`")
+    title, year = (
+        next((column for wanted in kind for column in table.columns if _plain(column) == wanted and column != identifier), None)
+        for kind in (TITLE_NAMES, YEAR_NAMES)
+    )
+    rest = [column for column in table.columns if column not in (identifier, title, year)]
+    if wanted:
+        return Columns(identifier, wanted, len(wanted) > 1 and all(_is_binary(table.columns[name]) for name in wanted), title, year)
+    groups: dict[str, list[str]] = {}
+    for column in rest:
+        groups.setdefault(re.sub(r"\d+$", "", _plain(column)), []).append(column)
+    found = [name for name in GENRE_NAMES if name in groups][:1] or [name for name in LABEL_NAMES if name in groups]
+    if len(found) > 1:
+        some = ", ".join(repr(column) for name in found for column in groups[name])
+        raise InputError(f"{where}: several columns could hold the labels: {some}; set `label_columns` to one of them")
+    if found:
+        return Columns(identifier, groups[found[0]], False, title, year)
+    binary = [column for column in rest if _plain(column) not in FLAG_NAMES and _is_binary(table.columns[column])]
+    if len(binary) > 1:
+        return Columns(identifier, binary, True, title, year)
+    raise InputError(
+        f"{where}: no column of genres or labels found, nor columns of zeros and ones; its columns are {names}; set `label_columns`"
+    )
+
+
+def _find_ids(where: str, table: Table, posters: Posters, labels: list[str]) -> str | None:
+    """The column with the most cells that may be posters' names, of those that are named as IDs are, else of all."""
+    step = max(1, len(table.rows) // SAMPLE)
+    columns = [column for column in table.columns if column not in labels]
+    matches = {column: sum(map(posters.may_be, table.columns[column][::step])) for column in columns}
+    known = sorted((column for column in columns if _plain(column) in ID_NAMES), key=lambda name: ID_NAMES.index(_plain(name)))
+    number = max((matches[column] for column in known), default=0)
+    if number:
+        return next(column for column in known if matches[column] == number)
+    others = [column for column in columns if matches[column] > 0.5 * len(table.rows[::step])]
+    if len(others) > 1 and len({tuple(table.columns[column]) for column in others}) > 1:
+        some = ", ".join(map(repr, others))
+        raise InputError(f"{where}: several columns could hold the IDs: {some}; set `id_column` in params.yaml to one of them")
+    return others[0] if others else known[0] if known else None
+
+
+def _rows(table: Table, columns: Columns, separator: str) -> tuple[pd.DataFrame, list[str]]:
+    """The table of the module's docstring, and lines on how it was read."""
+    ids = [str(cell).strip() for cell in table.columns[columns.id]]
+    for where, text in zip(table.rows, ids, strict=True):
+        if not text or text in (".", "..") or any(ord(letter) < 32 for letter in text) or ".." in PurePosixPath(text).parts:
+            raise InputError(f"{where}: {text!r} is no ID; an ID is the poster's file name without its ending, as tt0081562")
+    lines = [f"metadata: {_some(table.names)} ({', '.join(dict.fromkeys(table.about))})"]
+    if columns.one_hot:
+        genres = _read_one_hot(table, columns.labels)
+        said = f"{len(columns.labels)} columns of zeros and ones: {_some(columns.labels)}"
+        merged: dict[str, str] = {}
+    else:
+        numbers = range(len(table.rows))
+        cells = [table.columns[name][i] for name in columns.labels for i in numbers]
+        labels = read_labels(cells, separator, lambda i: table.rows[i % len(table.rows)])
+        # Cells that are the same share one tuple.
+        parts = [labels.rows[k * len(table.rows) : (k + 1) * len(table.rows)] for k in range(len(columns.labels))]
+        genres = parts[0] if len(parts) == 1 else [tuple(dict.fromkeys(sum(row, ()))) for row in zip(*parts, strict=True)]
+        _check_one_hot(table, columns, genres)
+        said, merged = f"{', '.join(map(repr, columns.labels))} ({labels.form})", labels.merged
+    also = [f"{kind} {name!r}" for kind, name in (("title", columns.title), ("year", columns.year)) if name]
+    lines.append(f"columns: ID {columns.id!r}; labels {said}{'; ' + ', '.join(also) if also else ''}")
+    if merged:
+        some = ", ".join(f"{name} as {other}" for name, other in list(merged.items())[:5])
+        lines.append(f"one genre in several spellings: {some}{', …' if len(merged) > 5 else ''}")
+    titles = [tidy(str(cell)) for cell in table.columns[columns.title]] if columns.title else [""] * len(ids)
+    years = list(_years(table.columns[columns.year] if columns.year else [""] * len(ids), titles))
+    movies = {"id": ids, "title": titles, "year": years, "genres": pd.Series(genres, dtype=object)}
+    files = [row.rpartition(", ")[0] for row in table.rows]
+    return pd.DataFrame(movies | {"table": files, "row": table.rows}), lines
+
+
+def _years(cells: list[Any], titles: list[str]) -> Iterator[str]:
+    """The year in each cell, or else in brackets at the end of the title, as MovieLens writes it."""
+    for cell, title in zip(cells, titles, strict=True):
+        match = re.search(r"(?<!\d)(1[89]\d\d|20\d\d)(?!\d)", str(cell)) or re.search(r"\((1[89]\d\d|20\d\d)\)$", title)
+        yield match[1] if match else ""
+
+
+def _read_one_hot(table: Table, names: list[str]) -> list[tuple[str, ...]]:
+    chosen = [[str(cell).casefold() in YES for cell in table.columns[name]] for name in names]
+    tidied = [tidy(name) for name in names]
+    return [tuple(name for name, flag in zip(tidied, row, strict=True) if flag) for row in zip(*chosen, strict=True)]
+
+
+def _is_binary(cells: list[Any]) -> bool:
+    values = {str(cell).casefold() for cell in cells}
+    return values <= {*YES, *NO} and values != {""}
+
+
+def _check_one_hot(table: Table, columns: Columns, genres: list[tuple[str, ...]]) -> None:
+    """Check that the columns named like genres hold 0 or 1 and agree with the labels."""
+    names = {name for row in genres for name in row}
+    for column in [column for column in table.columns if column in names and column not in (columns.id, *columns.labels)]:
+        for where, cell, row in zip(table.rows, table.columns[column], genres, strict=True):
+            if str(cell).casefold() not in (*YES, *NO):
+                raise InputError(f"{where}: column {column!r} holds {cell!r}; 0 or 1 is right")
+            if (str(cell).casefold() in YES) != (column in row):
+                raise InputError(f"{where}: {columns.labels[0]} is {', '.join(row)!r}, but column {column!r} holds {cell}")
+
+
+def split_of(name: str) -> str:
+    """The split that a file's name or one of its folders' names says; empty where none does."""
+    path = PurePosixPath(name)
+    words = [word for part in (path.stem, *reversed(path.parent.parts)) for word in re.split(r"[\W_]+", part.casefold())]
+    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "")
+
+
+def _together(tables: list[Table]) -> Table:
+    """Several tables as one; what one of them has not is empty."""
+    if len(tables) == 1:
+        return tables[0]
+    whole = Table([], {}, [])
+    keys = {_plain(name): name for table in reversed(tables) for name in table.columns}
+    for name in keys.values():
+        whole.columns[name] = []
+    for table in tables:
+        whole.names += table.names
+        whole.rows += table.rows
+        whole.about += table.about
+        own = {keys[_plain(name)]: cells for name, cells in table.columns.items()}
+        for name in whole.columns:
+            whole.columns[name] += own.get(name) or [""] * len(table.rows)
+    return whole
+
+
+def _plain(name: str) -> str:
+    """A column's name without case, spaces and signs."""
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def _some(names: list[str]) -> str:
+    """The first of some names, and how many there are more."""
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -70,7 +70,12 @@ class JoinParameters(Values):
     """What `stages.join` uses."""
 
     dataset: Annotated[str, Field(min_length=1)]
-    metadata: Literal["auto", "csv", "groundtruth"]
+    metadata: str | list[str]
+    id_column: str
+    label_columns: str | list[str]
+    separator: Annotated[str, Field(min_length=1)]
+    split_by: Literal["hash", "files"]
+    max_identical_posters: Count
     limit: Count
     validation: Annotated[Number, Field(gt=0, lt=1)]
     test: Annotated[Number, Field(gt=0, lt=1)]

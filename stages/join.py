@@ -4,6 +4,8 @@ In: the folder that `dataset` names. Out: data/movies.csv, metrics/join.json. Ru
 """
 
 import hashlib
+from collections import Counter
+from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -13,26 +15,16 @@ import numpy as np
 import pandas as pd
 
 from poster_genres import errors
-from poster_genres.dataset import POSTER_SUFFIXES, File, list_files, read_bytes
+from poster_genres.dataset import POSTER_SUFFIXES, list_files, read_bytes
 from poster_genres.errors import InputError
 from poster_genres.files import write_json
-from poster_genres.metadata import Metadata, read_metadata
-from poster_genres.movies import COLUMNS, SPLITS, choose_validation, in_test, write_movies
+from poster_genres.matching import Posters
+from poster_genres.metadata import Metadata, read_metadata, split_of
+from poster_genres.movies import COLUMNS, SPLITS, choose_validation, genres_of, in_test, labels_of, write_movies
 from poster_genres.parameters import JoinParameters, read_parameters
 
-
-def find_posters(files: list[File]) -> tuple[pd.DataFrame, int]:
-    """The posters, one per ID (the first by name), and how many were dropped because another has their ID.
-
-    Returns
-    -------
-    A table with the columns id, archive, poster (path within it) and size (bytes), one row per poster, by name; and the number.
-    """
-    images = [file for file in files if file.suffix in POSTER_SUFFIXES]
-    columns = {"id": "stem", "archive": "archive", "poster": "path", "size": "size"}
-    posters = pd.DataFrame({column: [getattr(image, name) for image in images] for column, name in columns.items()})
-    repeats = posters["id"].duplicated()
-    return posters[~repeats].reset_index(drop=True), int(repeats.sum())
+# A genre on fewer training posters is hardly learned.
+RARE = 10
 
 
 def group_identical(dataset: Path, posters: pd.DataFrame) -> dict[str, str]:
@@ -42,7 +34,7 @@ def group_identical(dataset: Path, posters: pd.DataFrame) -> dict[str, str]:
 
     Parameters
     ----------
-    posters : a table with the columns of `find_posters`
+    posters : a table with the columns id, archive, poster and size
     """
     same_size = posters.loc[posters["size"].duplicated(keep=False), ["size", "id", "archive", "poster"]].sort_values(["size", "id"])
     groups: dict[str, str] = {}
@@ -58,90 +50,240 @@ def group_identical(dataset: Path, posters: pd.DataFrame) -> dict[str, str]:
     return groups
 
 
-def join(metadata: Metadata, posters: pd.DataFrame, parameters: JoinParameters) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Join metadata and posters, and split the movies.
+@dataclass(frozen=True)
+class Joined:
+    """The table described in `poster_genres.movies`, the counts for metrics/join.json, and what people should know."""
+
+    movies: pd.DataFrame
+    counts: dict[str, Any]
+    warnings: list[str]
+
+
+def unite(movies: pd.DataFrame) -> tuple[pd.DataFrame, int, int]:
+    """One row for each poster: the first one, with the labels of all of its rows.
 
     Returns
     -------
-    The table described in `poster_genres.movies`, in the metadata's order, and the counts for metrics/join.json.
+    The table; how many rows repeat another; and how many of these name other labels than the rows before them.
+    """
+    repeats = movies["number"].duplicated()
+    conflicts = 0
+    labels: dict[int, tuple[str, ...]] = {}
+    for number, names in zip(movies["number"], movies["genres"], strict=True):
+        before = labels.setdefault(number, names)
+        if before is not names and set(names) != set(before):
+            conflicts += 1
+            labels[number] = tuple(dict.fromkeys(before + names))
+    first = movies[~repeats].reset_index(drop=True)
+    first["genres"] = pd.Series([labels[number] for number in first["number"]], dtype=object)
+    return first, int(repeats.sum()), conflicts
+
+
+def match_posters(metadata: Metadata, posters: Posters, dataset: str) -> tuple[pd.DataFrame, Counter[str]]:
+    """The rows that have a poster, with its number in `posters`; and how many IDs each rule matched.
 
     Raises
     ------
     InputError
-        Metadata and posters share no ID, all genres are unknown, one is named like a column, or a split has too few movies.
+        No row has one; see also `Posters.match`.
     """
-    dataset = parameters.dataset
     table = metadata.movies
-    if posters.empty:
+    if not posters.files:
         raise InputError(f"{dataset}: no posters found; files like tt0081562.jpg are needed, in folders or zip archives")
-    has_poster = table["id"].isin(posters["id"])
-    matched = int(has_poster.sum())
-    if not matched:
-        examples = f"metadata has {', '.join(table['id'][:3])}; posters are {', '.join(posters['id'][:3])}"
+    numbers, rules = posters.match(list(table["id"]), list(table["table"]))
+    table = table.assign(number=numbers)
+    rows = table[table["number"].notna()].reset_index(drop=True)
+    if rows.empty:
+        examples = f"metadata has {', '.join(table['id'][:3])}; posters are {', '.join(file.name for file in posters.files[:3])}"
         raise InputError(f"{dataset}: no ID of the metadata is the file name of a poster: {examples}")
-    movies = table[has_poster & (table["genres"].map(len) > 0)].merge(posters, on="id")
-    if movies.empty:
-        raise InputError(f"{dataset}: all {matched} movies with a poster have unknown genres")
-    genres = sorted({genre for row in movies["genres"] for genre in row})
-    if clash := set(genres) & set(COLUMNS):
-        raise InputError(f"{dataset}: genre {min(clash)!r} has the name of a column of data/movies.csv; write it in another case")
+    return rows.astype({"number": int}), rules
 
-    groups = group_identical(Path(dataset), movies)
-    movies["group"] = [groups.get(movie, movie) for movie in movies["id"]]
-    test = movies["group"].map(lambda group: in_test(group, parameters.test)).to_numpy(bool)
-    if not test.any():
-        raise InputError(f"{dataset}: none of the {len(movies)} movies falls into the test set; raise `test` or add movies")
+
+def locate(movies: pd.DataFrame, posters: Posters) -> pd.DataFrame:
+    """Add the columns archive, poster and size of each movie's poster; IDs that two posters share become their paths."""
+    files = [posters.files[number] for number in movies["number"]]
+    movies = movies.assign(
+        archive=[file.archive for file in files], poster=[file.path for file in files], size=[file.size for file in files]
+    )
+    shared = movies["id"].duplicated(keep=False)
+    movies.loc[shared, "id"] = [file.name for file, twice in zip(files, shared, strict=True) if twice]
+    return movies
+
+
+def drop_placeholders(movies: pd.DataFrame, groups: dict[str, str], most: int) -> tuple[pd.DataFrame, int]:
+    """Leave out the posters that more than `most` movies share; and how many these are."""
+    names = movies["id"].map(lambda movie: groups.get(movie, movie))
+    placeholder = names.map(names.value_counts()) > most
+    return movies[~placeholder].reset_index(drop=True), int(placeholder.sum())
+
+
+def choose_test(movies: pd.DataFrame, parameters: JoinParameters) -> np.ndarray:
+    """Which movies are for the test, bool (movies,): by the hash of their ID, or by the names of their files."""
+    if parameters.split_by == "hash":
+        return movies["group"].map(lambda group: in_test(group, parameters.test)).to_numpy(bool)
+    return (movies["file_split"] == "test").to_numpy(bool)
+
+
+def split_movies(movies: pd.DataFrame, labels: np.ndarray, test: np.ndarray, parameters: JoinParameters) -> np.ndarray:
+    """The split of each movie, one of SPLITS.
+
+    Raises
+    ------
+    InputError
+        There are too few movies for a split.
+    """
+    split = np.where(test, "test", "train").astype(object)
     rest = np.flatnonzero(~test)
-    if len(rest) < parameters.limit:
-        print(f"limit: {parameters.limit} is more than the {len(rest)} movies beside the test set; all of them are used")
-    unknown_genres, beyond_limit = matched - len(movies), rest[parameters.limit :]
-    movies, test = movies.drop(index=beyond_limit, columns="size").reset_index(drop=True), np.delete(test, beyond_limit)
-    rest = np.flatnonzero(~test)
-    labels = np.empty((len(movies), len(genres)), np.uint8)
-    for column, genre in enumerate(genres):
-        labels[:, column] = [genre in row for row in movies["genres"]]
-    group_codes = movies["group"].factorize()[0]
+    if parameters.split_by == "files" and (movies["file_split"] == "validation").any():
+        split[movies["file_split"] == "validation"] = "validation"
+        return split
     try:
-        validation = choose_validation(labels[rest], group_codes[rest], parameters.validation, parameters.seed)
+        chosen = choose_validation(labels[rest], movies["group"].factorize()[0][rest], parameters.validation, parameters.seed)
     except ValueError:
         raise InputError(
             f"params.yaml: limit: {len(rest)} movie(s) are too few to set {parameters.validation:g} of them aside for validation"
             " and train on the rest; raise `limit`, or add movies"
         ) from None
-    split = np.where(test, "test", "train").astype(object)
-    split[rest[validation]] = "validation"
-    joined = pd.concat([movies.assign(split=split)[COLUMNS], pd.DataFrame(labels, columns=genres)], axis=1)
-    counts = {
+    split[rest[chosen]] = "validation"
+    return split
+
+
+def suspicions(movies: int, counts: dict[str, dict[str, int]]) -> list[str]:
+    """What looks like a mistake, or makes a genre hard to learn: lines for people.
+
+    Parameters
+    ----------
+    movies : how many there are
+    counts : of each genre, the posters in each split
+    """
+    lines = []
+    total = {genre: sum(numbers.values()) for genre, numbers in counts.items()}
+    if len(counts) > 0.5 * movies:
+        lines.append(
+            f"nearly as many genres ({len(counts)}) as movies ({movies}): are cells split as they should be? See `separator`"
+        )
+    if everywhere := [genre for genre, number in total.items() if number == movies]:
+        lines.append(f"on all posters, so that nothing can be learned of it: {', '.join(everywhere)}")
+    for split in SPLITS:
+        if without := [genre for genre, numbers in counts.items() if not numbers[split]]:
+            lines.append(f"no {split} posters of {len(without)} genre(s): {_some(without)}")
+    if rare := [genre for genre, numbers in counts.items() if 0 < numbers["train"] < RARE]:
+        lines.append(f"fewer than {RARE} training posters of {len(rare)} genre(s): {_some(rare)}")
+    return lines
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def join(metadata: Metadata, posters: Posters, parameters: JoinParameters) -> Joined:
+    """Join metadata and posters, and split the movies.
+
+    Raises
+    ------
+    InputError
+        Metadata and posters share no ID, no genre is known or there is but one, or a split has too few movies.
+    """
+    dataset = parameters.dataset
+    rows, rules = match_posters(metadata, posters, dataset)
+    all_movies, repeats, conflicts = unite(rows)
+    movies = locate(all_movies[all_movies["genres"].map(len) > 0].reset_index(drop=True), posters)
+    if movies.empty:
+        raise InputError(f"{dataset}: all {len(all_movies)} movies with a poster have unknown genres")
+    unknown = len(all_movies) - len(movies)
+    groups = group_identical(Path(dataset), movies)
+    movies, placeholders = drop_placeholders(movies, groups, parameters.max_identical_posters)
+    if movies.empty:
+        raise InputError(f"{dataset}: all posters are one picture, shared by {placeholders} movies; see `max_identical_posters`")
+    movies["group"] = [groups.get(movie, movie) for movie in movies["id"]]
+    names = sorted({genre for row in movies["genres"] for genre in row})
+    if len(names) < 2:
+        raise InputError(f"{dataset}: one genre only, {names[0]!r}, on all {len(movies)} movies; there is nothing to learn")
+    movies["file_split"] = [
+        split_of(table) or split_of(poster) for table, poster in zip(movies["table"], movies["poster"], strict=True)
+    ]
+    test = choose_test(movies, parameters)
+    if not test.any():
+        raise InputError(f"{dataset}: none of the {len(movies)} movies falls into the test set; raise `test` or add movies")
+    rest = np.flatnonzero(~test)
+    beyond = rest[parameters.limit :]
+    movies, test = movies.drop(index=beyond).reset_index(drop=True), np.delete(test, beyond)
+    labels = np.empty((len(movies), len(names)), np.uint8)
+    for column, name in enumerate(names):
+        labels[:, column] = [name in row for row in movies["genres"]]
+    split = split_movies(movies, labels, test, parameters)
+    # A genre that is named like a column gets another name.
+    genres = [f"{name} (genre)" if name in COLUMNS else name for name in names]
+    counts = {genre: {name: int(labels[split == name, i].sum()) for name in SPLITS} for i, genre in enumerate(genres)}
+    about = {
         "dataset": dataset,
         "metadata": metadata.source,
-        "rows": metadata.rows,
-        "repeated_rows_dropped": metadata.repeats,
-        "conflicting_rows_dropped": metadata.conflicts,
-        "posters": len(posters),
-        "posters_without_metadata": len(posters) - matched,
-        "rows_without_poster": len(table) - matched,
-        "matched": matched,
-        "unknown_genres": unknown_genres,
-        "identical_posters": len(groups),
-        "beyond_limit": len(beyond_limit),
+        "understood": metadata.understood,
+        "rows": len(metadata.movies),
+        "rows_without_poster": len(metadata.movies) - len(rows),
+        "matched_by": dict(rules),
+        "repeated_rows": repeats,
+        "repeated_rows_with_other_genres": conflicts,
+        "posters": len(posters.files),
+        "posters_without_metadata": len(posters.files) - len(all_movies),
+        "matched": len(all_movies),
+        "unknown_genres": unknown,
+        "placeholders": placeholders,
+        "identical_posters": int((movies["group"] != movies["id"]).sum()),
+        "beyond_limit": len(beyond),
         "movies": {name: int((split == name).sum()) for name in SPLITS},
-        "genres": {genre: {name: int(labels[split == name, i].sum()) for name in SPLITS} for i, genre in enumerate(genres)},
+        "genres": counts,
     }
-    return joined, counts
+    joined = pd.concat([movies.assign(split=split)[COLUMNS], pd.DataFrame(labels, columns=genres)], axis=1)
+    return Joined(joined, about, suspicions(len(movies), counts))
+
+
+def describe(joined: Joined, metadata: Metadata, parameters: JoinParameters) -> list[str]:
+    """What was understood, in about ten lines."""
+    counts, movies = joined.counts, joined.movies
+    lines = list(metadata.understood)
+    genres = genres_of(movies)
+    for movie, labels in list(zip(movies.itertuples(), labels_of(movies), strict=True))[:3]:
+        title = f", {movie.title}{f' ({movie.year})' if movie.year else ''}" if movie.title else ""
+        shown = ", ".join(genre for genre, label in zip(genres, labels, strict=True) if label)
+        lines.append(f"  {movie.id}{title}: {shown} [{f'{movie.archive}/' if movie.archive else ''}{movie.poster}]")
+    rules = ", ".join(f"{number} by {rule}" for rule, number in counts["matched_by"].items())
+    rows = counts["rows"] - counts["rows_without_poster"]
+    lines.append(f"{rows} of {counts['rows']} rows have a poster ({rules}); {counts['posters']} posters")
+    left_out = {
+        "rows without a poster": counts["rows_without_poster"],
+        "posters without a row": counts["posters_without_metadata"],
+        "of unknown genres": counts["unknown_genres"],
+        f"placeholders, for more than {parameters.max_identical_posters} movies": counts["placeholders"],
+        f"beyond `limit` ({parameters.limit})": counts["beyond_limit"],
+    }
+    if any(left_out.values()):
+        lines.append(f"left out: {'; '.join(f'{number} {name}' for name, number in left_out.items() if number)}")
+    if counts["repeated_rows"]:
+        other = counts["repeated_rows_with_other_genres"]
+        lines.append(f"{counts['repeated_rows']} rows repeat a movie, {other} with other genres: all of its genres count")
+    if counts["movies"]["train"] + counts["movies"]["validation"] < parameters.limit:
+        rest = len(movies) - counts["movies"]["test"]
+        lines.append(f"limit: {parameters.limit} is more than the {rest} movies beside the test set; all of them are used")
+    sizes = ", ".join(f"{number} {name}" for name, number in counts["movies"].items())
+    lines.append(
+        f"{sizes}; {len(genres)} genres: {_some(sorted(genres, key=lambda genre: -sum(counts['genres'][genre].values())))}"
+    )
+    return lines + [f"warning: {line}" for line in joined.warnings]
 
 
 def main() -> None:
     parameters = read_parameters().used_by(JoinParameters)
     dataset = Path(parameters.dataset)
     files = list_files(dataset)
-    posters, poster_repeats = find_posters(files)
-    metadata = read_metadata(dataset, [file for file in files if file.suffix not in POSTER_SUFFIXES], parameters.metadata)
-    movies, counts = join(metadata, posters, parameters)
-    counts["repeated_posters_dropped"] = poster_repeats
-    write_movies(movies, Path("data/movies.csv"))
-    write_json(Path("metrics/join.json"), counts)
-    sizes = ", ".join(f"{number} {name}" for name, number in counts["movies"].items())
-    print(f"{counts['matched']} of {counts['rows']} rows have a poster; {sizes}; {len(counts['genres'])} genres")
+    posters = Posters(parameters.dataset, [file for file in files if file.suffix in POSTER_SUFFIXES])
+    metadata = read_metadata(
+        dataset, files, posters, parameters.metadata, parameters.id_column, parameters.label_columns, parameters.separator
+    )
+    joined = join(metadata, posters, parameters)
+    write_movies(joined.movies, Path("data/movies.csv"))
+    write_json(Path("metrics/join.json"), joined.counts)
+    print("\n".join(describe(joined, metadata, parameters)))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from poster_genres.finished_run import metric_names
 from poster_genres.movies import choose_validation, genres_of, labels_of, read_movies
 from tests.conftest import jpeg, make_dataset, set_parameters, stage
 
@@ -118,8 +119,10 @@ def test_unknown_genres_repeats_and_case_of_endings(project: Path) -> None:
     assert "x1" not in set(movies["id"])
     assert "N/A" not in genres_of(movies)
     found = counts(project)
-    assert (found["unknown_genres"], found["repeated_rows_dropped"], found["conflicting_rows_dropped"]) == (1, 1, 1)
-    assert found["repeated_posters_dropped"] == 1
+    assert (found["unknown_genres"], found["repeated_rows"], found["repeated_rows_with_other_genres"]) == (1, 2, 1)
+    # A row per label is one movie: all of its labels count.
+    labels = movies.set_index("id")
+    assert labels.loc["m000", ["Comedy", "Drama", "Horror"]].tolist() == [1, 1, 1]
 
 
 def remove_posters(folder: Path) -> None:
@@ -145,7 +148,7 @@ def bad_zip(member: str):  # type: ignore[no-untyped-def]
     [
         (remove_posters, "data/posters: no posters found"),
         (lambda folder: (folder / "movies.csv").unlink(), "data/posters: no metadata found"),
-        (rename_ids, "metadata has x000, x001, x002; posters are m000, m001, m002"),
+        (rename_ids, "metadata has x000, x001, x002; posters are m000.jpg, m001.jpg, m002.jpg"),
         (shutil.rmtree, "data/posters: no such folder"),
         (lambda folder: (folder / "a.zip").write_bytes(b"PK no zip"), "data/posters/a.zip: not a readable zip archive"),
         (bad_zip("../m001.jpg"), "'../m001.jpg' lies outside of the archive"),
@@ -156,8 +159,11 @@ def bad_zip(member: str):  # type: ignore[no-untyped-def]
             lambda folder: (folder / "movies.csv").write_text("Id,Genre\nm000,N/A\n"),
             "all 1 movies with a poster have unknown genres",
         ),
-        (lambda folder: (folder / "movies.csv").write_text("Id,Genre\nm000,id\nm001,b\n"), "genre 'id' has the name of a column"),
-        (lambda folder: (folder / "movies.csv").write_bytes(b"Id,Genre\nm000,\xe9\n"), "not readable as utf-8-sig text"),
+        (lambda folder: (folder / "movies.csv").write_text("Id,Genre\nm000,Drama\nm001,Drama\n"), "one genre only, 'Drama'"),
+        (
+            lambda folder: (folder / "movies.csv").write_bytes(b"\xef\xbb\xbfId,Genre\nm000,\xe9\n"),
+            "not readable as utf-8-sig text",
+        ),
     ],
 )
 def test_bad_data_is_one_clear_line_and_nothing_is_lost(project: Path, spoil, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -186,9 +192,109 @@ def test_the_real_posters_split_like_the_tutorial(project: Path, real_posters: P
     movies = joined(project)
     assert movies["split"].value_counts().to_dict() == {"train": 2400, "validation": 600, "test": 1080}
     found = counts(project)
-    assert (found["rows"], found["repeated_rows_dropped"], found["matched"]) == (4325, 12, 4313)
+    assert (found["rows"], found["repeated_rows"], found["matched"]) == (4325, 12, 4313)
     assert (found["posters"], found["posters_without_metadata"], found["unknown_genres"]) == (4437, 124, 7)
     assert "N/A" not in genres_of(movies)
     assert (movies["title"] != "").mean() > 0.99
     # By ID: the poster's file name is the movie's, though the two orders differ.
     assert (movies["poster"].map(lambda path: Path(path).stem) == movies["id"]).all()
+
+
+def test_what_was_understood_is_said(project: Path) -> None:
+    folder = project / "data" / "posters"
+    rows = [line.split(",", 1) for line in (folder / "movies.csv").read_text(encoding="utf-8").splitlines()[1:]]
+    lines = ["imdbId;Title;Genre", *(f"{i};Film {i} (1999);{genres.strip(chr(34)).replace(', ', '|')}" for i, genres in rows)]
+    (folder / "movies.csv").write_bytes("\n".join([*lines, "gone;Über (1999);drama", "m000;Film;Western"]).encode("cp1252"))
+    for i in range(12):
+        (folder / f"m{i:03}.jpg").write_bytes(jpeg((0, 0, 0)))
+    set_parameters(project, limit=30)
+    output = stage("join", cwd=project).stdout.splitlines()
+    movies = read_movies(project / "data" / "movies.csv")
+    assert output[:2] == [
+        "metadata: movies.csv (cp1252, cells between ';')",
+        "columns: ID 'imdbId'; labels 'Genre' (separator '|'); title 'Title'",
+    ]
+    assert output[2] == "one genre in several spellings: drama as Drama"
+    first = movies.iloc[0]
+    shown = ", ".join(genre for genre in genres_of(movies) if first[genre])
+    assert output[3] == f"  {first['id']}, {first['title']} (1999): {shown} [{first['poster']}]"
+    test = int((movies["split"] == "test").sum())
+    beyond = 80 - 12 - test - 30
+    assert output[6] == "81 of 82 rows have a poster (80 by file name); 80 posters"
+    assert output[7] == f"left out: 1 rows without a poster; 12 placeholders, for more than 10 movies; {beyond} beyond `limit` (30)"
+    assert output[8] == "1 rows repeat a movie, 1 with other genres: all of its genres count"
+    assert output[9] == f"24 train, 6 validation, {test} test; 3 genres: Drama, Comedy, Horror"
+    assert counts(project)["understood"] == output[:3]
+
+
+def test_pictures_are_never_another_folders(project: Path) -> None:
+    folder = project / "data" / "posters"
+    for name in ("train", "test"):
+        (folder / name).mkdir()
+    for i in range(80):
+        shutil.move(folder / f"m{i:03}.jpg", folder / "train" / f"m{i:03}.jpg")
+        (folder / "test" / f"m{i:03}.jpg").write_bytes(jpeg((5, 5, 5), 1000 + i))
+    assert stage("join", cwd=project, fails=True).stderr.splitlines()[-1] == (
+        "error: data/posters: 'm000' is the name of 2 posters, test/m000.jpg and train/m000.jpg; write paths in the table, "
+        "or keep one of them"
+    )
+    # The table's name is the folder's; or its IDs are paths, of any system.
+    (folder / "movies.csv").rename(folder / "train.csv")
+    assert joined(project)["poster"].str.startswith("train/").all()
+    text = (folder / "train.csv").read_text(encoding="utf-8")
+    (folder / "train.csv").rename(folder / "other.csv")
+    for path in ("test/m", "test\\m"):
+        (folder / "other.csv").write_text(text.replace("\nm", f"\n{path}"), encoding="utf-8")
+        assert joined(project)["poster"].str.startswith("test/").all()
+
+
+def test_the_files_splits_are_kept(project: Path) -> None:
+    folder = project / "data" / "posters"
+    header, *rows = (folder / "movies.csv").read_text(encoding="utf-8").splitlines()
+    (folder / "movies.csv").unlink()
+    for name, part in (("train", rows[:50]), ("valid", rows[50:60]), ("test", rows[60:])):
+        (folder / f"{name}.csv").write_text("\n".join([header, *part]) + "\n", encoding="utf-8")
+    set_parameters(project, split_by="files")
+    movies = joined(project)
+    assert movies["split"].tolist() == ["train"] * 50 + ["validation"] * 10 + ["test"] * 20
+    assert movies["id"].tolist() == [row.split(",")[0] for row in rows]
+
+
+NAMES = [
+    "Children's",
+    "Action & Adventure",
+    "N/A-like",
+    "Äction",
+    "<b>",
+    "a/b",
+    "title",
+    "$x^2$",
+    "x" * 200,
+    "poster",
+    "../up",
+    "Ünïcode 🎬",
+]
+
+
+def test_any_name_of_a_genre_works_from_the_table_to_mlflow(project: Path) -> None:
+    folder = project / "data" / "posters"
+    rows = ["Id|Genre", *(f"m{i:03}|{NAMES[i % len(NAMES)]};{NAMES[(i + 1) % len(NAMES)]}" for i in range(80))]
+    (folder / "movies.csv").write_text("\n".join(rows), encoding="utf-8")
+    set_parameters(project, limit=1000)
+    for name in ("join", "cache", "detect", "train", "evaluate"):
+        output = stage(name, cwd=project)
+    assert "warning" not in output.stderr, output.stderr
+    genres = genres_of(read_movies(project / "data" / "movies.csv"))
+    assert set(genres) == {f"{name} (genre)" if name in ("title", "poster") else name for name in NAMES}
+    said = stage("predict", folder / "m000.jpg", "--json", cwd=project).stdout
+    assert set(json.loads(said)["genres"]) == set(genres)
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{project}/mlflow.db")
+    (run,) = mlflow.search_runs(experiment_names=["poster-genres"], output_format="list")
+    logged = {name.removeprefix("test_f1/") for name in run.data.metrics if name.startswith("test_f1/")}
+    by_genre = pd.read_csv(project / "metrics" / "genres_test.csv", keep_default_na=False)
+    assert logged == set(metric_names(list(by_genre.loc[by_genre["positives"] > 0, "genre"])))
+    assert metric_names(["Children's", "Children?s", "a/b", ".."]) == ["Children_s", "Children_s 2", "a_b", "_"]
+    assert run.outputs.model_outputs
+    assert "&lt;b&gt;" in (project / "metrics" / "report.html").read_text(encoding="utf-8")

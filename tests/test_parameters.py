@@ -56,7 +56,7 @@ def test_the_top_level_goes_before_the_recipe(folder: Path) -> None:
         ({"learning_rate": float("nan")}, ["learning_rate:"]),
         ({"validation": 1.0}, ["validation:", "less than 1", "not 1.0"]),
         ({"seed": -1}, ["seed:", "not -1"]),
-        ({"metadata": "xml"}, ["metadata:", "'auto', 'csv' or 'groundtruth'", "not 'xml'"]),
+        ({"split_by": "year"}, ["split_by:", "'hash' or 'files'", "not 'year'"]),
         ({"architecture": "resnet"}, ["architecture: 'resnet' is unknown", "tutorial", "residual"]),
         ({"architecture": ["tutorial"]}, ["architecture: ['tutorial'] is unknown"]),
         ({"image_height": None}, ["image_height:", "not None"]),

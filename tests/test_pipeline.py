@@ -183,6 +183,11 @@ def test_each_value_reaches_the_stages_that_use_it(project: Path, monkeypatch: p
     values = {
         "dataset": ("data/other", "join cache detect"),
         "metadata": ("csv", "join"),
+        "id_column": ("Id", "join"),
+        "label_columns": (["Genre"], "join"),
+        "separator": ("|", "join"),
+        "split_by": ("files", "join"),
+        "max_identical_posters": (5, "join"),
         "limit": (61, "join"),
         "validation": (0.3, "join"),
         "test": (0.3, "join"),
@@ -261,7 +266,9 @@ EDITED = {
     "detect evaluate": "poster_genres/detection.py poster_genres/sentences.py",
     "detect train evaluate": "poster_genres/devices.py poster_genres/objects.py",
     "sample": "stages/sample.py",
-    "join": "stages/join.py poster_genres/metadata.py",
+    "join": """
+        stages/join.py poster_genres/labels.py poster_genres/matching.py poster_genres/metadata.py poster_genres/tables.py
+    """,
     "cache": "stages/cache.py",
     "cache detect evaluate": "poster_genres/posters.py",
     "cache detect train evaluate": "poster_genres/tensor_cache.py",

@@ -1,0 +1,230 @@
+"""Cells that name labels, in the forms in which people write them, read to tuples of names.
+
+The form is decided once for a whole column, from the column's statistics: a sign may separate names in one column and be part of a
+name in another.
+"""
+
+import ast
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+from poster_genres.errors import InputError
+
+# What pandas, NumPy, IMDb, MovieLens, Excel, SQL, JSON, Wikipedia and people write where nothing is known, without regard to case.
+UNKNOWN = frozenset(
+    {
+        "", "n/a", "n.a.", "n.a", "na", "#n/a", "#n/a n/a", "#na", "<na>", "nan", "-nan", "nat", "none", "(none)", "null", "#null!",
+        "nil", "\\n", "\\\\n", "-", "--", "\u2013", "\u2014", "?", "??", ".", "unknown", "(unknown)", "[unknown]", "unspecified",
+        "undefined", "missing", "not available", "not known", "(no genres listed)", "no genres listed", "(no genre listed)",
+        "no genre", "tbd", "tba", "[]", "{}", "()", "set()", "array([])", '""', "''",
+    }
+)  # fmt: skip
+# In order of precedence. The first ones are no part of names; the others are separators if names recur on both sides of them.
+# The last three: full-width comma and semicolon, and the ideographic comma.
+SURE = ("|", ";", "\t", "\n", "\uff0c", "\uff1b", "\u3001")
+COMMA = ","
+UNSURE = ("/", "&")
+SPACE = " "
+NO_SEPARATOR = "none"
+NAMES = {"\t": "tab", "\n": "line break", SPACE: "space", NO_SEPARATOR: "none: one label per cell"}
+# The share of names that must stand in several different cells for a sign to be a separator.
+RECURRING = {COMMA: 0.0, "/": 0.7, "&": 0.7, SPACE: 0.95}
+# A comma is part of names where its cells are repeated so often without any of their parts standing elsewhere.
+REPEATED = 5
+# Under these keys dictionaries have a label's name, as TMDB's and Label Studio's do.
+KEYS = ("name", "label", "title", "value", "genre", "class", "category", "description")
+CHOICES = ("choices", "labels", "genres", "tags")
+_CALL = re.compile(r"(?:frozenset|set|array)\((.*?)(?:,\s*dtype=[^)]*)?\)", re.DOTALL)
+_BROKEN = re.compile(r"""\s*[\[{(]\s*(?:['"{\[]|__)""")
+_STRING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
+_QUOTED = re.compile("(['\"`\u2018\u201c])(.*)(['\"`\u2019\u201d])", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a column's cells name.
+
+    Attributes
+    ----------
+    rows : of each cell the names, in their order; empty if they are unknown
+    form : how the cells were read, for people
+    merged : spellings that were taken for another one, with the number of cells
+    """
+
+    rows: list[tuple[str, ...]]
+    form: str
+    merged: dict[str, str]
+
+
+def is_unknown(name: str) -> bool:
+    """Whether a cell or a part of it says that nothing is known."""
+    return name.strip().casefold() in UNKNOWN
+
+
+def tidy(name: str) -> str:
+    """A name in Unicode's composed form (NFC), with single spaces, and without quotes around it."""
+    name = " ".join(unicodedata.normalize("NFC", name).split())
+    if (match := _QUOTED.fullmatch(name)) and len(match[2]) > 0 and match[1] not in match[2]:
+        name = match[2].strip()
+    return name
+
+
+def read_labels(cells: list[Any], separator: str, where: Callable[[int], str]) -> Labels:
+    """Read a column.
+
+    Parameters
+    ----------
+    cells : text, or lists and dictionaries as JSON has them
+    separator : "auto", "none", or what stands between names
+    where : says in which file and row a cell is, for messages
+
+    Raises
+    ------
+    InputError
+        In a column of lists a cell is none; a list holds something else than names.
+    """
+    known: dict[Hashable, tuple[str, ...] | str] = {}
+    keys: list[Hashable] = []
+    bracketed = [isinstance(cell, str) and _looks_like_list(cell) for cell in cells]
+    # Lists are the rule, or the exception as "(500) Days" is.
+    texts = sum(isinstance(cell, str) and not is_unknown(cell) for cell in cells)
+    lists = sum(bracketed) > 0.5 * texts
+    for i, cell in enumerate(cells):
+        key: Hashable = cell if isinstance(cell, str) else json.dumps(cell, sort_keys=True, default=str)
+        keys.append(key)
+        if key in known:
+            continue
+        if isinstance(cell, str):
+            names = parse_list(cell) if bracketed[i] else None
+            if names is None and ((bracketed[i] and lists) or _BROKEN.match(cell)):
+                raise InputError(f"{where(i)}: {cell[:60]!r} is not a list of names; it looks like ['Comedy', 'Drama']")
+            known[key] = cell if names is None else tuple(names)
+        else:
+            flat = flatten(cell)
+            if flat is None:
+                raise InputError(f"{where(i)}: {str(cell)[:60]!r} holds something else than names")
+            known[key] = tuple(flat)
+    plain = Counter(key for key in keys if isinstance(known[key], str) and not is_unknown(str(known[key])))
+    chosen = choose_separator({str(known[key]): number for key, number in plain.items()}) if separator == "auto" else separator
+    split = {key: split_cell(value, chosen) if isinstance(value, str) else value for key, value in known.items()}
+    parts = {key: tuple(tidy(name) for name in names) for key, names in split.items()}
+    counts = Counter(name for key in keys for name in parts[key] if not is_unknown(name))
+    spelling = choose_spelling(counts)
+    final = {key: tuple(dict.fromkeys(spelling[name] for name in names if not is_unknown(name))) for key, names in parts.items()}
+    merged = {name: other for name, other in spelling.items() if name != other}
+    has_lists = any(not isinstance(value, str) and value for value in known.values())
+    form = "lists" if has_lists and not plain else f"separator {NAMES.get(chosen, repr(chosen))}"
+    return Labels([final[key] for key in keys], form, merged)
+
+
+def _looks_like_list(cell: str) -> bool:
+    return not is_unknown(cell) and (cell[:1] + cell[-1:] in ("[]", "()", "{}") or _CALL.fullmatch(cell) is not None)
+
+
+def choose_spelling(counts: Counter[str]) -> dict[str, str]:
+    """For each name the most frequent of those that are equal but for case; of those like `Drama` if there are such."""
+    groups: dict[str, list[str]] = {}
+    for name in counts:
+        groups.setdefault(unicodedata.normalize("NFKC", name).casefold(), []).append(name)
+    best = {key: min(names, key=lambda name: (not _is_capitalised(name), -counts[name], name)) for key, names in groups.items()}
+    return {name: best[key] for key, names in groups.items() for name in names}
+
+
+def _is_capitalised(name: str) -> bool:
+    return name[:1].isupper() and not name.isupper()
+
+
+def flatten(value: Any) -> list[str] | None:
+    """The names in lists, dictionaries and texts, nested as JSON may nest them; None where there is something else."""
+    if isinstance(value, dict):
+        name = next((value[key] for key in KEYS if isinstance(value.get(key), str)), None)
+        choices = next((value[key] for key in CHOICES if key in value), None)
+        if name is not None or choices is not None or not value:
+            return flatten(choices or [] if name is None else name)
+        flags = all(isinstance(flag, int | float) and flag in (0, 1) for flag in value.values())
+        return [str(key) for key, flag in value.items() if flag] if flags else None
+    if isinstance(value, list | tuple):
+        parts = [flatten(item) for item in value]
+        return None if any(part is None for part in parts) else [name for part in parts if part for name in part]
+    return [] if value is None else [str(value)] if isinstance(value, str | int | float) else None
+
+
+def parse_list(text: str) -> list[str] | None:
+    """The names in a list as Python, NumPy, JSON or PostgreSQL write it; None where the text is no list."""
+    text = text.strip()
+    if match := _CALL.fullmatch(text):
+        text = match[1].strip()
+    value: Any = None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+            pass
+        else:
+            if text.startswith("[") and "," not in _STRING.sub("", text):
+                # NumPy prints no commas, and of texts side by side Python makes one.
+                value = [ast.literal_eval(name) for name in _STRING.findall(text)] or value
+    if isinstance(value, str) and text.startswith("("):
+        return [value]
+    if isinstance(value, set):
+        value = sorted(map(str, value))
+    if isinstance(value, list | tuple | dict):
+        return flatten(value)
+    signs = {"[]": r"[\[\]{}:()'\"]", "{}": r"[\[\]{}:]"}.get(text[:1] + text[-1:])
+    if signs and not re.search(signs, text[1:-1]):
+        # PostgreSQL's {Comedy,"Science Fiction"}, and [Comedy, Drama] without quotes.
+        return [tidy(name.strip().strip("\"'")) for name in re.findall(r'("(?:[^"\\]|\\.)*"|[^,]+)(?:,|$)', text[1:-1])]
+    return None
+
+
+def split_cell(cell: str, separator: str) -> tuple[str, ...]:
+    """The parts of a cell; all of it where it is said to be unknown."""
+    if is_unknown(cell) or separator == NO_SEPARATOR:
+        return (cell,)
+    return tuple(part for part in cell.split(separator) if part.strip()) if separator != SPACE else tuple(cell.split())
+
+
+def choose_separator(cells: dict[str, int]) -> str:
+    """What stands between names, or "none" where each cell is one.
+
+    Parameters
+    ----------
+    cells : different cells, none of them unknown, each with the number of its rows
+    """
+    for sign in SURE:
+        if any(sign in cell for cell in cells):
+            return sign
+    if any(COMMA in cell for cell in cells) and _separates(cells, COMMA):
+        return COMMA
+    for sign in (*UNSURE, SPACE):
+        if any(sign in cell.strip() for cell in cells) and _separates(cells, sign):
+            return sign
+    return NO_SEPARATOR
+
+
+def _separates(cells: dict[str, int], sign: str) -> bool:
+    """Whether the parts on both sides of a sign are names, which stand beside others elsewhere or alone."""
+    parts_of = {cell: {tidy(part).casefold() for part in split_cell(cell, sign)} - UNKNOWN for cell in cells}
+    number_of_cells = Counter(part for parts in parts_of.values() for part in parts)
+    inside = {part for cell, parts in parts_of.items() if sign in cell.strip() for part in parts}
+    if not inside:
+        return False
+    recurring = sum(number_of_cells[part] > 1 for part in inside) / len(inside)
+    if sign == COMMA:
+        # Names with commas are repeated whole; a list of names has others beside it.
+        return recurring > 0 or min(number for cell, number in cells.items() if sign in cell) < REPEATED
+    if recurring < RECURRING[sign]:
+        return False
+    if sign == SPACE:
+        # "Romantic Comedy", "Musical Comedy", "Romantic Drama": words of names recur too, but seldom stand alone, or many together.
+        alone = {part for parts in parts_of.values() if len(parts) == 1 for part in parts}
+        words = sum(len(parts) for parts in parts_of.values()) / len(parts_of)
+        return len(alone & inside) >= 0.6 * len(inside) or words >= 2.5
+    return True

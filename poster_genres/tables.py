@@ -1,0 +1,270 @@
+"""Tables as people have them, read to cells: CSV in any form, TSV, JSON, JSON lines, Parquet, Excel, objects of the Mongo shell.
+
+A cell is text, stripped of spaces, or what JSON and Parquet have in its place: a list or a dictionary. Missing ones are empty text.
+"""
+
+import codecs
+import csv
+import io
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pandas as pd
+
+from poster_genres.dataset import File, read_bytes
+from poster_genres.errors import InputError
+
+SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".xlsx", ".xls")
+DELIMITERS = (",", ";", "\t", "|")
+# Lines that show which delimiter a file has.
+SAMPLE = 50
+# Single-byte and East Asian encodings that spreadsheets write, told apart by charset-normalizer where UTF-8 does not fit.
+ENCODINGS = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "shift_jis", "gb18030", "big5", "euc_kr"]
+_OBJECT_ID = re.compile(r'("_id"\s*:\s*)ObjectId\(\s*("[^"]*")\s*\)')
+_SPACE = re.compile(r"\s*")
+
+
+@dataclass
+class Table:
+    """The cells of a file, or of several of one form.
+
+    Attributes
+    ----------
+    names : of the files, relative to the data set
+    columns : the cells of each column, by its name in the header
+    rows : of each row, the file and where it is in it, for messages: `movies.csv, row 3`
+    about : encoding and delimiter, for people
+    """
+
+    names: list[str]
+    columns: dict[str, list[Any]]
+    rows: list[str]
+    about: list[str] = field(default_factory=list)
+
+
+def decode(data: bytes, name: str) -> tuple[str, str]:
+    """A file's text, and its encoding: by a byte-order mark, by UTF-16's NULs, UTF-8, or the likeliest of `ENCODINGS`."""
+    for mark, encoding in ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):
+        if data.startswith(mark):
+            return _decode(data, encoding, name), encoding.removesuffix("-sig")
+    if data[:1] and b"\0" in data[:2]:
+        encoding = "utf-16-be" if data[0] == 0 else "utf-16-le"
+        return _decode(data, encoding, name), encoding
+    try:
+        return data.decode("utf-8"), "utf-8"
+    except UnicodeDecodeError:
+        pass
+    from charset_normalizer import from_bytes
+
+    matches = list(from_bytes(data, cp_isolation=ENCODINGS))
+    # Where several are as likely, Western European: few letters tell it from Central European.
+    least = min((match.chaos for match in matches), default=0.0)
+    western = any("cp1252" in match.could_be_from_charset and match.chaos <= least for match in matches)
+    encoding = "cp1252" if western or not matches else matches[0].encoding
+    try:
+        return data.decode(encoding), encoding
+    except UnicodeDecodeError:
+        return data.decode("latin-1"), "latin-1"
+
+
+def _decode(data: bytes, encoding: str, name: str) -> str:
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: not readable as {encoding} text at byte {error.start}; save it as UTF-8") from None
+
+
+def read_table(dataset: Path, file: File) -> Table | None:
+    """The cells of a file; None for a text file that is no table, such as a README or a license.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read as what its name says, and where it is wrong.
+    """
+    name = f"{dataset}/{file.name}"
+    if file.suffix in (".parquet", ".xlsx", ".xls"):
+        return _read_frame(dataset, file, name)
+    data = read_bytes(dataset, file.archive, file.path)
+    if not data.strip():
+        return None
+    text, encoding = decode(data, name)
+    if file.suffix in (".json", ".jsonl", ".ndjson"):
+        records = _json_records(text, name)
+        return None if records is None else _from_records(records, file, [encoding])
+    if file.suffix == ".txt" and text.lstrip().startswith("{"):
+        return _from_records(_mongo_records(text, name), file, [encoding, "groundtruth"])
+    if file.suffix == ".txt" and max(text[:2000].splitlines()[0].count(delimiter) for delimiter in DELIMITERS) == 0:
+        return None
+    return _read_csv(text, encoding, file, name)
+
+
+def _read_csv(text: str, encoding: str, file: File, name: str) -> Table:
+    lines = text.splitlines()
+    first = 0
+    delimiter = None
+    if re.fullmatch(r'"?sep=(.)"?', lines[0].strip("\ufeff")):  # Excel's own hint
+        delimiter, first = lines[0].strip('\ufeff"')[4], 1
+    delimiter = delimiter or _delimiter(lines[first : first + SAMPLE], file.suffix)
+    csv.field_size_limit(2**31 - 1)
+    # Between tabs quotes are letters where each line has as many cells as the header, as in IMDb's files.
+    plain = delimiter == "\t" and len({line.count("\t") for line in lines[first:] if line.strip()}) == 1
+    # With the lines' ends, as a quoted cell may contain some.
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=delimiter,
+        quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL,
+        skipinitialspace=True,
+    )
+    for _ in range(first):
+        next(reader)
+    header: list[str] = []
+    cells: list[list[str]] = []
+    rows: list[str] = []
+    try:
+        for row in reader:
+            line = [cell.strip() for cell in row]
+            if plain:
+                line = [cell[1:-1].replace('""', '"') if re.fullmatch(r'".*"', cell) else cell for cell in line]
+            if not any(line):
+                continue
+            if not header:
+                header = _unique([cell.strip("\ufeff") for cell in line])
+                continue
+            while len(line) > len(header) and not line[-1]:
+                line.pop()
+            where = f"{file.name}, row {reader.line_num}"
+            if len(line) > len(header):
+                raise InputError(
+                    f"{name}, row {reader.line_num}: {len(line)} cells, but the header has {len(header)}: "
+                    f"{delimiter.join(line)[:60]!r}; put cells that contain {delimiter!r} in double quotes"
+                )
+            if line == header[: len(line)] and len(line) > 1:  # the header again, where files were put together
+                continue
+            cells.append(line + [""] * (len(header) - len(line)))
+            rows.append(where)
+    except csv.Error as error:
+        raise InputError(f"{name}, row {reader.line_num}: not readable as CSV: {error}") from None
+    while header and not header[-1]:  # a delimiter at the end of the header
+        header.pop()
+    columns = {column: [row[i] for row in cells] for i, column in enumerate(header)}
+    shown = {"\t": "tab"}.get(delimiter, repr(delimiter))
+    return Table([file.name], columns, rows, [encoding, f"cells between {shown}"])
+
+
+def _delimiter(lines: list[str], suffix: str) -> str:
+    """The delimiter that gives the most cells in the header, and the same number in most lines below it."""
+    if suffix in (".tsv", ".tab"):
+        return "\t"
+
+    def fit(delimiter: str) -> tuple[float, int]:
+        numbers = [len(row) for row in csv.reader(lines, delimiter=delimiter, skipinitialspace=True) if any(row)]
+        if not numbers or numbers[0] < 2:
+            return 0.0, 0
+        return sum(number == numbers[0] for number in numbers) / len(numbers), numbers[0]
+
+    fits = {delimiter: fit(delimiter) for delimiter in DELIMITERS}
+    return max(DELIMITERS, key=lambda delimiter: (fits[delimiter][1] > 0, fits[delimiter][0] > 0.5, fits[delimiter][1]))
+
+
+def _unique(header: list[str]) -> list[str]:
+    """Column names; of several of one name the later ones are numbered: `Genre`, `Genre 2`."""
+    names: list[str] = []
+    for name in header:
+        number = 2
+        unique = name
+        while unique and unique in names:
+            unique, number = f"{name} {number}", number + 1
+        names.append(unique)
+    return names
+
+
+def _json_records(text: str, name: str) -> list[dict[str, Any]] | None:
+    """The records of a JSON file: a list of them, one, one by ID, one per line, or pandas' columns; None where it has none."""
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as whole:
+        try:
+            content = [json.loads(line) for line in text.splitlines() if line.strip()]
+        except (json.JSONDecodeError, RecursionError):
+            raise InputError(f"{name}: not readable as JSON: {whole}") from None
+    except RecursionError:
+        raise InputError(f"{name}: not readable as JSON: it is nested too deeply") from None
+    if isinstance(content, dict):
+        values = list(content.values())
+        if values and all(isinstance(value, dict) for value in values):
+            keys = [set(value) for value in values]
+            if len(values) > 1 and all(key == keys[0] for key in keys) and len(keys[0]) >= len(values) and "0" in keys[0]:
+                # Columns by their names, cells by the rows' numbers: pandas' `to_json`.
+                content = [{column: cells[row] for column, cells in content.items()} for row in values[0]]
+            else:
+                content = [{"id": key, **value} for key, value in content.items()]
+        elif values and all(isinstance(value, list) for value in values) and len({len(value) for value in values}) == 1:
+            content = [dict(zip(content, row, strict=True)) for row in zip(*values, strict=True)]
+        else:
+            content = [content]
+    if not isinstance(content, list) or not content or not all(isinstance(record, dict) for record in content):
+        return None
+    return content
+
+
+def _mongo_records(text: str, name: str) -> list[dict[str, Any]]:
+    """Objects as the Mongo shell prints them: JSON, one after the other, except for `"_id" : ObjectId("…")`."""
+    text = _OBJECT_ID.sub(r"\1\2", text.lstrip())
+    decoder = json.JSONDecoder(strict=False)
+    records: list[dict[str, Any]] = []
+    position = 0
+    while position < len(text):
+        try:
+            record, position = decoder.raw_decode(text, position)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise InputError(f"{name}, record {len(records) + 1}: not a JSON object ({error})") from None
+        position = _SPACE.match(text, position).end()  # type: ignore[union-attr]
+        if not isinstance(record, dict) or not isinstance(record.get("imdbID"), str):
+            raise InputError(
+                f'{name}, record {len(records) + 1}: no "imdbID"; a record looks like '
+                '{"imdbID": "tt0081562", "Genre": "Comedy, Crime"}'
+            )
+        record.pop("_id", None)
+        if re.fullmatch(r"\d{4}", stem := PurePosixPath(name).stem):
+            record.setdefault("Year", stem)
+        records.append(record)
+    return records
+
+
+def _from_records(records: list[dict[str, Any]], file: File, about: list[str]) -> Table:
+    names = list(dict.fromkeys(str(name).strip() for record in records for name in record))
+    cleaned = [{str(name).strip(): _cell(value) for name, value in record.items()} for record in records]
+    columns = {name: [record.get(name, "") for record in cleaned] for name in names}
+    return Table([file.name], columns, [f"{file.name}, record {i + 1}" for i in range(len(records))], about)
+
+
+def _cell(value: Any) -> Any:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, list | dict):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+def _read_frame(dataset: Path, file: File, name: str) -> Table:
+    data = io.BytesIO(read_bytes(dataset, file.archive, file.path))
+    try:
+        frame = pd.read_parquet(data) if file.suffix == ".parquet" else pd.read_excel(data, dtype=object)
+    except ImportError as error:
+        package = "pyarrow" if file.suffix == ".parquet" else "xlrd" if file.suffix == ".xls" else "openpyxl"
+        raise InputError(f"{name}: needs one more package to be read: pip install {package} ({error})") from None
+    except Exception as error:  # whatever the libraries raise on a damaged file
+        raise InputError(f"{name}: not readable as {file.suffix[1:]}: {' '.join(str(error).split())[:150]}") from None
+    frame = frame.reset_index() if frame.index.name else frame
+    columns = {
+        str(column).strip(): [_cell(value.tolist() if hasattr(value, "tolist") else value) for value in frame[column]]
+        for column in frame.columns
+    }
+    return Table([file.name], columns, [f"{file.name}, row {i + 2}" for i in range(len(frame))], [file.suffix[1:]])
