@@ -3,6 +3,7 @@
 import json
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import assume, given, settings
@@ -19,8 +20,8 @@ def where(row: int) -> str:
     return f"t.csv, row {row}"
 
 
-def read(cells: list[object], separator: str = "auto") -> list[tuple[str, ...]]:
-    return read_labels(cells, separator, where).rows
+def read(cells: Sequence[object], separator: str = "auto") -> list[tuple[str, ...]]:
+    return read_labels(list(cells), separator, where).rows
 
 
 # A column of names as a separator or a program writes it.
