@@ -48,7 +48,7 @@ def test_the_top_level_goes_before_the_recipe(folder: Path) -> None:
     [
         ({"epoch": 5}, ["epoch: unknown key", "epochs"]),
         ({"epochs": -1}, ["epochs:", "greater than or equal to 0", "'auto'", "not -1"]),
-        ({"epochs": 0, "architecture": "residual"}, ["epochs: should be 1 or more; 0 is for architectures with a probe"]),
+        ({"epochs": 0, "architecture": "residual"}, ["epochs: should be 1 or more; 0 is for architectures with a linear probe"]),
         ({"architecture": "hf/"}, ["architecture: 'hf/' is unknown", "hf/<model ID or folder>"]),
         ({"epochs": 2.5}, ["epochs:", "not 2.5"]),
         ({"epochs": True}, ["epochs:", "not true or false"]),
@@ -96,7 +96,11 @@ def test_a_missing_key_and_a_broken_file_are_named(folder: Path) -> None:
     ("old", "new", "message"),
     [
         ("  epochs: 10\n", "  epochs: -10\n", "tutorial.epochs: should be greater than or equal to 0, not -10"),
-        ("  epochs: 10\n", "  epoch: 10\n", "tutorial.epoch: unknown key; the keys are networks, probe, frozen_blocks, epochs, "),
+        (
+            "  epochs: 10\n",
+            "  epoch: 10\n",
+            "tutorial.epoch: unknown key; the keys are ensemble_size, linear_probe, frozen_blocks, epochs, ",
+        ),
         ("  crop: 0.3 ", "  crop: much ", "default.crop: should be a valid number, unable to parse string as a number, not 'much'"),
         (
             "\nalexnet:\n",

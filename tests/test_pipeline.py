@@ -253,11 +253,11 @@ EDITED = {
         poster_genres/served_model.py
     """,
     "train evaluate": """
-        poster_genres/networks/residual.py poster_genres/network.py poster_genres/processes.py
+        poster_genres/networks/residual.py poster_genres/network.py
         poster_genres/fusion.py poster_genres/logistic.py poster_genres/model.py poster_genres/object_model.py
         poster_genres/old_model.py poster_genres/scores.py poster_genres/tracking.py poster_genres/words.py
     """,
-    "train": "stages/train.py poster_genres/augmentation.py poster_genres/training.py",
+    "train": "stages/train.py poster_genres/augmentation.py poster_genres/processes.py poster_genres/training.py",
     # It finds what it found before in its store, but for a detector whose own file is edited.
     "detect": """
         stages/detect.py poster_genres/detectors/__init__.py poster_genres/detectors/hf.py poster_genres/detectors/lettering.py
