@@ -2,7 +2,9 @@
 
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from poster_genres.dataset import File, read_bytes
@@ -10,6 +12,8 @@ from poster_genres.errors import InputError
 
 # How an ID was matched, for people.
 PATH, NAME, FORM, NUMBER = "path", "file name", "file name but for case or Unicode form", "number"
+
+_NUMBER = re.compile(r"([^\W\d_]{0,4})0*(\d+)(?:\.0)?")
 
 
 def parts_of(text: str) -> tuple[str, ...]:
@@ -27,7 +31,7 @@ def normal(text: str) -> str:
 def number_in(text: str) -> tuple[str, str]:
     """An ID's letters, and the number after them without leading zeros: `tt` and 86425 of `tt0086425`, none and 86425 of `86425.0`;
     two empty texts where it is not of this form."""
-    match = re.fullmatch(r"([^\W\d_]{0,4})0*(\d+)(?:\.0)?", text)
+    match = _NUMBER.fullmatch(text)
     return (match[1].casefold(), match[2]) if match else ("", "")
 
 
@@ -42,23 +46,33 @@ class Posters:
 
     def __init__(self, dataset: str, files: list[File]) -> None:
         self.dataset, self.files = dataset, files
-        self.paths = [tuple(PurePosixPath(file.name).parts) for file in files]
-        # From a file's name, with and without its ending, to the numbers of the files.
-        self.by_name, self.by_form, self.by_number = (defaultdict[str, list[int]](list) for _ in range(3))
-        for i, file in enumerate(files):
-            name = self.paths[i][-1]
-            for key in {name, file.stem}:
-                self.by_name[key].append(i)
-                self.by_form[normal(key)].append(i)
-            if number := number_in(file.stem)[1]:
-                self.by_number[number].append(i)
+        self.by_stem = _index((_names(file)[1], i) for i, file in enumerate(files))
 
-    def may_be(self, cell: object) -> bool:
-        """Whether a cell may be the ID of one of the posters."""
+    @cached_property
+    def by_form(self) -> dict[str, list[int]]:
+        """From stems without regard to case and Unicode form to the numbers of the files."""
+        return _index((normal(_names(file)[1]), i) for i, file in enumerate(self.files))
+
+    @cached_property
+    def by_number(self) -> dict[str, list[int]]:
+        """From the numbers in names to the numbers of the files."""
+        return _index((number, i) for i, file in enumerate(self.files) if (number := number_in(_names(file)[-1])[1]))
+
+    def named(self, name: str, form: Callable[[str], str]) -> list[int]:
+        """The numbers of the files of this name, with its ending or without, in this form of names."""
+        index = self.by_stem if form is str else self.by_form
+        found = index.get(form(name), [])
+        stem, dot, _ = name.rpartition(".")
+        if dot and form(stem) in index:
+            found = found + [i for i in index[form(stem)] if form(_names(self.files[i])[0]) == form(name)]
+        return found
+
+    def may_be(self, cell: object, exactly: bool) -> bool:
+        """Whether a cell may be the ID of one of the posters, by its name or, if not `exactly`, by any rule of `match`."""
         if not isinstance(cell, str) or not (parts := parts_of(cell)):
             return False
         name = parts[-1]
-        return name in self.by_name or normal(name) in self.by_form or bool(self._by_number(name))
+        return bool(self.named(name, str) or (not exactly and (self.named(name, normal) or self._by_number(name))))
 
     def match(self, ids: list[str], tables: list[str]) -> tuple[list[int | None], Counter[str]]:
         """The number of the poster of each ID, None where it has none.
@@ -74,19 +88,17 @@ class Posters:
 
         Returns
         -------
-        The numbers, and how many different IDs each rule matched.
+        The numbers, and how many rows each rule matched.
 
         Raises
         ------
         InputError
             An ID is the name of several posters; or a number is that of several posters, or of several IDs.
         """
-        known: dict[tuple[str, str], tuple[int | None, str]] = {}
-        for key in dict.fromkeys(zip(ids, tables, strict=True)):
-            known[key] = self._by_name(*key)
-        if not any(number is not None for number, _ in known.values()):
+        matches = [self._by_name(text, table) for text, table in zip(ids, tables, strict=True)]
+        if not any(rule for _, rule in matches):
             numbers: dict[str, str] = {}
-            for text, table in known:
+            for row, text in enumerate(ids):
                 number = number_in(text.strip())[1]
                 found = self._by_number(text.strip())
                 if len(found) > 1:
@@ -96,9 +108,9 @@ class Posters:
                         raise InputError(
                             f"{self.dataset}: IDs {other!r} and {text!r} are the same number; write them as posters are named"
                         )
-                    known[text, table] = found[0], NUMBER
-        rules = Counter(rule for number, rule in known.values() if number is not None)
-        return [known[key][0] for key in zip(ids, tables, strict=True)], rules
+                    matches[row] = found[0], NUMBER
+        rules = Counter(rule for _, rule in matches if rule)
+        return [number for number, _ in matches], rules
 
     def _by_number(self, text: str) -> list[int]:
         """The posters with the number of an ID, where one of both has no letters before it, or both have the same."""
@@ -110,12 +122,12 @@ class Posters:
         parts = parts_of(text)
         if not parts:
             return None, ""
-        for index, rule, form in ((self.by_name, NAME, str), (self.by_form, FORM, normal)):
+        for rule, form in ((NAME, str), (FORM, normal)):
             wanted = tuple(form(part) for part in parts)
-            found = index.get(wanted[-1], [])
+            found = self.named(parts[-1], form)
             if len(wanted) > 1:
                 # All of the ID's folders are the poster's, or all of the poster's are the ID's: never another folder's picture.
-                found = [i for i in found if _same_folders(wanted[:-1], tuple(form(part) for part in self.paths[i][:-1]))]
+                found = [i for i in found if _same_folders(wanted[:-1], tuple(form(part) for part in self._folders(i)))]
             if len(found) > 1:
                 found = self._nearest(found, parts, table)
             if len(found) > 1 and not self._same_bytes(found):
@@ -123,6 +135,9 @@ class Posters:
             if found:
                 return found[0], PATH if rule == NAME and len(wanted) > 1 else rule
         return None, ""
+
+    def _folders(self, number: int) -> tuple[str, ...]:
+        return tuple(self.files[number].name.split("/")[:-1])
 
     def _same_bytes(self, found: list[int]) -> bool:
         """Whether posters of one name are copies of each other, of which any will do."""
@@ -138,7 +153,7 @@ class Posters:
         folders += [path.parent.parts] if path.parent.parts else []
         folders.append((*path.parent.parts, path.stem))
         for folder in folders:
-            if here := [i for i in found if self.paths[i][:-1] == folder]:
+            if here := [i for i in found if self._folders(i) == folder]:
                 return here
         return found
 
@@ -152,3 +167,16 @@ class Posters:
 def _same_folders(wanted: tuple[str, ...], folders: tuple[str, ...]) -> bool:
     number = min(len(wanted), len(folders))
     return number == 0 or wanted[-number:] == folders[-number:]
+
+
+def _names(file: File) -> tuple[str, ...]:
+    """A file's name, and that without its ending."""
+    name = file.path.rpartition("/")[2]
+    return name, name.rpartition(".")[0]
+
+
+def _index(pairs: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
+    index: dict[str, list[int]] = {}
+    for key, number in pairs:
+        index.setdefault(key, []).append(number)
+    return index

@@ -245,11 +245,12 @@ def _find_ids(where: str, table: Table, posters: Posters, labels: list[str]) -> 
     """The column with the most cells that may be posters' names, of those that are named as IDs are, else of all."""
     step = max(1, len(table.rows) // SAMPLE)
     columns = [column for column in table.columns if column not in labels]
-    matches = {column: sum(map(posters.may_be, table.columns[column][::step])) for column in columns}
     known = sorted((column for column in columns if _plain(column) in ID_NAMES), key=lambda name: ID_NAMES.index(_plain(name)))
-    number = max((matches[column] for column in known), default=0)
-    if number:
-        return next(column for column in known if matches[column] == number)
+    for exactly in (True, False):
+        matches = {column: sum(posters.may_be(cell, exactly) for cell in table.columns[column][::step]) for column in known}
+        if number := max(matches.values(), default=0):
+            return next(column for column in known if matches[column] == number)
+    matches = {column: sum(posters.may_be(cell, False) for cell in table.columns[column][::step]) for column in columns}
     others = [column for column in columns if matches[column] > 0.5 * len(table.rows[::step])]
     if len(others) > 1 and len({tuple(table.columns[column]) for column in others}) > 1:
         some = ", ".join(map(repr, others))
@@ -261,7 +262,7 @@ def _rows(table: Table, columns: Columns, separator: str) -> tuple[pd.DataFrame,
     """The table of the module's docstring, and lines on how it was read."""
     ids = [str(cell).strip() for cell in table.columns[columns.id]]
     for where, text in zip(table.rows, ids, strict=True):
-        if not text or text in (".", "..") or any(ord(letter) < 32 for letter in text) or ".." in PurePosixPath(text).parts:
+        if not text or text == "." or (".." in text and ".." in re.split(r"[/\\]", text)) or not text.isprintable():
             raise InputError(f"{where}: {text!r} is no ID; an ID is the poster's file name without its ending, as tt0081562")
     lines = [f"metadata: {_some(table.names)} ({', '.join(dict.fromkeys(table.about))})"]
     if columns.one_hot:
@@ -303,7 +304,7 @@ def _read_one_hot(table: Table, names: list[str]) -> list[tuple[str, ...]]:
 
 
 def _is_binary(cells: list[Any]) -> bool:
-    values = {str(cell).casefold() for cell in cells}
+    values = {text.casefold() for text in set(map(str, cells))}
     return values <= {*YES, *NO} and values != {""}
 
 
@@ -311,10 +312,11 @@ def _check_one_hot(table: Table, columns: Columns, genres: list[tuple[str, ...]]
     """Check that the columns named like genres hold 0 or 1 and agree with the labels."""
     names = {name for row in genres for name in row}
     for column in [column for column in table.columns if column in names and column not in (columns.id, *columns.labels)]:
+        flags = {cell: str(cell).casefold() in YES for cell in set(map(str, table.columns[column]))}
         for where, cell, row in zip(table.rows, table.columns[column], genres, strict=True):
             if str(cell).casefold() not in (*YES, *NO):
                 raise InputError(f"{where}: column {column!r} holds {cell!r}; 0 or 1 is right")
-            if (str(cell).casefold() in YES) != (column in row):
+            if flags[str(cell)] != (column in row):
                 raise InputError(f"{where}: {columns.labels[0]} is {', '.join(row)!r}, but column {column!r} holds {cell}")
 
 

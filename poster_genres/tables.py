@@ -10,6 +10,7 @@ import json
 import math
 import re
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -134,10 +135,10 @@ def _read_csv(text: str, encoding: str, file: File, name: str) -> Table:
                 continue
             if not header:
                 header = _unique([cell.strip("\ufeff") for cell in line])
+                cells = [[] for _ in header]
                 continue
             while len(line) > len(header) and not line[-1]:
                 line.pop()
-            where = f"{file.name}, row {reader.line_num}"
             if len(line) > len(header):
                 raise InputError(
                     f"{name}, row {reader.line_num}: {len(line)} cells, but the header has {len(header)}: "
@@ -145,13 +146,14 @@ def _read_csv(text: str, encoding: str, file: File, name: str) -> Table:
                 )
             if line == header[: len(line)] and len(line) > 1:  # the header again, where files were put together
                 continue
-            cells.append(line + [""] * (len(header) - len(line)))
-            rows.append(where)
+            for column, cell in zip_longest(cells, line, fillvalue=""):
+                column.append(cell)  # type: ignore[union-attr]
+            rows.append(f"{file.name}, row {reader.line_num}")
     except csv.Error as error:
         raise InputError(f"{name}, row {reader.line_num}: not readable as CSV: {error}") from None
     while header and not header[-1]:  # a delimiter at the end of the header
         header.pop()
-    columns = {column: [row[i] for row in cells] for i, column in enumerate(header)}
+    columns = dict(zip(header, cells, strict=False))
     shown = {"\t": "tab"}.get(delimiter, repr(delimiter))
     return Table([file.name], columns, rows, [encoding, f"cells between {shown}"])
 

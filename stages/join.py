@@ -92,7 +92,7 @@ def match_posters(metadata: Metadata, posters: Posters, dataset: str) -> tuple[p
         raise InputError(f"{dataset}: no posters found; files like tt0081562.jpg are needed, in folders or zip archives")
     numbers, rules = posters.match(list(table["id"]), list(table["table"]))
     table = table.assign(number=numbers)
-    rows = table[table["number"].notna()].reset_index(drop=True)
+    rows = table[table["number"].notna()].reset_index(drop=True).drop(columns="row")
     if rows.empty:
         examples = f"metadata has {', '.join(table['id'][:3])}; posters are {', '.join(file.name for file in posters.files[:3])}"
         raise InputError(f"{dataset}: no ID of the metadata is the file name of a poster: {examples}")
@@ -185,12 +185,14 @@ def join(metadata: Metadata, posters: Posters, parameters: JoinParameters) -> Jo
         Metadata and posters share no ID, no genre is known or there is but one, or a split has too few movies.
     """
     dataset = parameters.dataset
-    rows, rules = match_posters(metadata, posters, dataset)
-    all_movies, repeats, conflicts = unite(rows)
-    movies = locate(all_movies[all_movies["genres"].map(len) > 0].reset_index(drop=True), posters)
+    movies, rules = match_posters(metadata, posters, dataset)
+    rows_with_poster = len(movies)
+    movies, repeats, conflicts = unite(movies)
+    matched = len(movies)
+    movies = locate(movies[movies["genres"].map(len) > 0].reset_index(drop=True), posters)
     if movies.empty:
-        raise InputError(f"{dataset}: all {len(all_movies)} movies with a poster have unknown genres")
-    unknown = len(all_movies) - len(movies)
+        raise InputError(f"{dataset}: all {matched} movies with a poster have unknown genres")
+    unknown = matched - len(movies)
     groups = group_identical(Path(dataset), movies)
     movies, placeholders = drop_placeholders(movies, groups, parameters.max_identical_posters)
     if movies.empty:
@@ -199,9 +201,9 @@ def join(metadata: Metadata, posters: Posters, parameters: JoinParameters) -> Jo
     names = sorted({genre for row in movies["genres"] for genre in row})
     if len(names) < 2:
         raise InputError(f"{dataset}: one genre only, {names[0]!r}, on all {len(movies)} movies; there is nothing to learn")
-    movies["file_split"] = [
-        split_of(table) or split_of(poster) for table, poster in zip(movies["table"], movies["poster"], strict=True)
-    ]
+    if parameters.split_by == "files":
+        files = zip(movies["table"], movies["poster"], strict=True)
+        movies["file_split"] = [split_of(table) or split_of(poster) for table, poster in files]
     test = choose_test(movies, parameters)
     if not test.any():
         raise InputError(f"{dataset}: none of the {len(movies)} movies falls into the test set; raise `test` or add movies")
@@ -220,13 +222,13 @@ def join(metadata: Metadata, posters: Posters, parameters: JoinParameters) -> Jo
         "metadata": metadata.source,
         "understood": metadata.understood,
         "rows": len(metadata.movies),
-        "rows_without_poster": len(metadata.movies) - len(rows),
+        "rows_without_poster": len(metadata.movies) - rows_with_poster,
         "matched_by": dict(rules),
         "repeated_rows": repeats,
         "repeated_rows_with_other_genres": conflicts,
         "posters": len(posters.files),
-        "posters_without_metadata": len(posters.files) - len(all_movies),
-        "matched": len(all_movies),
+        "posters_without_metadata": len(posters.files) - matched,
+        "matched": matched,
         "unknown_genres": unknown,
         "placeholders": placeholders,
         "identical_posters": int((movies["group"] != movies["id"]).sum()),

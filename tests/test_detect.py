@@ -444,3 +444,14 @@ def test_what_words_say() -> None:
     again = Words.load(words.state())
     np.testing.assert_array_equal(again.logits(found), words.logits(found))
     assert fit_words([lettering() for _ in found], labels) is None
+
+
+def test_a_missing_package_is_said_before_posters_are_decoded(project: Path) -> None:
+    set_parameters(project, architecture="two_stream/residual")
+    program = (
+        "import importlib.metadata as m, runpy; real = m.version\n"
+        "def version(name):\n    if name == 'rapidocr': raise m.PackageNotFoundError(name)\n    return real(name)\n"
+        "m.version = version; runpy.run_module('stages.resolve', run_name='__main__')"
+    )
+    done = run(sys.executable, "-c", program, cwd=project, fails=True)
+    assert done.stderr == "error: params.yaml: detectors: lettering needs rapidocr: pip install -r requirements.txt\n"

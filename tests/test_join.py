@@ -220,7 +220,7 @@ def test_what_was_understood_is_said(project: Path) -> None:
     assert output[3] == f"  {first['id']}, {first['title']} (1999): {shown} [{first['poster']}]"
     test = int((movies["split"] == "test").sum())
     beyond = 80 - 12 - test - 30
-    assert output[6] == "81 of 82 rows have a poster (80 by file name); 80 posters"
+    assert output[6] == "81 of 82 rows have a poster (81 by file name); 80 posters"
     assert output[7] == f"left out: 1 rows without a poster; 12 placeholders, for more than 10 movies; {beyond} beyond `limit` (30)"
     assert output[8] == "1 rows repeat a movie, 1 with other genres: all of its genres count"
     frequent = ", ".join(movies[genres_of(movies)].sum().sort_values(ascending=False, kind="stable").index)
