@@ -39,6 +39,9 @@ class Detector(Protocol):
     parallel: bool
     packages: tuple[str, ...]
 
+    def __init__(self, name: str) -> None:
+        """Load it; `name` is as in params.yaml."""
+
     def detect(self, images: list[Image.Image]) -> list[list[Detection]]:
         """The detections on each image; images are RGB, of any size."""
 

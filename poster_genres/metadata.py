@@ -223,7 +223,7 @@ def find_columns(dataset: Path, table: Table, posters: Posters, id_column: str, 
     )
     rest = [column for column in table.columns if column not in (identifier, title, year)]
     if wanted:
-        return Columns(identifier, wanted, len(wanted) > 1 and all(_is_binary(table.columns[name]) for name in wanted), title, year)
+        return Columns(identifier, wanted, all(_is_binary(table.columns[name]) for name in wanted), title, year)
     groups: dict[str, list[str]] = {}
     for column in rest:
         groups.setdefault(re.sub(r"\d+$", "", _plain(column)), []).append(column)

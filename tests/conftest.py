@@ -136,7 +136,9 @@ def copy_project(folder: Path) -> Path:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as fast what neither runs stages nor was marked as slow: `pytest -m fast`."""
     for item in items:
-        if not {"project", "finished"} & set(getattr(item, "fixturenames", ())) and not item.get_closest_marker("slow"):
+        if not {"project", "finished", "real_posters"} & set(getattr(item, "fixturenames", ())) and not item.get_closest_marker(
+            "slow"
+        ):
             item.add_marker("fast")
 
 

@@ -302,6 +302,7 @@ def test_unreadable_posters_are_passed_over() -> None:
     assert results[3] in ("truncated", "damaged")
 
 
+@pytest.mark.slow
 def test_lettering_of_real_posters(project: Path, real_posters: Path) -> None:
     """And an interrupted detection goes on, in the same tables."""
     set_parameters(project, dataset=str(real_posters), architecture="two_stream/residual", limit=30, test=0.004)

@@ -479,6 +479,7 @@ def open_version(file: Path) -> str:
     return Detector(f"onnx/{file}").version
 
 
+@pytest.mark.slow
 def test_dvc_sees_when_the_file_changes(tmp_path: Path) -> None:
     folder = make_repository(tmp_path / "repository", architecture="two_stream/residual", detectors=[NAME])
     file = Network("yolox", metadata=NAMES).write(folder / "data" / "detectors" / "net.onnx")

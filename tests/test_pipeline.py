@@ -242,9 +242,7 @@ EDITED = {
     "": """
         stages/__init__.py stages/predict.py stages/sweep.py stages/track.py
         poster_genres/__init__.py poster_genres/architectures.py poster_genres/explanations.py poster_genres/parameters.py
-        poster_genres/efficientnet.py poster_genres/recipes.yaml poster_genres/networks/__init__.py
-        poster_genres/networks/alexnet.py poster_genres/networks/efficientnet_lite0.py poster_genres/networks/efficientnet_lite1.py
-        poster_genres/networks/efficientnet_lite2.py poster_genres/networks/hf.py poster_genres/networks/tutorial.py
+        poster_genres/efficientnet.py poster_genres/recipes.yaml
         stages/resolve.py
     """,
     "evaluate": """
@@ -260,8 +258,7 @@ EDITED = {
     "train": "stages/train.py poster_genres/augmentation.py poster_genres/processes.py poster_genres/training.py",
     # It finds what it found before in its store, but for a detector whose own file is edited.
     "detect": """
-        stages/detect.py poster_genres/detectors/__init__.py poster_genres/detectors/hf.py poster_genres/detectors/lettering.py
-        poster_genres/detectors/onnx.py poster_genres/hugging_face.py
+        stages/detect.py poster_genres/hugging_face.py
     """,
     "detect evaluate": "poster_genres/detection.py poster_genres/sentences.py",
     "detect train evaluate": "poster_genres/devices.py poster_genres/objects.py",
@@ -283,15 +280,18 @@ def test_an_edited_file_reruns_only_what_it_can_change(repository: Path, monkeyp
     from dvc.repo import Repo
 
     monkeypatch.chdir(repository)
-    names = [name for files in EDITED.values() for name in files.split()]
+    expected = {name: set(key.split()) for key, files in EDITED.items() for name in files.split()}
     tracked = run("git", "ls-files", "stages", "poster_genres", cwd=repository).stdout.split()
-    assert sorted(names) == sorted(tracked)
+    for name in tracked:
+        if name not in expected and name.startswith(("poster_genres/networks/", "poster_genres/detectors/")):
+            expected[name] = {"detect"} if "/detectors/" in name else set()
+    assert set(tracked) - set(expected) == set(), "say in EDITED what runs again when these are edited"
     set_parameters(repository, architecture="two_stream/residual")
     run("dvc", "repro", "resolve", cwd=repository)
     # Nothing else has to be run for this: what is there is taken for what it depends on.
     run("dvc", "commit", "--force", cwd=repository)
     found = {}
-    for name in names:
+    for name in expected:
         path = repository / name
         text = path.read_text(encoding="utf-8")
         path.write_text(text + ("\n<!-- edited -->\n" if path.suffix == ".html" else "\n# edited\n"), encoding="utf-8")
@@ -299,7 +299,7 @@ def test_an_edited_file_reruns_only_what_it_can_change(repository: Path, monkeyp
         with Repo() as repo:
             found[name] = set(repo.status()) - {"resolve"}
         path.write_text(text, encoding="utf-8")
-    assert found == {name: set(key.split()) for key, files in EDITED.items() for name in files.split()}
+    assert found == expected
 
 
 def test_an_experiment_leaves_the_rest_of_params_yaml_as_it_is(repository: Path) -> None:

@@ -20,6 +20,9 @@ from poster_genres.network import find_architecture
 from stages.predict import format_genres
 from tests.conftest import copy_project, make_dataset, run, set_parameters, stage
 
+# Each loads torch in a process of its own, or trains.
+pytestmark = pytest.mark.slow
+
 LINE = re.compile(r"^\S+ \((?:0\.0*[1-9]\d\d|1\.00|0\.00)\)$")
 
 
