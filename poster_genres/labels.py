@@ -5,6 +5,7 @@ name in another.
 """
 
 import ast
+import html
 import json
 import re
 import unicodedata
@@ -21,24 +22,29 @@ UNKNOWN = frozenset(
         "", "n/a", "n.a.", "n.a", "na", "#n/a", "#n/a n/a", "#na", "<na>", "nan", "-nan", "nat", "none", "(none)", "null", "#null!",
         "nil", "\\n", "\\\\n", "-", "--", "\u2013", "\u2014", "?", "??", ".", "unknown", "(unknown)", "[unknown]", "unspecified",
         "undefined", "missing", "not available", "not known", "(no genres listed)", "no genres listed", "(no genre listed)",
-        "no genre", "tbd", "tba", "[]", "{}", "()", "set()", "array([])", '""', "''",
+        "no genre", "tbd", "tba", "keine angabe", "k.a.", "unbekannt", "inconnu", "desconocido",
+        "sconosciuto", "[]", "{}", "()", "set()", "array([])", '""', "''",
     }
 )  # fmt: skip
 # In order of precedence. The first ones are no part of names; the others are separators if names recur on both sides of them.
-# The last three: full-width comma and semicolon, and the ideographic comma.
-SURE = ("|", ";", "\t", "\n", "\uff0c", "\uff1b", "\u3001")
+# The last four: full-width comma and semicolon, the ideographic and the Arabic comma.
+SURE = ("|", ";", "\t", "\n", "\uff0c", "\uff1b", "\u3001", "\u060c")
 COMMA = ","
-UNSURE = ("/", "&")
+UNSURE = ("/", "&", "+", "·", "<br>", " and ", "#")
 SPACE = " "
 NO_SEPARATOR = "none"
 NAMES = {"\t": "tab", "\n": "line break", SPACE: "space", NO_SEPARATOR: "none: one label per cell"}
 # The share of names that must stand in several different cells for a sign to be a separator.
-RECURRING = {COMMA: 0.0, "/": 0.7, "&": 0.7, SPACE: 0.95}
+RECURRING = {COMMA: 0.0, **dict.fromkeys(UNSURE, 0.7), SPACE: 0.95}
 # A comma is part of names where its cells are repeated so often without any of their parts standing elsewhere.
 REPEATED = 5
 # Under these keys dictionaries have a label's name, as TMDB's and Label Studio's do.
 KEYS = ("name", "label", "title", "value", "genre", "class", "category", "description")
+# Where one of these stands beside a name, it is not said whether the name is meant.
+VALUES = ("score", "confidence", "probability", "prob", "weight")
 CHOICES = ("choices", "labels", "genres", "tags")
+_VALUED = re.compile(r".+[:=( ]\s*(?:[01]?[.,]\d+|\d{1,3}\s?%)\)?")
+_ENTITY = re.compile(r"&(?:\w+|#\d+);")
 _CALL = re.compile(r"(?:frozenset|set|array)\((.*?)(?:,\s*dtype=[^)]*)?\)", re.DOTALL)
 _BROKEN = re.compile(r"""\s*[\[{(]\s*(?:['"{\[]|__)""")
 _STRING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
@@ -68,7 +74,7 @@ def is_unknown(name: str) -> bool:
 
 def tidy(name: str) -> str:
     """A name in Unicode's composed form (NFC), with single spaces, and without quotes around it."""
-    name = " ".join(unicodedata.normalize("NFC", name).split())
+    name = " ".join("".join(sign for sign in unicodedata.normalize("NFC", name) if sign.isprintable() or sign.isspace()).split())
     if (match := _QUOTED.fullmatch(name)) and len(match[2]) > 0 and match[1] not in match[2]:
         name = match[2].strip()
     return name
@@ -88,6 +94,7 @@ def read_labels(cells: list[Any], separator: str, where: Callable[[int], str]) -
     InputError
         In a column of lists a cell is none; a list holds something else than names.
     """
+    cells = [html.unescape(cell) if isinstance(cell, str) and _ENTITY.search(cell) else cell for cell in cells]
     known: dict[Hashable, tuple[str, ...] | str] = {}
     keys: list[Hashable] = []
     bracketed = [isinstance(cell, str) and _looks_like_list(cell) for cell in cells]
@@ -109,11 +116,17 @@ def read_labels(cells: list[Any], separator: str, where: Callable[[int], str]) -
             if flat is None:
                 raise InputError(f"{where(i)}: {str(cell)[:60]!r} holds something else than names")
             known[key] = tuple(flat)
+    vectors = [value for value in known.values() if not isinstance(value, str)]
+    if len(vectors) > 1 and len({len(value) for value in vectors}) == 1 < len(vectors[0]) and set().union(*vectors) <= {"0", "1"}:
+        raise InputError(f"{where(0)}: {str(cells[0])[:60]!r} has no names; write them, or a column of 0 and 1 per name")
     plain = Counter(key for key in keys if isinstance(known[key], str) and not is_unknown(str(known[key])))
     chosen = choose_separator({str(known[key]): number for key, number in plain.items()}) if separator == "auto" else separator
     split = {key: split_cell(value, chosen) if isinstance(value, str) else value for key, value in known.items()}
     parts = {key: tuple(tidy(name) for name in names) for key, names in split.items()}
     counts = Counter(name for key in keys for name in parts[key] if not is_unknown(name))
+    valued = [name for name in counts if _VALUED.fullmatch(name)]
+    if len(valued) > 0.5 * len(counts):
+        raise InputError(f"{where(0)}: names have values, as {valued[0]!r}; write the names that are right, without values")
     spelling = choose_spelling(counts)
     final = {key: tuple(dict.fromkeys(spelling[name] for name in names if not is_unknown(name))) for key, names in parts.items()}
     merged = {name: other for name, other in spelling.items() if name != other}
@@ -142,6 +155,8 @@ def _is_capitalised(name: str) -> bool:
 def flatten(value: Any) -> list[str] | None:
     """The names in lists, dictionaries and texts, nested as JSON may nest them; None where there is something else."""
     if isinstance(value, dict):
+        if any(key in value for key in VALUES):
+            return None
         name = next((value[key] for key in KEYS if isinstance(value.get(key), str)), None)
         choices = next((value[key] for key in CHOICES if key in value), None)
         if name is not None or choices is not None or not value:
@@ -174,7 +189,7 @@ def parse_list(text: str) -> list[str] | None:
     if isinstance(value, str) and text.startswith("("):
         return [value]
     if isinstance(value, set):
-        value = sorted(map(str, value))
+        value = [ast.literal_eval(name) for name in _STRING.findall(text)]  # a set has no order
     if isinstance(value, list | tuple | dict):
         return flatten(value)
     signs = {"[]": r"[\[\]{}:()'\"]", "{}": r"[\[\]{}:]"}.get(text[:1] + text[-1:])
@@ -223,6 +238,8 @@ def _separates(cells: dict[str, int], sign: str) -> bool:
     if recurring < RECURRING[sign]:
         return False
     if sign == SPACE:
+        if not all(any(map(str.isalnum, part)) for part in inside) or inside <= {"0", "1"}:
+            return False
         # "Romantic Comedy", "Musical Comedy", "Romantic Drama": words of names recur too, but seldom stand alone, or many together.
         alone = {part for parts in parts_of.values() if len(parts) == 1 for part in parts}
         words = sum(len(parts) for parts in parts_of.values()) / len(parts_of)

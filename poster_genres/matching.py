@@ -67,6 +67,15 @@ class Posters:
             found = found + [i for i in index[form(stem)] if form(_names(self.files[i])[0]) == form(name)]
         return found
 
+    @cached_property
+    def file_names(self) -> set[str]:
+        """The whole names of all files."""
+        return {_names(file)[0] for file in self.files}
+
+    def is_file(self, cell: object) -> bool:
+        """Whether a cell is the name of a file with its ending, or a path to it."""
+        return isinstance(cell, str) and "." in cell and bool(parts := parts_of(cell)) and parts[-1] in self.file_names
+
     def may_be(self, cell: object, exactly: bool) -> bool:
         """Whether a cell may be the ID of one of the posters, by its name or, if not `exactly`, by any rule of `match`."""
         if not isinstance(cell, str) or not (parts := parts_of(cell)):
@@ -102,7 +111,7 @@ class Posters:
                 number = number_in(text.strip())[1]
                 found = self._by_number(text.strip())
                 if len(found) > 1:
-                    self._refuse(text, found)
+                    self._refuse(text, found, "number")
                 if found:
                     if (other := numbers.setdefault(number, text)) != text:
                         raise InputError(
@@ -157,10 +166,10 @@ class Posters:
                 return here
         return found
 
-    def _refuse(self, text: str, found: list[int]) -> None:
+    def _refuse(self, text: str, found: list[int], kind: str = "name") -> None:
         names = " and ".join(self.files[i].name for i in found[:2])
         raise InputError(
-            f"{self.dataset}: {text!r} is the name of {len(found)} posters, {names}; write paths in the table, or keep one of them"
+            f"{self.dataset}: {text!r} is the {kind} of {len(found)} posters, {names}; write paths in the table, or keep one"
         )
 
 

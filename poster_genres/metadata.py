@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from poster_genres.dataset import File
+from poster_genres.dataset import POSTER_SUFFIXES, File
 from poster_genres.errors import InputError
 from poster_genres.labels import read_labels, tidy
 from poster_genres.matching import Posters
@@ -36,7 +36,14 @@ TITLE_NAMES = ("title", "primarytitle", "movietitle", "originaltitle", "movie", 
 YEAR_NAMES = ("year", "startyear", "releaseyear", "titleyear", "releasedate", "released", "date")
 # Columns of zeros and ones that are no labels.
 FLAG_NAMES = ("isadult", "adult", "video", "split", "fold", "istest", "istrain", "isvalid", "valid", "unnamed0", "index")
-YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "-1", "-1.0", "")
+YES = frozenset({"1", "1.0", "true", "yes", "y", "x", "t", "ja", "wahr", "oui", "vrai", "si", "sí", "verdadero", "да"})
+NO = frozenset({"0", "0.0", "false", "no", "n", "f", "-1", "-1.0", "", "nein", "falsch", "non", "faux", "falso", "нет"})
+# Columns of zeros and ones with such a beginning are the labels, and others beside them are not.
+PREFIXES = ("genre", "label", "tag", "class", "category")
+# Of tables that are read together, a column that says how much a row's label is meant.
+VALUE_NAMES = ("confidence", "score", "value", "probability", "prob", "present", "ispresent", "relevance")
+# Words in the names of tables that hold no truth, where there are others.
+NO_TRUTH = {"submission", "submissions", "sample", "prediction", "predictions", "pred", "preds", "example", "old", "backup", "copy"}
 # Cells that are looked at to find the column of IDs.
 SAMPLE = 1000
 SPLIT_NAMES = {
@@ -118,7 +125,9 @@ def read_metadata(
             wanted = {"csv": "a table", "groundtruth": "groundtruth/*.txt"}.get(
                 str(choice), "a table (CSV, TSV, JSON, Parquet or Excel) of IDs and genres"
             )
-            raise InputError(f"{dataset}: no metadata found; {wanted} is needed beside the posters")
+            there = [file.name for file in files if file.suffix not in POSTER_SUFFIXES]
+            seen = f"; files there: {_some(there)}" if there else ""
+            raise InputError(f"{dataset}: no metadata found; {wanted} is needed beside the posters{seen}")
         lines = [f"metadata: {_some([name for table in truths for name in table.names])} (groundtruth)"]
         return Metadata(truth, "groundtruth", lines)
     table, columns = chosen
@@ -138,6 +147,8 @@ def read_tables(dataset: Path, files: list[File], choice: str | list[str]) -> li
     """The files that may be metadata, or those of the names that are chosen; many JSON files of a record each as one table."""
     names = [choice] if isinstance(choice, str) else choice
     candidates = [file for file in files if file.suffix in SUFFIXES and PurePosixPath(file.path).name not in OTHER_TABLES]
+    true = [file for file in candidates if not NO_TRUTH & set(re.split(r"[\W_]+", file.stem.casefold()))]
+    candidates = true if true and names == [AUTO] else candidates
     if not set(names) <= {AUTO, "csv", "groundtruth"}:
         by_name = {file.name: file for file in candidates} | {PurePosixPath(file.path).name: file for file in candidates}
         for name in names:
@@ -223,7 +234,13 @@ def find_columns(dataset: Path, table: Table, posters: Posters, id_column: str, 
     )
     rest = [column for column in table.columns if column not in (identifier, title, year)]
     if wanted:
-        return Columns(identifier, wanted, all(_is_binary(table.columns[name]) for name in wanted), title, year)
+        one_hot = all(_is_binary(table.columns[name]) for name in wanted)
+        values = {str(cell) for name in wanted for cell in table.columns[name]}
+        if len(wanted) > 1 and not one_hot and all(re.fullmatch(r"[-\d.,]*", value) for value in values):
+            raise InputError(
+                f"{where}: `label_columns` hold numbers, as {max(values)!r}; of a column per label, 1 is right, else 0"
+            )
+        return Columns(identifier, wanted, one_hot, title, year)
     groups: dict[str, list[str]] = {}
     for column in rest:
         groups.setdefault(re.sub(r"\d+$", "", _plain(column)), []).append(column)
@@ -233,8 +250,12 @@ def find_columns(dataset: Path, table: Table, posters: Posters, id_column: str, 
         raise InputError(f"{where}: several columns could hold the labels: {some}; set `label_columns` to one of them")
     if found:
         return Columns(identifier, groups[found[0]], False, title, year)
-    binary = [column for column in rest if _plain(column) not in FLAG_NAMES and _is_binary(table.columns[column])]
+    flags = [column for column in rest if _plain(column) not in FLAG_NAMES]
+    binary = [column for column in flags if _is_binary(table.columns[column])]
+    binary = [column for column in binary if _prefix(column)] or binary
     if len(binary) > 1:
+        for column in flags if not _prefix(binary[0]) else []:
+            _refuse_typo(table, column)
         return Columns(identifier, binary, True, title, year)
     raise InputError(
         f"{where}: no column of genres or labels found, nor columns of zeros and ones; its columns are {names}; set `label_columns`"
@@ -246,6 +267,10 @@ def _find_ids(where: str, table: Table, posters: Posters, labels: list[str]) -> 
     step = max(1, len(table.rows) // SAMPLE)
     columns = [column for column in table.columns if column not in labels]
     known = sorted((column for column in columns if _plain(column) in ID_NAMES), key=lambda name: ID_NAMES.index(_plain(name)))
+    # Whole names of files with their endings are no accident, as a column of numbers may be.
+    files = {column: sum(posters.is_file(cell) for cell in table.columns[column][::step]) for column in columns}
+    if max(files.values(), default=0) > 0.5 * len(table.rows[::step]):
+        return max(known + columns, key=lambda column: files[column])
     for exactly in (True, False):
         matches = {column: sum(posters.may_be(cell, exactly) for cell in table.columns[column][::step]) for column in known}
         if number := max(matches.values(), default=0):
@@ -264,10 +289,12 @@ def _rows(table: Table, columns: Columns, separator: str) -> tuple[pd.DataFrame,
     for where, text in zip(table.rows, ids, strict=True):
         if not text or text == "." or (".." in text and ".." in re.split(r"[/\\]", text)) or not text.isprintable():
             raise InputError(f"{where}: {text!r} is no ID; an ID is the poster's file name without its ending, as tt0081562")
+    _refuse_values(table, ids)
     lines = [f"metadata: {_some(table.names)} ({', '.join(dict.fromkeys(table.about))})"]
     if columns.one_hot:
         genres = _read_one_hot(table, columns.labels)
-        said = f"{len(columns.labels)} columns of zeros and ones: {_some(columns.labels)}"
+        shown = ", ".join(columns.labels[:30]) + (f" and {len(columns.labels) - 30} more" if len(columns.labels) > 30 else "")
+        said = f"{len(columns.labels)} columns of zeros and ones: {shown}"
         merged: dict[str, str] = {}
     else:
         numbers = range(len(table.rows))
@@ -299,13 +326,40 @@ def _years(cells: list[Any], titles: list[str]) -> Iterator[str]:
 
 def _read_one_hot(table: Table, names: list[str]) -> list[tuple[str, ...]]:
     chosen = [[str(cell).casefold() in YES for cell in table.columns[name]] for name in names]
-    tidied = [tidy(name) for name in names]
+    tidied = [tidy(name[len(_prefix(name)) :]) if all(map(_prefix, names)) else tidy(name) for name in names]
     return [tuple(name for name, flag in zip(tidied, row, strict=True) if flag) for row in zip(*chosen, strict=True)]
 
 
 def _is_binary(cells: list[Any]) -> bool:
     values = {text.casefold() for text in set(map(str, cells))}
-    return values <= {*YES, *NO} and values != {""}
+    return values <= YES | NO and values != {""}
+
+
+def _prefix(column: str) -> str:
+    """The beginning of a column's name that says that it is a label's, as `genre_` does; else empty."""
+    match = re.match(rf"(?:{'|'.join(PREFIXES)})s?[_: .-]+(?=\S)", column, re.IGNORECASE)
+    return match[0] if match else ""
+
+
+def _refuse_typo(table: Table, column: str) -> None:
+    """Refuse a column that holds zeros and ones but for a few cells."""
+    cells = [str(cell).casefold() for cell in table.columns[column]]
+    wrong = [i for i, cell in enumerate(cells) if cell not in YES | NO]
+    if wrong and len(wrong) <= 0.1 * len(cells) and set(cells) & YES:
+        where, cell = table.rows[wrong[0]], cells[wrong[0]]
+        raise InputError(f"{where}: column {column!r} holds {cell!r}, where 0 or 1 is right; mend it, or set `label_columns`")
+
+
+def _refuse_values(table: Table, ids: list[str]) -> None:
+    """Refuse rows of one label each with a value, of which it is not known which ones mean that the label is right."""
+    for column in table.columns if len(set(ids)) < len(ids) else []:
+        cells = [str(cell).replace(",", ".") for cell in table.columns[column] if str(cell)]
+        shares = _plain(column) in VALUE_NAMES and cells and all(re.fullmatch(r"[01]?(?:\.\d*)?", cell) for cell in cells)
+        if shares and min(map(float, cells)) < 0.5:
+            raise InputError(
+                f"{table.names[0]}: column {column!r} has values from {min(map(float, cells)):g} for the rows' labels; keep the "
+                "rows whose label is right, and leave that column out"
+            )
 
 
 def _check_one_hot(table: Table, columns: Columns, genres: list[tuple[str, ...]]) -> None:
@@ -314,7 +368,7 @@ def _check_one_hot(table: Table, columns: Columns, genres: list[tuple[str, ...]]
     for column in [column for column in table.columns if column in names and column not in (columns.id, *columns.labels)]:
         flags = {cell: str(cell).casefold() in YES for cell in set(map(str, table.columns[column]))}
         for where, cell, row in zip(table.rows, table.columns[column], genres, strict=True):
-            if str(cell).casefold() not in (*YES, *NO):
+            if str(cell).casefold() not in YES | NO:
                 raise InputError(f"{where}: column {column!r} holds {cell!r}; 0 or 1 is right")
             if flags[str(cell)] != (column in row):
                 raise InputError(f"{where}: {columns.labels[0]} is {', '.join(row)!r}, but column {column!r} holds {cell}")

@@ -151,6 +151,11 @@ def _read_csv(text: str, encoding: str, file: File, name: str) -> Table:
             rows.append(f"{file.name}, row {reader.line_num}")
     except csv.Error as error:
         raise InputError(f"{name}, row {reader.line_num}: not readable as CSV: {error}") from None
+    if unnamed := [i + 1 for i, column in enumerate(header) if i and not column and any(cells[i])]:
+        raise InputError(
+            f"{name}: column {unnamed[0]} has cells but no name in the header, {delimiter.join(header)[:60]!r}; name it, or remove "
+            "what stands above or below the header"
+        )
     while header and not header[-1]:  # a delimiter at the end of the header
         header.pop()
     columns = dict(zip(header, cells, strict=False))

@@ -65,15 +65,27 @@ def unite(movies: pd.DataFrame) -> tuple[pd.DataFrame, int, int]:
     Returns
     -------
     The table; how many rows repeat another; and how many of these name other labels than the rows before them.
+
+    Raises
+    ------
+    InputError
+        Tables contradict each other.
     """
     repeats = movies["number"].duplicated()
-    conflicts = 0
+    conflicts = between = repeated_between = 0
     labels: dict[int, tuple[str, ...]] = {}
-    for number, names in zip(movies["number"], movies["genres"], strict=True):
+    tables: dict[int, str] = {}
+    for number, names, table in zip(movies["number"], movies["genres"], movies["table"], strict=True):
         before = labels.setdefault(number, names)
+        other = tables.setdefault(number, table) != table
+        repeated_between += other
         if before is not names and set(names) != set(before):
             conflicts += 1
+            between += other
             labels[number] = tuple(dict.fromkeys(before + names))
+    if between > 0.5 * repeated_between > 2:
+        some = ", ".join(dict.fromkeys(movies["table"]))
+        raise InputError(f"{some}: {between} of {repeated_between} movies have other genres in each; set `metadata` to one of them")
     first = movies[~repeats].reset_index(drop=True)
     first["genres"] = pd.Series([labels[number] for number in first["number"]], dtype=object)
     return first, int(repeats.sum()), conflicts
@@ -237,7 +249,10 @@ def join(metadata: Metadata, posters: Posters, parameters: JoinParameters) -> Jo
         "genres": counts,
     }
     joined = pd.concat([movies.assign(split=split)[COLUMNS], pd.DataFrame(labels, columns=genres)], axis=1)
-    return Joined(joined, about, suspicions(len(movies), counts))
+    warnings = suspicions(len(movies), counts)
+    if unknown > len(movies):
+        warnings.insert(0, f"most movies, {unknown} of {matched}, have unknown genres: is each row's cell filled?")
+    return Joined(joined, about, warnings)
 
 
 def describe(joined: Joined, metadata: Metadata, parameters: JoinParameters) -> list[str]:

@@ -237,7 +237,7 @@ def test_pictures_are_never_another_folders(project: Path) -> None:
         (folder / "test" / f"m{i:03}.jpg").write_bytes(jpeg((5, 5, 5), 1000 + i))
     assert stage("join", cwd=project, fails=True).stderr.splitlines()[-1] == (
         "error: data/posters: 'm000' is the name of 2 posters, test/m000.jpg and train/m000.jpg; write paths in the table, "
-        "or keep one of them"
+        "or keep one"
     )
     # The table's name is the folder's; or its IDs are paths, of any system.
     (folder / "movies.csv").rename(folder / "train.csv")

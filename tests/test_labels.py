@@ -86,7 +86,7 @@ def test_any_names_come_back(rows: list[list[str]], writer: str) -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     rows=st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=4, unique=True), min_size=10, max_size=30),
-    sign=st.sampled_from([" ", "/", " / ", "&", " & "]),
+    sign=st.sampled_from([" ", "/", " / ", "&", " & ", " + ", " and ", " · ", "<br>", "#"]),
 )
 def test_unsure_signs_separate_names_that_recur(rows: list[list[str]], sign: str) -> None:
     rows = [*rows, *([word] for word in WORDS), WORDS[:3], WORDS[2:5], WORDS[4:]]
@@ -168,3 +168,17 @@ def test_a_broken_list_is_named(cell: str) -> None:
     with pytest.raises(InputError) as error:
         read(["['Comedy']", "['Drama']", cell])
     assert str(error.value) == f"t.csv, row 2: {cell!r} is not a list of names; it looks like ['Comedy', 'Drama']"
+
+
+def test_hash_tags_and_entities() -> None:
+    cells = ["#drama#war", "#war", "#drama", "#war#comedy", "#comedy"]
+    assert read(cells) == [("drama", "war"), ("war",), ("drama",), ("war", "comedy"), ("comedy",)]
+    assert read(["Action &amp; Adventure, Drama", "Drama", "War"]) == [("Action & Adventure", "Drama"), ("Drama",), ("War",)]
+
+
+@pytest.mark.parametrize("cells", [["Drama:0.8|War:0.3", "War:0.9"], ["Drama (51%), War (3%)", "War (100 %)"]])
+def test_names_with_values_are_refused(cells: list[str]) -> None:
+    with pytest.raises(
+        InputError, match=r"t.csv, row 0: names have values, as '(Drama:0.8|Drama \(51%\))'; write the names that are right"
+    ):
+        read(cells)

@@ -305,3 +305,53 @@ def test_encodings_of_spreadsheets(tmp_path: Path, encoding: str, title: str) ->
     rows = [f"m{i},{title} {i},Drama" for i in range(30)]
     (tmp_path / "a.csv").write_bytes("\n".join(["Id,Title,Genre", *rows]).encode(encoding))
     assert read(tmp_path).movies["title"].tolist() == [f"{title} {i}" for i in range(30)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "image,label,confidence\nm1.jpg,Drama,0.1\nm1.jpg,War,0.9\nm2.jpg,War,1\n",
+            "a.csv: column 'confidence' has values from 0.1 for the rows' labels; keep the rows whose label is right",
+        ),
+        (
+            "image,Drama,War,Comedy\n" + "".join(f"m{i}.jpg,0,1,1\n" for i in range(20)) + "m1.jpg,1,1,11\n",
+            "a.csv, row 22: column 'Comedy' holds '11', where 0 or 1 is right; mend it, or set `label_columns`",
+        ),
+        (
+            ",Genres,,\nimage,Drama,War,Comedy\nm1.jpg,0,1,0\n",
+            "column 3 has cells but no name in the header, ',Genres,,'; name it, or remove what stands above or below the header",
+        ),
+        (
+            'image,labels\nm1,"[0, 1]"\nm2,"[1, 0]"\n',
+            "a.csv, row 2: '[0, 1]' has no names; write them, or a column of 0 and 1 per name",
+        ),
+        (
+            """image,labels\nm1,"[{""label"": ""War"", ""score"": 0.1}]"\n""",
+            "is not a list of names",
+        ),
+    ],
+)
+def test_what_could_be_misread_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError) as error:
+        read(tmp_path)
+    assert message in str(error.value)
+
+
+def test_names_of_files_go_before_numbers_of_rows(tmp_path: Path) -> None:
+    rows = [f"{40 - i},{i}.jpg,{'War' if i % 2 else 'Drama'}" for i in range(1, 40)]
+    (tmp_path / "a.csv").write_text("\n".join(["id,photo,genres", *rows]), encoding="utf-8")
+    add_posters(tmp_path, *(f"images/{i}.jpg" for i in range(1, 40)))
+    assert genres(read(tmp_path)) == {f"{i}.jpg": ("War" if i % 2 else "Drama",) for i in range(1, 40)}
+
+
+def test_predictions_are_no_truth(tmp_path: Path) -> None:
+    for name, label in (("train.csv", "War"), ("sample_submission.csv", "Drama"), ("labels_old.csv", "Comedy")):
+        (tmp_path / name).write_text(f"image,labels\nm1.jpg,{label}\n", encoding="utf-8")
+    assert genres(read(tmp_path)) == {"m1.jpg": ("War",)}
+
+
+def test_a_prefix_tells_labels_from_other_flags(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("image,is_color,genre_War,genre_Sci-Fi\nm1.jpg,1,0,1\nm2.jpg,0,ja,nein\n", encoding="utf-8")
+    assert genres(read(tmp_path)) == {"m1.jpg": ("Sci-Fi",), "m2.jpg": ("War",)}
