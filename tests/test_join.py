@@ -13,6 +13,7 @@ import pytest
 from poster_genres.finished_run import metric_names
 from poster_genres.movies import choose_validation, genres_of, labels_of, read_movies
 from tests.conftest import jpeg, make_dataset, set_parameters, stage
+from tests.test_tracking import runs_of
 
 
 def counts(project: Path) -> dict[str, object]:
@@ -289,10 +290,7 @@ def test_any_name_of_a_genre_works_from_the_table_to_mlflow(project: Path) -> No
     assert set(genres) == {f"{name} (genre)" if name in ("title", "poster") else name for name in NAMES}
     said = stage("predict", folder / "m000.jpg", "--json", cwd=project).stdout
     assert set(json.loads(said)["genres"]) == set(genres)
-    import mlflow
-
-    mlflow.set_tracking_uri(f"sqlite:///{project}/mlflow.db")
-    (run,) = mlflow.search_runs(experiment_names=["poster-genres"], output_format="list")
+    (run,) = runs_of(project)
     logged = {name.removeprefix("test_f1/") for name in run.data.metrics if name.startswith("test_f1/")}
     by_genre = pd.read_csv(project / "metrics" / "genres_test.csv", keep_default_na=False)
     assert logged == set(metric_names(list(by_genre.loc[by_genre["positives"] > 0, "genre"])))
