@@ -33,7 +33,7 @@ from pathlib import Path
 from poster_genres.tensor_cache import read_cache
 from poster_genres.devices import prepare
 from poster_genres.movies import genres_of, labels_of
-from poster_genres.parameters import read_parameters
+from poster_genres.parameters import TrainParameters, read_parameters
 from poster_genres.training import Training
 from stages.train import new_model
 
@@ -41,13 +41,14 @@ posters, movies = read_cache(Path("data/cache"))
 labels, splits = labels_of(movies), movies["split"].to_numpy(str)
 device = prepare()
 for rate in sys.argv[1].split(","):
-    parameters = read_parameters().model_copy(update={"learning_rate": float(rate)})
+    parameters = read_parameters().used_by(TrainParameters)
+    parameters = parameters.model_copy(update={"recipe": parameters.recipe.model_copy(update={"learning_rate": float(rate)})})
     model = new_model(parameters, genres_of(movies), posters.shape, labels[splits == "train"].mean(axis=0), device)
     training = Training(model, posters, labels, splits, parameters.recipe, device)
     for _ in range(training.recipe.epochs):
         row = training.run_epoch()
     training.finish()
-    print(f"{rate}: {training.best_score():.4f}", flush=True)
+    print(f"{rate}: {training.best_loss():.4f}", flush=True)
 """
 
 

@@ -21,11 +21,11 @@ import torch
 from poster_genres.tensor_cache import read_cache
 from poster_genres.devices import prepare
 from poster_genres.movies import genres_of, labels_of
-from poster_genres.parameters import read_parameters
+from poster_genres.parameters import TrainParameters, read_parameters
 from poster_genres.training import Training, shuffled_batches
 from stages.train import new_model
 
-parameters = read_parameters()
+parameters = read_parameters().used_by(TrainParameters)
 posters, movies = read_cache(Path("data/cache"))
 labels, splits = labels_of(movies), movies["split"].to_numpy(str)
 device = prepare()

@@ -19,7 +19,7 @@ from pathlib import Path
 from poster_genres.tensor_cache import read_cache
 from poster_genres.devices import prepare
 from poster_genres.movies import genres_of, labels_of
-from poster_genres.parameters import read_parameters
+from poster_genres.parameters import TrainParameters, read_parameters
 from poster_genres.tracking import Tracking, connect, describe_run
 from poster_genres.training import Training
 from stages.train import new_model
@@ -28,7 +28,8 @@ parameters = read_parameters()
 posters, movies = read_cache(Path("data/cache"))
 labels, splits = labels_of(movies), movies["split"].to_numpy(str)
 device = prepare()
-model = new_model(parameters, genres_of(movies), posters.shape, labels[splits == "train"].mean(axis=0), device)
+used, prior = parameters.used_by(TrainParameters), labels[splits == "train"].mean(axis=0)
+model = new_model(used, genres_of(movies), posters.shape, prior, device)
 training = Training(model, posters, labels, splits, parameters.recipe, device)
 connect()  # create the store, which only the first run has to do
 training.run_epoch()

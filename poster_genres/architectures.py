@@ -52,6 +52,11 @@ def recipe_name(architecture: str) -> str:
     return "hf" if is_hugging_face(architecture) else image_stream(architecture).rstrip("0123456789")
 
 
+def detector_module(detector: str) -> str:
+    """The module that has a detector's class, `Detector`."""
+    return f"poster_genres.detectors.{detector.partition('/')[0]}"
+
+
 def is_detector(name: str) -> bool:
     """Whether this is the name of a detector."""
     return name in names(DETECTORS) or any(name.startswith(kind) and name != kind for kind in (HUGGING_FACE, ONNX))

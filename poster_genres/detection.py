@@ -13,8 +13,8 @@ from typing import Protocol
 from joblib import Parallel, delayed
 from PIL import Image
 
-from poster_genres.architectures import needs_objects
-from poster_genres.errors import InputError
+from poster_genres.architectures import detector_module, needs_objects
+from poster_genres.errors import InputError, require
 from poster_genres.objects import Detection, PosterDetections
 from poster_genres.posters import Unreadable, upright
 
@@ -55,8 +55,9 @@ def open_detector(name: str) -> Detector:
     InputError
         Its packages are not installed, or it cannot be read.
     """
-    detector: Detector = import_module(f"poster_genres.detectors.{name.partition('/')[0]}").Detector(name)
-    return detector
+    detector: type[Detector] = import_module(detector_module(name)).Detector
+    require(detector.packages, f"detectors: {name}")
+    return detector(name)
 
 
 def detect_chunk(name: str, posters: list[bytes]) -> list[list[Detection] | str]:

@@ -4,12 +4,28 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
 
 class InputError(Exception):
     """Input from outside is wrong. The message names the file, key or row, and what would be right."""
+
+
+def require(packages: Iterable[str], needed_by: str) -> None:
+    """Check that packages are installed.
+
+    Raises
+    ------
+    InputError
+        One is not.
+    """
+    for package in packages:
+        try:
+            version(package)
+        except PackageNotFoundError:
+            raise InputError(f"{needed_by} needs {package}: pip install -r requirements.txt") from None
 
 
 _interrupted: list[int] = []

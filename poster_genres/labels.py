@@ -10,7 +10,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ SPACE = " "
 NO_SEPARATOR = "none"
 NAMES = {"\t": "tab", "\n": "line break", SPACE: "space", NO_SEPARATOR: "none: one label per cell"}
 # The share of names that must stand in several different cells for a sign to be a separator.
-RECURRING = {COMMA: 0.0, **dict.fromkeys(UNSURE, 0.7), SPACE: 0.95}
+RECURRING = {**dict.fromkeys(UNSURE, 0.7), SPACE: 0.95}
 # A comma is part of names where its cells are repeated so often without any of their parts standing elsewhere.
 REPEATED = 5
 # Under these keys dictionaries have a label's name, as TMDB's and Label Studio's do.
@@ -59,7 +59,7 @@ class Labels:
     ----------
     rows : of each cell the names, in their order; empty if they are unknown
     form : how the cells were read, for people
-    merged : spellings that were taken for another one, with the number of cells
+    merged : from each spelling that another one replaces to that one
     """
 
     rows: list[tuple[str, ...]]
@@ -95,44 +95,49 @@ def read_labels(cells: list[Any], separator: str, where: Callable[[int], str]) -
         In a column of lists a cell is none; a list holds something else than names.
     """
     cells = [html.unescape(cell) if isinstance(cell, str) and _ENTITY.search(cell) else cell for cell in cells]
-    known: dict[Hashable, tuple[str, ...] | str] = {}
-    keys: list[Hashable] = []
-    bracketed = [isinstance(cell, str) and _looks_like_list(cell) for cell in cells]
-    # Lists are the rule, or the exception as "(500) Days" is.
-    texts = sum(isinstance(cell, str) and not is_unknown(cell) for cell in cells)
-    lists = sum(bracketed) > 0.5 * texts
-    for i, cell in enumerate(cells):
-        key: Hashable = cell if isinstance(cell, str) else json.dumps(cell, sort_keys=True, default=str)
-        keys.append(key)
-        if key in known:
-            continue
-        if isinstance(cell, str):
-            names = parse_list(cell) if bracketed[i] else None
-            if names is None and ((bracketed[i] and lists) or _BROKEN.match(cell)):
-                raise InputError(f"{where(i)}: {cell[:60]!r} is not a list of names; it looks like ['Comedy', 'Drama']")
-            known[key] = cell if names is None else tuple(names)
-        else:
-            flat = flatten(cell)
-            if flat is None:
-                raise InputError(f"{where(i)}: {str(cell)[:60]!r} holds something else than names")
-            known[key] = tuple(flat)
-    vectors = [value for value in known.values() if not isinstance(value, str)]
-    if len(vectors) > 1 and len({len(value) for value in vectors}) == 1 < len(vectors[0]) and set().union(*vectors) <= {"0", "1"}:
-        raise InputError(f"{where(0)}: {str(cells[0])[:60]!r} has no names; write them, or a column of 0 and 1 per name")
-    plain = Counter(key for key in keys if isinstance(known[key], str) and not is_unknown(str(known[key])))
-    chosen = choose_separator({str(known[key]): number for key, number in plain.items()}) if separator == "auto" else separator
-    split = {key: split_cell(value, chosen) if isinstance(value, str) else value for key, value in known.items()}
-    parts = {key: tuple(tidy(name) for name in names) for key, names in split.items()}
-    counts = Counter(name for key in keys for name in parts[key] if not is_unknown(name))
+    # Cells that are equal are read once, and share one tuple.
+    keys = [cell if isinstance(cell, str) else json.dumps(cell, sort_keys=True, default=str) for cell in cells]
+    parsed = _parse_cells(cells, keys, where)
+    plain = Counter(key for key in keys if isinstance(parsed[key], str) and not is_unknown(key))
+    chosen = choose_separator(plain) if separator == "auto" else separator
+    split = {key: split_cell(value, chosen) if isinstance(value, str) else value for key, value in parsed.items()}
+    names = {key: tuple(name for name in map(tidy, parts) if not is_unknown(name)) for key, parts in split.items()}
+    counts = Counter(name for key in keys for name in names[key])
     valued = [name for name in counts if _VALUED.fullmatch(name)]
     if len(valued) > 0.5 * len(counts):
-        raise InputError(f"{where(0)}: names have values, as {valued[0]!r}; write the names that are right, without values")
+        row = next(row for row, key in enumerate(keys) if valued[0] in names[key])
+        raise InputError(f"{where(row)}: names have values, as {valued[0]!r}; write the names that are right, without values")
     spelling = choose_spelling(counts)
-    final = {key: tuple(dict.fromkeys(spelling[name] for name in names if not is_unknown(name))) for key, names in parts.items()}
+    final = {key: tuple(dict.fromkeys(spelling[name] for name in parts)) for key, parts in names.items()}
     merged = {name: other for name, other in spelling.items() if name != other}
-    has_lists = any(not isinstance(value, str) and value for value in known.values())
-    form = "lists" if has_lists and not plain else f"separator {NAMES.get(chosen, repr(chosen))}"
+    form = f"separator {NAMES.get(chosen, repr(chosen))}" if plain or len(parsed) == len(plain) else "lists"
     return Labels([final[key] for key in keys], form, merged)
+
+
+def _parse_cells(cells: list[Any], keys: list[str], where: Callable[[int], str]) -> dict[str, tuple[str, ...] | str]:
+    """For each different cell, by its key, the names in its list, or the text where it is none."""
+    texts = [cell for cell in cells if isinstance(cell, str) and not is_unknown(cell)]
+    # Lists are the rule, or the exception as "(500) Days" is.
+    lists = sum(map(_looks_like_list, texts)) > 0.5 * len(texts)
+    parsed: dict[str, tuple[str, ...] | str] = {}
+    for row, (cell, key) in enumerate(zip(cells, keys, strict=True)):
+        if key in parsed:
+            continue
+        bracketed = isinstance(cell, str) and _looks_like_list(cell)
+        if isinstance(cell, str) and not bracketed and not _BROKEN.match(cell):
+            parsed[key] = cell
+            continue
+        names = parse_list(cell) if isinstance(cell, str) else flatten(cell)
+        if names is not None:
+            parsed[key] = tuple(names)
+        elif isinstance(cell, str) and not lists and not _BROKEN.match(cell):
+            parsed[key] = cell
+        else:
+            raise InputError(f"{where(row)}: {str(cell)[:60]!r} is not a list of names; it looks like ['Comedy', 'Drama']")
+    vectors = [value for value in parsed.values() if not isinstance(value, str)]
+    if len(vectors) > 1 and len({len(value) for value in vectors}) == 1 < len(vectors[0]) and set().union(*vectors) <= {"0", "1"}:
+        raise InputError(f"{where(0)}: {str(cells[0])[:60]!r} has no names; write them, or a column of 0 and 1 per name")
+    return parsed
 
 
 def _looks_like_list(cell: str) -> bool:
@@ -206,7 +211,7 @@ def split_cell(cell: str, separator: str) -> tuple[str, ...]:
     return tuple(part for part in cell.split(separator) if part.strip()) if separator != SPACE else tuple(cell.split())
 
 
-def choose_separator(cells: dict[str, int]) -> str:
+def choose_separator(cells: Mapping[str, int]) -> str:
     """What stands between names, or "none" where each cell is one.
 
     Parameters
@@ -216,32 +221,27 @@ def choose_separator(cells: dict[str, int]) -> str:
     for sign in SURE:
         if any(sign in cell for cell in cells):
             return sign
-    if any(COMMA in cell for cell in cells) and _separates(cells, COMMA):
-        return COMMA
-    for sign in (*UNSURE, SPACE):
-        if any(sign in cell.strip() for cell in cells) and _separates(cells, sign):
-            return sign
-    return NO_SEPARATOR
+    return next((sign for sign in (COMMA, *UNSURE, SPACE) if _separates(cells, sign)), NO_SEPARATOR)
 
 
-def _separates(cells: dict[str, int], sign: str) -> bool:
+def _separates(cells: Mapping[str, int], sign: str) -> bool:
     """Whether the parts on both sides of a sign are names, which stand beside others elsewhere or alone."""
     parts_of = {cell: {tidy(part).casefold() for part in split_cell(cell, sign)} - UNKNOWN for cell in cells}
-    number_of_cells = Counter(part for parts in parts_of.values() for part in parts)
-    inside = {part for cell, parts in parts_of.items() if sign in cell.strip() for part in parts}
-    if not inside:
+    cells_with = Counter(part for parts in parts_of.values() for part in parts)
+    # A sign at one side only, as in C# and C++, separates nothing.
+    separated = {part for cell, parts in parts_of.items() if len(split_cell(cell, sign)) > 1 for part in parts}
+    if not separated:
         return False
-    recurring = sum(number_of_cells[part] > 1 for part in inside) / len(inside)
+    recurring = sum(cells_with[part] > 1 for part in separated) / len(separated)
     if sign == COMMA:
         # Names with commas are repeated whole; a list of names has others beside it.
         return recurring > 0 or min(number for cell, number in cells.items() if sign in cell) < REPEATED
-    if recurring < RECURRING[sign]:
+    if sign == SPACE and (separated <= {"0", "1"} or not all(any(map(str.isalnum, part)) for part in separated)):
         return False
     if sign == SPACE:
-        if not all(any(map(str.isalnum, part)) for part in inside) or inside <= {"0", "1"}:
-            return False
         # "Romantic Comedy", "Musical Comedy", "Romantic Drama": words of names recur too, but seldom stand alone, or many together.
         alone = {part for parts in parts_of.values() if len(parts) == 1 for part in parts}
-        words = sum(len(parts) for parts in parts_of.values()) / len(parts_of)
-        return len(alone & inside) >= 0.6 * len(inside) or words >= 2.5
-    return True
+        words = sum(map(len, parts_of.values())) / len(parts_of)
+        if len(alone & separated) < 0.6 * len(separated) and words < 2.5:
+            return False
+    return recurring >= RECURRING[sign]

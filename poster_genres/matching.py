@@ -56,16 +56,14 @@ class Posters:
     @cached_property
     def by_number(self) -> dict[str, list[int]]:
         """From the numbers in names to the numbers of the files."""
-        return _index((number, i) for i, file in enumerate(self.files) if (number := number_in(_names(file)[-1])[1]))
+        return _index((number, i) for i, file in enumerate(self.files) if (number := number_in(_names(file)[1])[1]))
 
     def named(self, name: str, form: Callable[[str], str]) -> list[int]:
         """The numbers of the files of this name, with its ending or without, in this form of names."""
         index = self.by_stem if form is str else self.by_form
-        found = index.get(form(name), [])
-        stem, dot, _ = name.rpartition(".")
-        if dot and form(stem) in index:
-            found = found + [i for i in index[form(stem)] if form(_names(self.files[i])[0]) == form(name)]
-        return found
+        stem = name.rpartition(".")[0]
+        with_ending = [i for i in index.get(form(stem), []) if form(_names(self.files[i])[0]) == form(name)] if stem else []
+        return index.get(form(name), []) + with_ending
 
     @cached_property
     def file_names(self) -> set[str]:
@@ -81,7 +79,7 @@ class Posters:
         if not isinstance(cell, str) or not (parts := parts_of(cell)):
             return False
         name = parts[-1]
-        return bool(self.named(name, str) or (not exactly and (self.named(name, normal) or self._by_number(name))))
+        return bool(self.named(name, str) or (not exactly and (self.named(name, normal) or self._of_number(name))))
 
     def match(self, ids: list[str], tables: list[str]) -> tuple[list[int | None], Counter[str]]:
         """The number of the poster of each ID, None where it has none.
@@ -106,70 +104,74 @@ class Posters:
         """
         matches = [self._by_name(text, table) for text, table in zip(ids, tables, strict=True)]
         if not any(rule for _, rule in matches):
-            numbers: dict[str, str] = {}
-            for row, text in enumerate(ids):
-                number = number_in(text.strip())[1]
-                found = self._by_number(text.strip())
-                if len(found) > 1:
-                    self._refuse(text, found, "number")
-                if found:
-                    if (other := numbers.setdefault(number, text)) != text:
-                        raise InputError(
-                            f"{self.dataset}: IDs {other!r} and {text!r} are the same number; write them as posters are named"
-                        )
-                    matches[row] = found[0], NUMBER
+            matches = self._by_numbers([text.strip() for text in ids])
         rules = Counter(rule for _, rule in matches if rule)
         return [number for number, _ in matches], rules
 
-    def _by_number(self, text: str) -> list[int]:
-        """The posters with the number of an ID, where one of both has no letters before it, or both have the same."""
+    def _by_numbers(self, ids: list[str]) -> list[tuple[int | None, str]]:
+        first: dict[str, str] = {}
+        matches: list[tuple[int | None, str]] = []
+        for text in ids:
+            files = self._of_number(text)
+            if len(files) > 1:
+                self._refuse(text, files, "number")
+            if files and (other := first.setdefault(number_in(text)[1], text)) != text:
+                raise InputError(f"{self.dataset}: IDs {other!r} and {text!r} are the same number; write them as posters are named")
+            matches.append((files[0], NUMBER) if files else (None, ""))
+        return matches
+
+    def _of_number(self, text: str) -> list[int]:
+        """The posters with the number of an ID, if the letters before it are the same, or missing on one side."""
         letters, number = number_in(text)
         candidates = self.by_number.get(number, []) if number else []
-        return [i for i in candidates if "" in (letters, other := number_in(self.files[i].stem)[0]) or letters == other]
+        return [i for i in candidates if len({letters, number_in(_names(self.files[i])[1])[0]} - {""}) < 2]
 
     def _by_name(self, text: str, table: str) -> tuple[int | None, str]:
         parts = parts_of(text)
         if not parts:
             return None, ""
         for rule, form in ((NAME, str), (FORM, normal)):
-            wanted = tuple(form(part) for part in parts)
-            found = self.named(parts[-1], form)
-            if len(wanted) > 1:
+            files = self.named(parts[-1], form)
+            if len(parts) > 1:
                 # All of the ID's folders are the poster's, or all of the poster's are the ID's: never another folder's picture.
-                found = [i for i in found if _same_folders(wanted[:-1], tuple(form(part) for part in self._folders(i)))]
-            if len(found) > 1:
-                found = self._nearest(found, parts, table)
-            if len(found) > 1 and not self._same_bytes(found):
-                self._refuse(text, found)
-            if found:
-                return found[0], PATH if rule == NAME and len(wanted) > 1 else rule
+                folders = tuple(map(form, parts[:-1]))
+                files = [i for i in files if _same_folders(folders, tuple(map(form, self._folders(i))))]
+            if len(files) > 1:
+                files = self._nearest(files, parts, table)
+            if len(files) > 1 and not self._same_bytes(files):
+                self._refuse(text, files)
+            if files:
+                return files[0], PATH if rule == NAME and len(parts) > 1 else rule
         return None, ""
 
     def _folders(self, number: int) -> tuple[str, ...]:
         return tuple(self.files[number].name.split("/")[:-1])
 
-    def _same_bytes(self, found: list[int]) -> bool:
+    def _same_bytes(self, numbers: list[int]) -> bool:
         """Whether posters of one name are copies of each other, of which any will do."""
-        files = [self.files[i] for i in found]
+        files = [self.files[i] for i in numbers]
         if len({file.size for file in files}) > 1:
             return False
-        return len({read_bytes(Path(self.dataset), file.archive, file.path) for file in files}) == 1
+        try:
+            return len({read_bytes(Path(self.dataset), file.archive, file.path) for file in files}) == 1
+        except Exception:  # unreadable for any reason, as in stages.join
+            return False
 
-    def _nearest(self, found: list[int], parts: tuple[str, ...], table: str) -> list[int]:
+    def _nearest(self, numbers: list[int], parts: tuple[str, ...], table: str) -> list[int]:
         """Of posters of one name the one that is meant: at exactly this path; in the table's folder; in the folder of its name."""
         path = PurePosixPath(table)
         folders = [parts[:-1]] if len(parts) > 1 else []
         folders += [path.parent.parts] if path.parent.parts else []
         folders.append((*path.parent.parts, path.stem))
         for folder in folders:
-            if here := [i for i in found if self._folders(i) == folder]:
-                return here
-        return found
+            if inside := [i for i in numbers if self._folders(i) == folder]:
+                return inside
+        return numbers
 
-    def _refuse(self, text: str, found: list[int], kind: str = "name") -> None:
-        names = " and ".join(self.files[i].name for i in found[:2])
+    def _refuse(self, text: str, numbers: list[int], kind: str = "name") -> None:
+        names = " and ".join(self.files[i].name for i in numbers[:2])
         raise InputError(
-            f"{self.dataset}: {text!r} is the {kind} of {len(found)} posters, {names}; write paths in the table, or keep one"
+            f"{self.dataset}: {text!r} is the {kind} of {len(numbers)} posters, {names}; write paths in the table, or keep one"
         )
 
 
@@ -178,7 +180,7 @@ def _same_folders(wanted: tuple[str, ...], folders: tuple[str, ...]) -> bool:
     return number == 0 or wanted[-number:] == folders[-number:]
 
 
-def _names(file: File) -> tuple[str, ...]:
+def _names(file: File) -> tuple[str, str]:
     """A file's name, and that without its ending."""
     name = file.path.rpartition("/")[2]
     return name, name.rpartition(".")[0]

@@ -1,7 +1,7 @@
 """Metadata of movies, or of whatever the posters show, in the layouts that people have: which tables and columns say what.
 
 All become a table with one row per row of the files, in their order: `id`, `title`, `year` (text, empty if unknown), `genres`, a
-tuple of names, empty if they are unknown, `table`, the file, and `row`, where it is in it.
+tuple of names, empty if they are unknown; and `table`, the file.
 """
 
 import re
@@ -17,6 +17,7 @@ from poster_genres.errors import InputError
 from poster_genres.labels import read_labels, tidy
 from poster_genres.matching import Posters
 from poster_genres.tables import SUFFIXES, Table, read_table
+from poster_genres.texts import some
 
 AUTO = "auto"
 # Tables in a data set that are not metadata.
@@ -40,7 +41,8 @@ YES = frozenset({"1", "1.0", "true", "yes", "y", "x", "t", "ja", "wahr", "oui", 
 NO = frozenset({"0", "0.0", "false", "no", "n", "f", "-1", "-1.0", "", "nein", "falsch", "non", "faux", "falso", "нет"})
 # Columns of zeros and ones with such a beginning are the labels, and others beside them are not.
 PREFIXES = ("genre", "label", "tag", "class", "category")
-# Of tables that are read together, a column that says how much a row's label is meant.
+FLAGS = YES | NO
+# A column of such a name, where IDs are repeated, says how sure a row's label is.
 VALUE_NAMES = ("confidence", "score", "value", "probability", "prob", "present", "ispresent", "relevance")
 # Words in the names of tables that hold no truth, where there are others.
 NO_TRUTH = {"submission", "submissions", "sample", "prediction", "predictions", "pred", "preds", "example", "old", "backup", "copy"}
@@ -51,6 +53,10 @@ SPLIT_NAMES = {
     "dev": "validation", "test": "test", "testing": "test",
 }  # fmt: skip
 SPLIT_ORDER = ("train", "validation", "test", "")
+
+
+class NotMetadata(InputError):
+    """A table has no columns of IDs and labels: it is about something else, or parameters should name its columns."""
 
 
 @dataclass(frozen=True)
@@ -108,14 +114,13 @@ def read_metadata(
         There is no metadata of the chosen kind, it is wrong, or it is not clear which files or columns are meant; the message names
         file and row, or the parameter to set.
     """
-    tables = read_tables(dataset, files, choice)
-    truths = [table for table in tables if "groundtruth" in table.about]
-    others = [table for table in tables if "groundtruth" not in table.about]
-    truths, others = ([] if choice == "csv" else truths), ([] if choice == "groundtruth" else others)
+    tables, ignored = read_tables(dataset, files, choice)
+    truths = [table for table in tables if "groundtruth" in table.about and choice != "csv"]
+    others = [table for table in tables if "groundtruth" not in table.about and choice != "groundtruth"]
     chosen: tuple[Table, Columns] | None = None
-    ignored: list[str] = []
     if others:
-        chosen, ignored = choose_tables(dataset, others, posters, id_column, label_columns, bool(truths))
+        chosen, faults = choose_tables(dataset, others, posters, id_column, label_columns, bool(truths))
+        ignored += faults
     truth = None
     if truths:
         whole = _together(truths)
@@ -126,9 +131,9 @@ def read_metadata(
                 str(choice), "a table (CSV, TSV, JSON, Parquet or Excel) of IDs and genres"
             )
             there = [file.name for file in files if file.suffix not in POSTER_SUFFIXES]
-            seen = f"; files there: {_some(there)}" if there else ""
+            seen = f"; files there: {some(there)}" if there else ""
             raise InputError(f"{dataset}: no metadata found; {wanted} is needed beside the posters{seen}")
-        lines = [f"metadata: {_some([name for table in truths for name in table.names])} (groundtruth)"]
+        lines = [f"metadata: {some([name for table in truths for name in table.names])} (groundtruth)"]
         return Metadata(truth, "groundtruth", lines)
     table, columns = chosen
     movies, understood = _rows(table, columns, separator)
@@ -140,21 +145,30 @@ def read_metadata(
     for column in ("title", "year"):
         known = movies["id"].map(details[column]).fillna("")
         movies[column] = known.where(known != "", movies[column])
-    return Metadata(movies, "csv and groundtruth", [*understood, f"title and year: {_some([n for t in truths for n in t.names])}"])
+    return Metadata(movies, "csv and groundtruth", [*understood, f"title and year: {some([n for t in truths for n in t.names])}"])
 
 
-def read_tables(dataset: Path, files: list[File], choice: str | list[str]) -> list[Table]:
-    """The files that may be metadata, or those of the names that are chosen; many JSON files of a record each as one table."""
+def read_tables(dataset: Path, files: list[File], choice: str | list[str]) -> tuple[list[Table], list[str]]:
+    """The files that may be metadata, or those of the names that are chosen; many JSON files of a record each as one table.
+
+    Returns
+    -------
+    The tables; and lines on files that are left out by their names.
+    """
     names = [choice] if isinstance(choice, str) else choice
     candidates = [file for file in files if file.suffix in SUFFIXES and PurePosixPath(file.path).name not in OTHER_TABLES]
-    true = [file for file in candidates if not NO_TRUTH & set(re.split(r"[\W_]+", file.stem.casefold()))]
-    candidates = true if true and names == [AUTO] else candidates
-    if not set(names) <= {AUTO, "csv", "groundtruth"}:
+    ignored: list[str] = []
+    if set(names) <= {AUTO, "csv", "groundtruth"}:
+        doubtful = [file for file in candidates if NO_TRUTH & set(re.split(r"[\W_]+", file.stem.casefold()))]
+        if len(doubtful) < len(candidates):
+            candidates = [file for file in candidates if file not in doubtful]
+            ignored = [f"{file.name} (by its name; `metadata` can name it)" for file in doubtful]
+    else:
         by_name = {file.name: file for file in candidates} | {PurePosixPath(file.path).name: file for file in candidates}
         for name in names:
             if name not in by_name:
-                some = _some([file.name for file in candidates])
-                raise InputError(f"params.yaml: metadata: {dataset} has no table {name!r}; it has {some}")
+                there = some(file.name for file in candidates) or "none"
+                raise InputError(f"params.yaml: metadata: {dataset} has no table {name!r}; it has {there}")
         candidates = [by_name[name] for name in names]
     tables: list[Table] = []
     single: dict[str, list[tuple[File, Table]]] = {}
@@ -171,7 +185,7 @@ def read_tables(dataset: Path, files: list[File], choice: str | list[str]) -> li
             if not any(_plain(column) in ID_NAMES for column in table.columns):
                 table.columns = {"file name": [file.stem], **table.columns}
         tables.append(_together([table for _, table in group]))
-    return tables
+    return tables, ignored
 
 
 def choose_tables(
@@ -189,7 +203,7 @@ def choose_tables(
     for table in tables:
         try:
             columns = find_columns(dataset, table, posters, id_column, label_columns)
-        except InputError as error:
+        except NotMetadata as error:
             faults.append(str(error))
             continue
         form = _plain(columns.id), ("one-hot",) if columns.one_hot else tuple(map(_plain, columns.labels))
@@ -197,10 +211,10 @@ def choose_tables(
     if not usable:
         if optional:
             return None, []
-        raise InputError(faults[0] if len(faults) == 1 else "; or ".join(faults[:3]))
+        raise InputError("; or ".join(faults[:3]))
     if len(usable) > 1:
         shown = "; ".join(
-            f"{_some([name for table, _ in group for name in table.names])} ({form[0]}, {', '.join(form[1])})"
+            f"{some([name for table, _ in group for name in table.names])} ({form[0]}, {', '.join(form[1])})"
             for form, group in list(usable.items())[:4]
         )
         raise InputError(
@@ -224,13 +238,13 @@ def find_columns(dataset: Path, table: Table, posters: Posters, id_column: str, 
     wanted = [] if label_columns == AUTO else [label_columns] if isinstance(label_columns, str) else label_columns
     for parameter, name in [("id_column", id_column)] * (id_column != AUTO) + [("label_columns", name) for name in wanted]:
         if name not in table.columns:
-            raise InputError(f"{where}: has no column {name!r}, as `{parameter}` in params.yaml says; its columns are {names}")
+            raise NotMetadata(f"{where}: has no column {name!r}, as `{parameter}` in params.yaml says; its columns are {names}")
     identifier = id_column if id_column != AUTO else _find_ids(where, table, posters, wanted)
     if identifier is None:
-        raise InputError(f"{where}: no column of IDs found, which name the posters; its columns are {names}; set `id_column`")
+        raise NotMetadata(f"{where}: no column of IDs found, which name the posters; its columns are {names}; set `id_column`")
     title, year = (
-        next((column for wanted in kind for column in table.columns if _plain(column) == wanted and column != identifier), None)
-        for kind in (TITLE_NAMES, YEAR_NAMES)
+        next((column for name in usual for column in table.columns if _plain(column) == name and column != identifier), None)
+        for usual in (TITLE_NAMES, YEAR_NAMES)
     )
     rest = [column for column in table.columns if column not in (identifier, title, year)]
     if wanted:
@@ -244,12 +258,12 @@ def find_columns(dataset: Path, table: Table, posters: Posters, id_column: str, 
     groups: dict[str, list[str]] = {}
     for column in rest:
         groups.setdefault(re.sub(r"\d+$", "", _plain(column)), []).append(column)
-    found = [name for name in GENRE_NAMES if name in groups][:1] or [name for name in LABEL_NAMES if name in groups]
-    if len(found) > 1:
-        some = ", ".join(repr(column) for name in found for column in groups[name])
-        raise InputError(f"{where}: several columns could hold the labels: {some}; set `label_columns` to one of them")
-    if found:
-        return Columns(identifier, groups[found[0]], False, title, year)
+    usual = [name for name in GENRE_NAMES if name in groups][:1] or [name for name in LABEL_NAMES if name in groups]
+    if len(usual) > 1:
+        candidates = ", ".join(repr(column) for name in usual for column in groups[name])
+        raise InputError(f"{where}: several columns could hold the labels: {candidates}; set `label_columns` to one of them")
+    if usual:
+        return Columns(identifier, groups[usual[0]], False, title, year)
     flags = [column for column in rest if _plain(column) not in FLAG_NAMES]
     binary = [column for column in flags if _is_binary(table.columns[column])]
     binary = [column for column in binary if _prefix(column)] or binary
@@ -257,7 +271,7 @@ def find_columns(dataset: Path, table: Table, posters: Posters, id_column: str, 
         for column in flags if not _prefix(binary[0]) else []:
             _refuse_typo(table, column)
         return Columns(identifier, binary, True, title, year)
-    raise InputError(
+    raise NotMetadata(
         f"{where}: no column of genres or labels found, nor columns of zeros and ones; its columns are {names}; set `label_columns`"
     )
 
@@ -278,43 +292,41 @@ def _find_ids(where: str, table: Table, posters: Posters, labels: list[str]) -> 
     matches = {column: sum(posters.may_be(cell, False) for cell in table.columns[column][::step]) for column in columns}
     others = [column for column in columns if matches[column] > 0.5 * len(table.rows[::step])]
     if len(others) > 1 and len({tuple(table.columns[column]) for column in others}) > 1:
-        some = ", ".join(map(repr, others))
-        raise InputError(f"{where}: several columns could hold the IDs: {some}; set `id_column` in params.yaml to one of them")
+        candidates = ", ".join(map(repr, others))
+        raise InputError(f"{where}: several columns could hold the IDs: {candidates}; set `id_column` to one of them")
     return others[0] if others else known[0] if known else None
 
 
 def _rows(table: Table, columns: Columns, separator: str) -> tuple[pd.DataFrame, list[str]]:
     """The table of the module's docstring, and lines on how it was read."""
     ids = [str(cell).strip() for cell in table.columns[columns.id]]
-    for where, text in zip(table.rows, ids, strict=True):
+    for row, text in enumerate(ids):
         if not text or text == "." or (".." in text and ".." in re.split(r"[/\\]", text)) or not text.isprintable():
-            raise InputError(f"{where}: {text!r} is no ID; an ID is the poster's file name without its ending, as tt0081562")
+            raise InputError(
+                f"{table.where(row)}: {text!r} is no ID; an ID is the poster's file name without its ending, as tt0081562"
+            )
     _refuse_values(table, ids)
-    lines = [f"metadata: {_some(table.names)} ({', '.join(dict.fromkeys(table.about))})"]
+    lines = [f"metadata: {some(table.names)} ({', '.join(dict.fromkeys(table.about))})"]
     if columns.one_hot:
         genres = _read_one_hot(table, columns.labels)
-        shown = ", ".join(columns.labels[:30]) + (f" and {len(columns.labels) - 30} more" if len(columns.labels) > 30 else "")
-        said = f"{len(columns.labels)} columns of zeros and ones: {shown}"
+        form = f"{len(columns.labels)} columns of zeros and ones: {some(columns.labels, 30)}"
         merged: dict[str, str] = {}
     else:
-        numbers = range(len(table.rows))
-        cells = [table.columns[name][i] for name in columns.labels for i in numbers]
-        labels = read_labels(cells, separator, lambda i: table.rows[i % len(table.rows)])
-        # Cells that are the same share one tuple.
-        parts = [labels.rows[k * len(table.rows) : (k + 1) * len(table.rows)] for k in range(len(columns.labels))]
+        number = len(table.rows)
+        cells = [cell for name in columns.labels for cell in table.columns[name]]
+        labels = read_labels(cells, separator, lambda i: table.where(i % number))
+        parts = [labels.rows[start : start + number] for start in range(0, len(cells), number)]
         genres = parts[0] if len(parts) == 1 else [tuple(dict.fromkeys(sum(row, ()))) for row in zip(*parts, strict=True)]
         _check_one_hot(table, columns, genres)
-        said, merged = f"{', '.join(map(repr, columns.labels))} ({labels.form})", labels.merged
+        form, merged = f"{', '.join(map(repr, columns.labels))} ({labels.form})", labels.merged
     also = [f"{kind} {name!r}" for kind, name in (("title", columns.title), ("year", columns.year)) if name]
-    lines.append(f"columns: ID {columns.id!r}; labels {said}{'; ' + ', '.join(also) if also else ''}")
+    lines.append(f"columns: ID {columns.id!r}; labels {form}{'; ' + ', '.join(also) if also else ''}")
     if merged:
-        some = ", ".join(f"{name} as {other}" for name, other in list(merged.items())[:5])
-        lines.append(f"one genre in several spellings: {some}{', …' if len(merged) > 5 else ''}")
+        lines.append(f"one genre in several spellings: {some(f'{name} as {other}' for name, other in merged.items())}")
     titles = [tidy(str(cell)) for cell in table.columns[columns.title]] if columns.title else [""] * len(ids)
     years = list(_years(table.columns[columns.year] if columns.year else [""] * len(ids), titles))
-    movies = {"id": ids, "title": titles, "year": years, "genres": pd.Series(genres, dtype=object)}
-    files = [row.rpartition(", ")[0] for row in table.rows]
-    return pd.DataFrame(movies | {"table": files, "row": table.rows}), lines
+    movies = {"id": ids, "title": titles, "year": years, "genres": pd.Series(genres, dtype=object), "table": table.files}
+    return pd.DataFrame(movies), lines
 
 
 def _years(cells: list[Any], titles: list[str]) -> Iterator[str]:
@@ -332,7 +344,7 @@ def _read_one_hot(table: Table, names: list[str]) -> list[tuple[str, ...]]:
 
 def _is_binary(cells: list[Any]) -> bool:
     values = {text.casefold() for text in set(map(str, cells))}
-    return values <= YES | NO and values != {""}
+    return values <= FLAGS and values != {""}
 
 
 def _prefix(column: str) -> str:
@@ -344,9 +356,9 @@ def _prefix(column: str) -> str:
 def _refuse_typo(table: Table, column: str) -> None:
     """Refuse a column that holds zeros and ones but for a few cells."""
     cells = [str(cell).casefold() for cell in table.columns[column]]
-    wrong = [i for i, cell in enumerate(cells) if cell not in YES | NO]
+    wrong = [i for i, cell in enumerate(cells) if cell not in FLAGS]
     if wrong and len(wrong) <= 0.1 * len(cells) and set(cells) & YES:
-        where, cell = table.rows[wrong[0]], cells[wrong[0]]
+        where, cell = table.where(wrong[0]), cells[wrong[0]]
         raise InputError(f"{where}: column {column!r} holds {cell!r}, where 0 or 1 is right; mend it, or set `label_columns`")
 
 
@@ -366,12 +378,13 @@ def _check_one_hot(table: Table, columns: Columns, genres: list[tuple[str, ...]]
     """Check that the columns named like genres hold 0 or 1 and agree with the labels."""
     names = {name for row in genres for name in row}
     for column in [column for column in table.columns if column in names and column not in (columns.id, *columns.labels)]:
-        flags = {cell: str(cell).casefold() in YES for cell in set(map(str, table.columns[column]))}
-        for where, cell, row in zip(table.rows, table.columns[column], genres, strict=True):
-            if str(cell).casefold() not in YES | NO:
-                raise InputError(f"{where}: column {column!r} holds {cell!r}; 0 or 1 is right")
-            if flags[str(cell)] != (column in row):
-                raise InputError(f"{where}: {columns.labels[0]} is {', '.join(row)!r}, but column {column!r} holds {cell}")
+        for row, cell in enumerate(table.columns[column]):
+            flag = str(cell).casefold()
+            if flag not in FLAGS:
+                raise InputError(f"{table.where(row)}: column {column!r} holds {cell!r}; 0 or 1 is right")
+            if (flag in YES) != (column in genres[row]):
+                said = f"{columns.labels[0]} is {', '.join(genres[row])!r}"
+                raise InputError(f"{table.where(row)}: {said}, but column {column!r} holds {cell}")
 
 
 def split_of(name: str) -> str:
@@ -385,12 +398,13 @@ def _together(tables: list[Table]) -> Table:
     """Several tables as one; what one of them has not is empty."""
     if len(tables) == 1:
         return tables[0]
-    whole = Table([], {}, [])
+    whole = Table([], {}, [], [])
     keys = {_plain(name): name for table in reversed(tables) for name in table.columns}
     for name in keys.values():
         whole.columns[name] = []
     for table in tables:
         whole.names += table.names
+        whole.files += table.files
         whole.rows += table.rows
         whole.about += table.about
         own = {keys[_plain(name)]: cells for name, cells in table.columns.items()}
@@ -402,8 +416,3 @@ def _together(tables: list[Table]) -> Table:
 def _plain(name: str) -> str:
     """A column's name without case, spaces and signs."""
     return re.sub(r"[\W_]+", "", name.casefold())
-
-
-def _some(names: list[str]) -> str:
-    """The first of some names, and how many there are more."""
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -18,6 +18,7 @@ import pandas as pd
 
 from poster_genres.dataset import File, read_bytes
 from poster_genres.errors import InputError
+from poster_genres.texts import unique
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".xlsx", ".xls")
 DELIMITERS = (",", ";", "\t", "|")
@@ -26,6 +27,7 @@ SAMPLE = 50
 # Single-byte and East Asian encodings that spreadsheets write, told apart by charset-normalizer where UTF-8 does not fit.
 ENCODINGS = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "shift_jis", "gb18030", "big5", "euc_kr"]
 _OBJECT_ID = re.compile(r'("_id"\s*:\s*)ObjectId\(\s*("[^"]*")\s*\)')
+_LINE_END = re.compile(r"\r\n|\r|\n")
 _SPACE = re.compile(r"\s*")
 
 
@@ -37,14 +39,20 @@ class Table:
     ----------
     names : of the files, relative to the data set
     columns : the cells of each column, by its name in the header
-    rows : of each row, the file and where it is in it, for messages: `movies.csv, row 3`
+    files : of each row, the file
+    rows : of each row, where it is in its file: `row 3`
     about : encoding and delimiter, for people
     """
 
     names: list[str]
     columns: dict[str, list[Any]]
+    files: list[str]
     rows: list[str]
     about: list[str] = field(default_factory=list)
+
+    def where(self, row: int) -> str:
+        """A row's place, for messages: `movies.csv, row 3`."""
+        return f"{self.files[row]}, {self.rows[row]}"
 
 
 def decode(data: bytes, name: str) -> tuple[str, str]:
@@ -91,38 +99,31 @@ def read_table(dataset: Path, file: File) -> Table | None:
     if file.suffix in (".parquet", ".xlsx", ".xls"):
         return _read_frame(dataset, file, name)
     data = read_bytes(dataset, file.archive, file.path)
-    if not data.strip():
-        return None
     text, encoding = decode(data, name)
+    first_line = text.strip("\ufeff \t\r\n").partition("\n")[0]
+    text_only = file.suffix == ".txt" and not first_line.startswith("{") and not any(sign in first_line for sign in DELIMITERS)
+    if not first_line or text_only:
+        return None
     if file.suffix in (".json", ".jsonl", ".ndjson"):
         records = _json_records(text, name)
         return None if records is None else _from_records(records, file, [encoding])
-    if file.suffix == ".txt" and text.lstrip().startswith("{"):
+    if file.suffix == ".txt" and first_line.startswith("{"):
         return _from_records(_mongo_records(text, name), file, [encoding, "groundtruth"])
-    if file.suffix == ".txt" and max(text[:2000].splitlines()[0].count(delimiter) for delimiter in DELIMITERS) == 0:
-        return None
     return _read_csv(text, encoding, file, name)
 
 
 def _read_csv(text: str, encoding: str, file: File, name: str) -> Table:
-    lines = text.splitlines()
-    first = 0
-    delimiter = None
-    if re.fullmatch(r'"?sep=(.)"?', lines[0].strip("\ufeff")):  # Excel's own hint
-        delimiter, first = lines[0].strip('\ufeff"')[4], 1
-    delimiter = delimiter or _delimiter(lines[first : first + SAMPLE], file.suffix)
     csv.field_size_limit(2**31 - 1)
+    text = text.lstrip("\ufeff")
+    hint = re.match(r'"?sep=(.)"?[\r\n]+', text)  # Excel's own
+    body = text[hint.end() :] if hint else text
+    delimiter = hint[1] if hint else _delimiter(_LINE_END.split(body, SAMPLE)[:SAMPLE], file.suffix)
     # Between tabs quotes are letters where each line has as many cells as the header, as in IMDb's files.
-    plain = delimiter == "\t" and len({line.count("\t") for line in lines[first:] if line.strip()}) == 1
+    plain = delimiter == "\t" and len({line.count("\t") for line in _LINE_END.split(body) if line.strip()}) == 1
     # With the lines' ends, as a quoted cell may contain some.
-    reader = csv.reader(
-        io.StringIO(text, newline=""),
-        delimiter=delimiter,
-        quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL,
-        skipinitialspace=True,
-    )
-    for _ in range(first):
-        next(reader)
+    quoting = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
+    reader = csv.reader(io.StringIO(body, newline=""), delimiter=delimiter, quoting=quoting, skipinitialspace=True)  # type: ignore[arg-type]
+    skipped = 1 if hint else 0
     header: list[str] = []
     cells: list[list[str]] = []
     rows: list[str] = []
@@ -134,33 +135,33 @@ def _read_csv(text: str, encoding: str, file: File, name: str) -> Table:
             if not any(line):
                 continue
             if not header:
-                header = _unique([cell.strip("\ufeff") for cell in line])
+                header = line
                 cells = [[] for _ in header]
                 continue
             while len(line) > len(header) and not line[-1]:
                 line.pop()
             if len(line) > len(header):
                 raise InputError(
-                    f"{name}, row {reader.line_num}: {len(line)} cells, but the header has {len(header)}: "
+                    f"{name}, row {skipped + reader.line_num}: {len(line)} cells, but the header has {len(header)}: "
                     f"{delimiter.join(line)[:60]!r}; put cells that contain {delimiter!r} in double quotes"
                 )
             if line == header[: len(line)] and len(line) > 1:  # the header again, where files were put together
                 continue
             for column, cell in zip_longest(cells, line, fillvalue=""):
                 column.append(cell)  # type: ignore[union-attr]
-            rows.append(f"{file.name}, row {reader.line_num}")
+            rows.append(f"row {skipped + reader.line_num}")
     except csv.Error as error:
-        raise InputError(f"{name}, row {reader.line_num}: not readable as CSV: {error}") from None
+        raise InputError(f"{name}, row {skipped + reader.line_num}: not readable as CSV: {error}") from None
     if unnamed := [i + 1 for i, column in enumerate(header) if i and not column and any(cells[i])]:
         raise InputError(
             f"{name}: column {unnamed[0]} has cells but no name in the header, {delimiter.join(header)[:60]!r}; name it, or remove "
             "what stands above or below the header"
         )
-    while header and not header[-1]:  # a delimiter at the end of the header
-        header.pop()
-    columns = dict(zip(header, cells, strict=False))
+    # Without a name there may be one column, the first, as pandas writes its index.
+    named = [i for i, column in enumerate(header) if column or not i]
+    columns = dict(zip(unique(header[i] for i in named), (cells[i] for i in named), strict=True))
     shown = {"\t": "tab"}.get(delimiter, repr(delimiter))
-    return Table([file.name], columns, rows, [encoding, f"cells between {shown}"])
+    return Table([file.name], columns, [file.name] * len(rows), rows, [encoding, f"cells between {shown}"])
 
 
 def _delimiter(lines: list[str], suffix: str) -> str:
@@ -178,25 +179,13 @@ def _delimiter(lines: list[str], suffix: str) -> str:
     return max(DELIMITERS, key=lambda delimiter: (fits[delimiter][1] > 0, fits[delimiter][0] > 0.5, fits[delimiter][1]))
 
 
-def _unique(header: list[str]) -> list[str]:
-    """Column names; of several of one name the later ones are numbered: `Genre`, `Genre 2`."""
-    names: list[str] = []
-    for name in header:
-        number = 2
-        unique = name
-        while unique and unique in names:
-            unique, number = f"{name} {number}", number + 1
-        names.append(unique)
-    return names
-
-
 def _json_records(text: str, name: str) -> list[dict[str, Any]] | None:
     """The records of a JSON file: a list of them, one, one by ID, one per line, or pandas' columns; None where it has none."""
     try:
         content = json.loads(text)
     except json.JSONDecodeError as whole:
         try:
-            content = [json.loads(line) for line in text.splitlines() if line.strip()]
+            content = [json.loads(line) for line in text.split("\n") if line.strip()]
         except (json.JSONDecodeError, RecursionError):
             raise InputError(f"{name}: not readable as JSON: {whole}") from None
     except RecursionError:
@@ -247,7 +236,8 @@ def _from_records(records: list[dict[str, Any]], file: File, about: list[str]) -
     names = list(dict.fromkeys(str(name).strip() for record in records for name in record))
     cleaned = [{str(name).strip(): _cell(value) for name, value in record.items()} for record in records]
     columns = {name: [record.get(name, "") for record in cleaned] for name in names}
-    return Table([file.name], columns, [f"{file.name}, record {i + 1}" for i in range(len(records))], about)
+    rows = [f"record {i + 1}" for i in range(len(records))]
+    return Table([file.name], columns, [file.name] * len(rows), rows, about)
 
 
 def _cell(value: Any) -> Any:
@@ -274,4 +264,5 @@ def _read_frame(dataset: Path, file: File, name: str) -> Table:
         str(column).strip(): [_cell(value.tolist() if hasattr(value, "tolist") else value) for value in frame[column]]
         for column in frame.columns
     }
-    return Table([file.name], columns, [f"{file.name}, row {i + 2}" for i in range(len(frame))], [file.suffix[1:]])
+    rows = [f"row {i + 2}" for i in range(len(frame))]
+    return Table([file.name], columns, [file.name] * len(rows), rows, [file.suffix[1:]])

@@ -22,6 +22,7 @@ from poster_genres.matching import Posters
 from poster_genres.metadata import Metadata, read_metadata, split_of
 from poster_genres.movies import COLUMNS, SPLITS, choose_validation, genres_of, in_test, labels_of, write_movies
 from poster_genres.parameters import JoinParameters, read_parameters
+from poster_genres.texts import some
 
 # A genre on fewer training posters is hardly learned.
 RARE = 10
@@ -83,16 +84,18 @@ def unite(movies: pd.DataFrame) -> tuple[pd.DataFrame, int, int]:
             conflicts += 1
             between += other
             labels[number] = tuple(dict.fromkeys(before + names))
-    if between > 0.5 * repeated_between > 2:
-        some = ", ".join(dict.fromkeys(movies["table"]))
-        raise InputError(f"{some}: {between} of {repeated_between} movies have other genres in each; set `metadata` to one of them")
+    if repeated_between > 4 and between > repeated_between / 2:
+        names = some(dict.fromkeys(movies["table"]))
+        raise InputError(
+            f"{names}: {between} of {repeated_between} movies have other genres in each; set `metadata` to one of them"
+        )
     first = movies[~repeats].reset_index(drop=True)
     first["genres"] = pd.Series([labels[number] for number in first["number"]], dtype=object)
     return first, int(repeats.sum()), conflicts
 
 
 def match_posters(metadata: Metadata, posters: Posters, dataset: str) -> tuple[pd.DataFrame, Counter[str]]:
-    """The rows that have a poster, with its number in `posters`; and how many IDs each rule matched.
+    """The rows that have a poster, with its number in `posters`; and how many rows each rule matched.
 
     Raises
     ------
@@ -104,7 +107,7 @@ def match_posters(metadata: Metadata, posters: Posters, dataset: str) -> tuple[p
         raise InputError(f"{dataset}: no posters found; files like tt0081562.jpg are needed, in folders or zip archives")
     numbers, rules = posters.match(list(table["id"]), list(table["table"]))
     table = table.assign(number=numbers)
-    rows = table[table["number"].notna()].reset_index(drop=True).drop(columns="row")
+    rows = table[table["number"].notna()].reset_index(drop=True)
     if rows.empty:
         examples = f"metadata has {', '.join(table['id'][:3])}; posters are {', '.join(file.name for file in posters.files[:3])}"
         raise InputError(f"{dataset}: no ID of the metadata is the file name of a poster: {examples}")
@@ -178,14 +181,10 @@ def suspicions(movies: int, counts: dict[str, dict[str, int]]) -> list[str]:
         lines.append(f"on all posters, so that nothing can be learned of it: {', '.join(everywhere)}")
     for split in SPLITS:
         if without := [genre for genre, numbers in counts.items() if not numbers[split]]:
-            lines.append(f"no {split} posters of {len(without)} genre(s): {_some(without)}")
+            lines.append(f"no {split} posters of {len(without)} genre(s): {some(without)}")
     if rare := [genre for genre, numbers in counts.items() if 0 < numbers["train"] < RARE]:
-        lines.append(f"fewer than {RARE} training posters of {len(rare)} genre(s): {_some(rare)}")
+        lines.append(f"fewer than {RARE} training posters of {len(rare)} genre(s): {some(rare)}")
     return lines
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def join(metadata: Metadata, posters: Posters, parameters: JoinParameters) -> Joined:
@@ -283,9 +282,8 @@ def describe(joined: Joined, metadata: Metadata, parameters: JoinParameters) -> 
         rest = len(movies) - counts["movies"]["test"]
         lines.append(f"limit: {parameters.limit} is more than the {rest} movies beside the test set; all of them are used")
     sizes = ", ".join(f"{number} {name}" for name, number in counts["movies"].items())
-    lines.append(
-        f"{sizes}; {len(genres)} genres: {_some(sorted(genres, key=lambda genre: -sum(counts['genres'][genre].values())))}"
-    )
+    frequent = sorted(genres, key=lambda genre: -sum(counts["genres"][genre].values()))
+    lines.append(f"{sizes}; {len(genres)} genres: {some(frequent)}")
     return lines + [f"warning: {line}" for line in joined.warnings]
 
 

@@ -6,14 +6,12 @@ values, and for train and evaluate the SHA-256 of each file of the architecture'
 
 import ast
 import hashlib
-import shutil
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from poster_genres import errors
-from poster_genres.architectures import module_of
-from poster_genres.errors import InputError
+from poster_genres.architectures import detector_module, module_of
+from poster_genres.errors import require
 from poster_genres.files import write_json
 from poster_genres.parameters import (
     CacheParameters,
@@ -50,28 +48,12 @@ def imported_files(file: Path) -> list[Path]:
     return sorted(imported)
 
 
-def check_packages(detectors: list[str]) -> None:
-    """See that what the detectors need is installed, before posters are decoded.
-
-    Raises
-    ------
-    InputError
-        A package is missing.
-    """
-    for name in detectors:
-        for package in import_module(f"poster_genres.detectors.{name.partition('/')[0]}").Detector.packages:
-            try:
-                version(package)
-            except PackageNotFoundError:
-                raise InputError(f"params.yaml: detectors: {name} needs {package}: pip install -r requirements.txt") from None
-
-
 def main() -> None:
     parameters = read_parameters()
-    if parameters.two_stream:
-        check_packages(parameters.detectors)
+    # What is missing is said now, not after posters have been decoded.
+    for detector in parameters.detectors if parameters.two_stream else []:
+        require(import_module(detector_module(detector)).Detector.packages, f"params.yaml: detectors: {detector}")
     network = Path(f"{module_of(parameters.architecture).replace('.', '/')}.py")
-    shutil.rmtree(FOLDER, ignore_errors=True)
     for stage, kind in STAGES.items():
         values = parameters.used_by(kind).model_dump()
         if stage in ("train", "evaluate"):

@@ -104,6 +104,7 @@ def test_unsure_signs_separate_names_that_recur(rows: list[list[str]], sign: str
         (["Toys & Games|Arts, Crafts & Sewing", "Books"], "|"),
         (["Comedy, Drama"], ","),
         (["Drama"], NO_SEPARATOR),
+        (["C#", "C", "C++", "Java"], NO_SEPARATOR),
         ([], NO_SEPARATOR),
     ],
 )

@@ -346,10 +346,42 @@ def test_names_of_files_go_before_numbers_of_rows(tmp_path: Path) -> None:
     assert genres(read(tmp_path)) == {f"{i}.jpg": ("War" if i % 2 else "Drama",) for i in range(1, 40)}
 
 
-def test_predictions_are_no_truth(tmp_path: Path) -> None:
+def test_predictions_are_no_truth_and_it_is_said(tmp_path: Path) -> None:
     for name, label in (("train.csv", "War"), ("sample_submission.csv", "Drama"), ("labels_old.csv", "Comedy")):
         (tmp_path / name).write_text(f"image,labels\nm1.jpg,{label}\n", encoding="utf-8")
-    assert genres(read(tmp_path)) == {"m1.jpg": ("War",)}
+    for choice in ("auto", "csv"):
+        metadata = read(tmp_path, choice)
+        assert genres(metadata) == {"m1.jpg": ("War",)}
+        assert metadata.understood[-1] == (
+            "not read: labels_old.csv (by its name; `metadata` can name it); "
+            "sample_submission.csv (by its name; `metadata` can name it)"
+        )
+    assert genres(read(tmp_path, "labels_old.csv")) == {"m1.jpg": ("Comedy",)}
+
+
+def test_a_fault_of_one_table_is_not_passed_over_for_another(tmp_path: Path) -> None:
+    good = "image,Drama,War\n" + "".join(f"m{i}.jpg,0,1\n" for i in range(20))
+    (tmp_path / "test.csv").write_text(good, encoding="utf-8")
+    (tmp_path / "train.csv").write_text("image,Drama,War,Crime\n" + "n.jpg,0,1,1\n" * 20 + "o.jpg,1,0,11\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"train.csv, row 22: column 'Crime' holds '11', where 0 or 1 is right"):
+        read(tmp_path)
+
+
+def test_empty_files_and_odd_lines(tmp_path: Path) -> None:
+    (tmp_path / "empty.csv").write_bytes(b"\xff\xfe")
+    (tmp_path / "empty.txt").write_bytes(b"\xef\xbb\xbf\n \n")
+    (tmp_path / "empty.json").write_bytes(b"")
+    # A line separator of Unicode's inside a title is no end of a line.
+    (tmp_path / "a.tsv").write_text('Id\tTitle\tGenre\nm1\t"One\u2028two\tWar\nm2\tThree\tDrama\n', encoding="utf-8")
+    metadata = read(tmp_path)
+    assert genres(metadata) == {"m1": ("War",), "m2": ("Drama",)}
+    assert metadata.movies["title"].tolist() == ['"One two', "Three"]
+
+
+def test_the_index_that_pandas_writes_may_be_the_ids(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(",genres,,\nm1.jpg,War,,\nm2.jpg,Drama,,\n", encoding="utf-8")
+    add_posters(tmp_path, "m1.jpg", "m2.jpg")
+    assert genres(read(tmp_path)) == {"m1.jpg": ("War",), "m2.jpg": ("Drama",)}
 
 
 def test_a_prefix_tells_labels_from_other_flags(tmp_path: Path) -> None:

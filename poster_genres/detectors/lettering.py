@@ -4,13 +4,12 @@ It runs PaddleOCR's networks (Apache-2.0; the weights are in RapidOCR's wheel) w
 (Liao et al. 2020, arXiv:1911.08947) for detection, and a recogniser of text lines.
 """
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from poster_genres.errors import InputError
 from poster_genres.objects import Detection, clipped
 
 # Defined in each detector's file, as the stage `detect` stores detections under a hash of that file alone.
@@ -18,20 +17,6 @@ from poster_genres.objects import Detection, clipped
 WIDTH, HEIGHT = 480, 720
 # Text lines recognised with less confidence are dropped.
 MIN_CONFIDENCE = 0.3
-
-
-def installed(package: str) -> str:
-    """A package's name and version.
-
-    Raises
-    ------
-    InputError
-        It is not installed.
-    """
-    try:
-        return f"{package} {version(package)}"
-    except PackageNotFoundError:
-        raise InputError(f"detectors: lettering needs {package}: pip install -r requirements.txt") from None
 
 
 class Detector:
@@ -42,8 +27,7 @@ class Detector:
 
     def __init__(self, name: str) -> None:
         self.classes = ["lettering"]
-        installed("onnxruntime")
-        self.version = installed("rapidocr")
+        self.version = f"rapidocr {version('rapidocr')}"
         from rapidocr import RapidOCR
 
         settings = {"Det.limit_type": "min", "Det.limit_side_len": WIDTH, "Global.text_score": MIN_CONFIDENCE}
