@@ -33,8 +33,8 @@ LABEL_NAMES = (
     "label", "labels", "tag", "tags", "target", "targets", "class", "classes", "category", "categories", "findinglabels",
     "findings", "choice", "choices", "attributeids", "attributes",
 )  # fmt: skip
-TITLE_NAMES = ("title", "primarytitle", "movietitle", "originaltitle", "movie", "moviename")
-YEAR_NAMES = ("year", "startyear", "releaseyear", "titleyear", "releasedate", "released", "date")
+TITLE_NAMES = ("title", "primarytitle", "movietitle", "originaltitle", "movie", "moviename", "titel", "titre", "titulo")
+YEAR_NAMES = ("year", "startyear", "releaseyear", "titleyear", "releasedate", "released", "date", "jahr")
 # Columns of zeros and ones that are no labels.
 FLAG_NAMES = ("isadult", "adult", "video", "split", "fold", "istest", "istrain", "isvalid", "valid", "unnamed0", "index")
 YES = frozenset({"1", "1.0", "true", "yes", "y", "x", "t", "ja", "wahr", "oui", "vrai", "si", "sí", "verdadero", "да"})

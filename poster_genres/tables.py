@@ -260,9 +260,11 @@ def _read_frame(dataset: Path, file: File, name: str) -> Table:
     except Exception as error:  # whatever the libraries raise on a damaged file
         raise InputError(f"{name}: not readable as {file.suffix[1:]}: {' '.join(str(error).split())[:150]}") from None
     frame = frame.reset_index() if frame.index.name else frame
-    columns = {
+    cells = {
         str(column).strip(): [_cell(value.tolist() if hasattr(value, "tolist") else value) for value in frame[column]]
         for column in frame.columns
     }
-    rows = [f"row {i + 2}" for i in range(len(frame))]
+    filled = [i for i, row in enumerate(zip(*cells.values(), strict=True)) if any(row)]
+    columns = {column: [values[i] for i in filled] for column, values in cells.items()}
+    rows = [f"row {i + 2}" for i in filled]
     return Table([file.name], columns, [file.name] * len(rows), rows, [file.suffix[1:]])
