@@ -13,9 +13,9 @@ from typing import Protocol
 from joblib import Parallel, delayed
 from PIL import Image
 
-from poster_genres.architectures import detector_module, needs_objects
+from poster_genres.architectures import detector_module
 from poster_genres.errors import InputError, require
-from poster_genres.objects import Detection, PosterDetections
+from poster_genres.objects import Detection
 from poster_genres.posters import Unreadable, upright
 
 CHUNK = 16
@@ -75,17 +75,17 @@ def detect_chunk(name: str, posters: list[bytes]) -> list[list[Detection] | str]
     return results
 
 
-def detect(name: str, posters: Iterable[bytes]) -> Iterator[list[Detection] | str]:
+def detect(name: str, posters: Iterable[bytes], chunk: int = CHUNK) -> Iterator[list[Detection] | str]:
     """Run a detector on any number of posters, reading only a few chunks ahead; see `detect_chunk`."""
     iterator = iter(posters)
-    chunks = iter(lambda: list(islice(iterator, CHUNK)), [])
+    chunks = iter(lambda: list(islice(iterator, chunk)), [])
     first_chunks = list(islice(chunks, 2))
     # Processes, not threads, as detectors hold the GIL; starting them does not pay for a few posters.
     processes = -1 if len(first_chunks) > 1 and open_detector(name).parallel else 1
     # RapidOCR uses more memory with every new input shape, until joblib restarts the worker with this warning.
     warnings.filterwarnings("ignore", message="A worker stopped", category=UserWarning)
     parallel = Parallel(n_jobs=processes, return_as="generator", pre_dispatch="2*n_jobs")
-    for results in parallel(delayed(detect_chunk)(name, chunk) for chunk in chain(first_chunks, chunks)):
+    for results in parallel(delayed(detect_chunk)(name, each) for each in chain(first_chunks, chunks)):
         yield from results
 
 
@@ -100,26 +100,3 @@ def check_detectors(detectors: dict[str, str]) -> None:
     for name, trained_with in detectors.items():
         if (version := open_detector(name).version) != trained_with:
             raise InputError(f"detectors: {name}: the model was trained with {trained_with}, here is {version}; install the former")
-
-
-def detect_for(architecture: str, detectors: dict[str, str], posters: list[bytes]) -> list[PosterDetections] | None:
-    """The detections on readable posters, by the detectors of a trained model; None if its architecture uses pixels only.
-
-    Raises
-    ------
-    InputError
-        A detector is not installed in the model's version, or the model was trained on objects from a table.
-    """
-    if not needs_objects(architecture):
-        return None
-    if not detectors:
-        raise InputError("the model was trained on objects from a table, detections.csv, and finds none by itself")
-    from poster_genres.sentences import with_sentences
-
-    check_detectors(detectors)
-    detections_by_poster: list[list[Detection]] = [[] for _ in posters]
-    for name in detectors:
-        for detections, result in zip(detections_by_poster, detect(name, posters), strict=True):
-            assert not isinstance(result, str), result
-            detections.extend(result)
-    return with_sentences(detections_by_poster)

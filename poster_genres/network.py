@@ -7,6 +7,7 @@ loss takes logits, which is numerically safer, and `predict_probabilities` of po
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -96,12 +97,16 @@ class Architecture:
     preprocessing : of the network's input
     load_pretrained : loads pretrained weights into a network, None where the architecture has none; raises InputError where they
         cannot be read
+    weights_package : the pip package with the pretrained weights, where a model's file may name it instead of holding them
+    weights_file : the path of the pretrained weights in that package; raises InputError where it is not installed
     config : the JSON values that a model's file must hold to make the network again
     """
 
     make: Callable[[int, int, int], Network]
     preprocessing: Preprocessing = STANDARD
     load_pretrained: Callable[[Network], None] | None = None
+    weights_package: str = ""
+    weights_file: Callable[[], Path] | None = None
     config: dict[str, Any] = field(default_factory=dict)
 
     def build(self, genres: int, height: int, width: int) -> Network:

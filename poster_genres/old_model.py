@@ -1,5 +1,4 @@
-"""Conversion of model files of version 5, which combined networks, text and objects in another way, so that they still load and
-their predictions do not change."""
+"""Conversion of model files of versions 5 and 6, so that they still load and their predictions do not change."""
 
 from typing import Any
 
@@ -49,8 +48,23 @@ class ObjectStreams(ObjectModel):
         return np.zeros((len(content.objects), self.genres), np.float32)
 
 
-def convert(old: dict[str, Any]) -> dict[str, Any]:
-    """Convert a checkpoint of version 5 to version 6, for `load_model`.
+def convert(old: dict[str, Any], version_5: bool) -> dict[str, Any]:
+    """Convert a checkpoint of version 5 or 6 to version 7, for `load_model`.
+
+    Version 6 held all of a network's weights, and n-grams' weights as float32.
+    """
+    checkpoint = (convert_5(old) if version_5 else dict(old)) | {"pretrained": None}
+    if checkpoint["words"] is not None:
+        words = dict(checkpoint["words"])
+        weights = words.pop("weights")
+        # Not rounded to levels, which would change the predictions a little.
+        words |= {"levels": weights, "scales": torch.ones(len(weights)), "vocabulary": "\n".join(words["vocabulary"])}
+        checkpoint["words"] = words
+    return checkpoint
+
+
+def convert_5(old: dict[str, Any]) -> dict[str, Any]:
+    """Convert a checkpoint of version 5 to version 6.
 
     In version 5, the logits were the networks' logits, weighted by `shares`, plus the text's, divided by a temperature. If `shares`
     is not empty, the last network is the probe.

@@ -5,7 +5,6 @@ weights come from a pip package, so that nothing is downloaded. That package is 
 therefore only used if they are, to the byte, those that the model's authors published.
 """
 
-import hashlib
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from poster_genres.errors import InputError
+from poster_genres.files import sha256
 from poster_genres.objects import Detection, PosterDetections, text_of
 
 LENGTH = 384
@@ -40,7 +40,7 @@ def model_files() -> dict[str, Path]:
         raise InputError(f"detectors: what words mean needs {PACKAGE}: pip install -r requirements.txt")
     files = {name: Path(spec.origin).parent / "model" / name for name in SHA256}
     for name, path in files.items():
-        if hashlib.sha256(path.read_bytes()).hexdigest() != SHA256[name]:
+        if sha256(path) != SHA256[name]:
             raise InputError(f"{path}: not the file that its authors published; pip install --force-reinstall {PACKAGE}")
     return files
 

@@ -13,37 +13,41 @@ import numpy as np
 import pandas as pd
 from mlflow.pyfunc import PythonModel
 
-from poster_genres.detection import check_detectors, detect_for
 from poster_genres.devices import choose_device
-from poster_genres.model import Model, load_model, predict_probabilities
-from poster_genres.posters import Unreadable, decode
+from poster_genres.prediction import Predictor
 
 
 class PosterModel(PythonModel):
     """`predict` takes a table with a text column `poster` and returns a table with one row per poster and one column per genre."""
 
-    model: Model
+    predictor: Predictor
 
     def load_context(self, context: Any) -> None:
-        self.model = load_model(Path(context.artifacts["model"]), choose_device())
-        check_detectors(self.model.detectors)
+        self.predictor = Predictor(Path(context.artifacts["model"]), choose_device())
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        rows = []
         posters = [self._read(text, i) for i, text in enumerate(model_input["poster"])]
-        pixels = np.stack([array for _, array in posters])
-        contents = detect_for(self.model.architecture, self.model.detectors, [data for data, _ in posters])
-        probabilities = predict_probabilities(self.model, pixels, choose_device(), detected=contents)
-        return pd.DataFrame(probabilities.astype(float), columns=self.model.genres)
+        for i, result in enumerate(self.predictor.predict(posters)):
+            if isinstance(result, str):
+                raise refusal(i, result)
+            rows.append(result.probabilities.astype(float))
+        genres = self.predictor.model.genres
+        return pd.DataFrame(np.reshape(rows, (-1, len(genres))), columns=genres)
 
-    def _read(self, text: str, row: int) -> tuple[bytes, np.ndarray]:
-        """A poster's bytes and pixels. A text that is not an existing file's path, of at most 4,096 characters, is base64."""
+    def _read(self, text: str, row: int) -> bytes:
+        """A poster's bytes. A text that is not an existing file's path, of at most 4,096 characters, is base64."""
         try:
-            data = Path(text).read_bytes() if len(text) <= 4096 and Path(text).is_file() else base64.b64decode(text, validate=True)
-            return data, decode(data, self.model.height, self.model.width, self.model.interpolation)
-        except (binascii.Error, ValueError, Unreadable) as error:
-            raise mlflow.MlflowException.invalid_parameter_value(
-                f"poster {row}: {error}; give an image file's path on the server, or the file's content in base64"
-            ) from None
+            if len(text) <= 4096 and Path(text).is_file():
+                return Path(text).read_bytes()
+            return base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise refusal(row, str(error)) from None
+
+
+def refusal(row: int, reason: str) -> mlflow.MlflowException:
+    message = f"poster {row}: {reason}; give an image file's path on the server, or the file's content in base64"
+    return mlflow.MlflowException.invalid_parameter_value(message)
 
 
 mlflow.models.set_model(PosterModel())

@@ -1,41 +1,38 @@
-"""Predict the most likely genres of any poster: `python -m stages.predict poster.jpg [more.jpg folder ...]`.
+"""Predict the genres of any poster: `python -m stages.predict poster.jpg [more.jpg folder ...]`.
 
-In: models/model.pt and the given posters; with --random also data/movies.csv and the posters of `dataset`. Out: text.
+In: models/model.pt, or before the first training models/real_posters.pt, and the given posters; with --random also data/movies.csv
+and the posters of `dataset`. Out: text, and the files that --csv, --json and --explain name.
 """
 
 import argparse
+import csv
+import io
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
+from contextlib import suppress
 from decimal import Decimal
-from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
-from joblib import Parallel, delayed
-from tqdm import tqdm
 
 from poster_genres import errors
-from poster_genres.architectures import needs_objects
 from poster_genres.dataset import POSTER_SUFFIXES, read_bytes
 from poster_genres.errors import InputError
-from poster_genres.movies import genres_of, read_movies
-from poster_genres.objects import PosterDetections, parse_objects
-from poster_genres.parameters import JoinParameters, read_parameters
-from poster_genres.posters import Unreadable, load_poster
+from poster_genres.files import sha256
 
 if TYPE_CHECKING:
-    from poster_genres.model import Model
+    from poster_genres.prediction import Prediction, Predictor
 
-BATCH = 256
+FORMATS = "JPEG, PNG, GIF, WebP, BMP and TIFF can be read"
 EXPLAINED = 5
 
 # A poster's name for output, and its location as (folder, zip archive or "", path).
 Poster = tuple[str, tuple[Path, str, str]]
 
 
-def find_posters(paths: list[Path]) -> list[Poster]:
+def find_posters(names: list[str]) -> list[Poster]:
     """The posters given on the command line; a folder stands for all posters in it, at any depth.
 
     Raises
@@ -44,7 +41,8 @@ def find_posters(paths: list[Path]) -> list[Poster]:
         A path does not exist, or a folder contains no posters.
     """
     posters: list[Poster] = []
-    for path in paths:
+    for name in names:
+        path = Path(name)
         if path.is_dir():
             files = sorted(file for file in path.rglob("*") if file.suffix.lower() in POSTER_SUFFIXES and file.is_file())
             if not files:
@@ -53,6 +51,8 @@ def find_posters(paths: list[Path]) -> list[Poster]:
                 )
         elif path.is_file():
             files = [path]
+        elif "://" in name:
+            raise InputError(f"{name}: addresses are not opened; download the poster and give its file")
         else:
             raise InputError(f"{path}: no such file or folder")
         posters += [(str(file), (file.parent, "", file.name)) for file in files]
@@ -61,6 +61,9 @@ def find_posters(paths: list[Path]) -> list[Poster]:
 
 def random_poster() -> tuple[Poster, str]:
     """A random poster of the test split, and a line with its ID, title, year and true genres."""
+    from poster_genres.movies import genres_of, read_movies
+    from poster_genres.parameters import JoinParameters, read_parameters
+
     movies = read_movies(Path("data/movies.csv"))
     movie = movies[movies["split"] == "test"].sample(1).iloc[0]
     dataset = Path(read_parameters().used_by(JoinParameters).dataset)
@@ -71,137 +74,192 @@ def random_poster() -> tuple[Poster, str]:
     return (str(dataset / movie["archive"] / movie["poster"]), location), f"{movie['id']}{title}{year}: {genres}"
 
 
-def load(poster: Poster, model: "Model") -> np.ndarray | str:
-    """A poster at the model's input size, uint8 (height, width, 3), or why it cannot be read."""
-    try:
-        return load_poster(*poster[1], model.height, model.width, model.interpolation)
-    except Unreadable as error:
-        return str(error)
+def read_poster(poster: Poster) -> bytes:
+    """A poster's file; empty where it cannot be read, which is then said of it."""
+    with suppress(OSError):
+        return read_bytes(*poster[1])
+    return b""
 
 
-def format_genres(genres: list[str], probabilities: np.ndarray, top: int) -> str:
-    """The `top` most likely genres, one per line, like `Comedy (0.728)`, with three significant digits."""
+def number(probability: float) -> str:
+    """A probability with three significant digits, never in scientific notation: `0.728`, `0.0000123`."""
+    return f"{Decimal(f'{probability:#.3g}'):f}"
+
+
+def format_genres(genres: list[str], probabilities: np.ndarray, top: int, verdict: list[str]) -> str:
+    """The `top` most likely genres, one per line, like `Comedy (0.728)`; those of the verdict are marked by `*`."""
     order = np.argsort(-probabilities, kind="stable")[:top]
-    # Via Decimal, because "#.3g" alone writes 0.0000123 as 1.23e-05.
-    return "\n".join(f"{genres[i]} ({Decimal(f'{probabilities[i]:#.3g}'):f})" for i in order)
+    return "\n".join(f"{genres[i]} ({number(probabilities[i])}){' *' if genres[i] in verdict else ''}" for i in order)
 
 
-def find_contents(model: "Model", posters: list[Poster], table: Path | None) -> list[PosterDetections] | None:
-    """The detections on each of some readable posters, from the CSV `table` or the model's detectors; None if it uses none.
+class Output:
+    """A file of predictions, to which each is appended as it comes, so that an interrupted run can go on.
 
-    Raises
-    ------
-    InputError
-        The model's detectors are not installed; or the model was trained on a table of objects, and no `table` is given.
-    """
-    if not needs_objects(model.architecture):
-        return None
-    if table is not None:
-        from poster_genres.sentences import with_sentences
-
-        by_id = parse_objects(table.read_bytes(), str(table))
-        return with_sentences([by_id.get(PurePosixPath(path).stem, []) for _, (_, _, path) in posters])
-    if not model.detectors:
-        raise InputError("the model was trained on objects from a table; give such a table of these posters with --detections")
-    from poster_genres.detection import detect_for
-
-    return detect_for(model.architecture, model.detectors, [read_bytes(*location) for _, location in posters])
-
-
-def predict(
-    model_path: Path, posters: list[Poster], table: Path | None = None
-) -> Iterator[tuple[str, list[str], np.ndarray | str]]:
-    """Yield each poster's name, the model's genres, and float32 (genres,) probabilities or why it cannot be read."""
-    from poster_genres.devices import choose_device
-    from poster_genres.model import load_model, predict_probabilities
-
-    device = choose_device()
-    model = load_model(model_path, device)
-    parallel = Parallel(n_jobs=-1, backend="threading")
-    remaining = iter(posters)
-    while batch := list(islice(remaining, BATCH)):
-        loaded = parallel(delayed(load)(poster, model) for poster in batch)
-        images = [pixels for pixels in loaded if isinstance(pixels, np.ndarray)]
-        probabilities: Iterator[np.ndarray] = iter(())
-        if images:
-            readable = [poster for poster, pixels in zip(batch, loaded, strict=True) if isinstance(pixels, np.ndarray)]
-            contents = find_contents(model, readable, table)
-            probabilities = iter(predict_probabilities(model, np.stack(images), device, detected=contents))
-        for (name, _), pixels in zip(batch, loaded, strict=True):
-            yield name, model.genres, pixels if isinstance(pixels, str) else next(probabilities)
-
-
-def explain_poster(model_path: Path, poster: Poster, path: Path, table: Path | None = None) -> None:
-    """Draw into a PNG what on a poster is evidence for each of its most likely genres.
+    Parameters
+    ----------
+    path : ends in .csv, or in .json or .jsonl for one JSON object per line
+    model : the SHA-256 of the model's file
+    genres : the model's
 
     Raises
     ------
     InputError
-        The poster cannot be read.
+        The file exists, and not as a file of predictions by this model.
     """
-    from poster_genres.devices import choose_device
-    from poster_genres.explanations import explain
+
+    def __init__(self, path: Path, model: str, genres: list[str]) -> None:
+        self.path, self.model, self.genres = path, model[:16], genres
+        self.csv = path.suffix.lower() == ".csv"
+        self.header = ["poster", "model", "verdict", *genres]
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        # An interrupted run may have left half a line.
+        whole = text[: text.rfind("\n") + 1]
+        self.done = self._posters(whole)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file: IO[str] = path.open("r+" if text else "w", encoding="utf-8", newline="")
+        self.file.truncate(len(whole.encode()))
+        self.file.seek(0, io.SEEK_END)
+        if self.csv and not whole:
+            self._write(self.header)
+
+    def _posters(self, text: str) -> set[str]:
+        """The names of the posters that are in the file."""
+        try:
+            if self.csv:
+                header, *rows = csv.reader(io.StringIO(text)) if text else [self.header]
+                known = [dict(zip(self.header, row, strict=True)) for row in rows]
+                right = header == self.header
+            else:
+                known = [json.loads(line) for line in text.splitlines()]
+                right = all(sorted(row["genres"]) == sorted(self.genres) for row in known)
+            if right and all(row["model"] == self.model for row in known):
+                return {str(row["poster"]) for row in known}
+        except (ValueError, KeyError, TypeError, csv.Error):
+            raise InputError(f"{self.path}: is not a file of predictions; name another") from None
+        raise InputError(f"{self.path}: has the predictions of another model; name another file, or remove it")
+
+    def add(self, name: str, verdict: list[str], probabilities: np.ndarray) -> None:
+        if self.csv:
+            self._write([name, self.model, ", ".join(verdict), *(number(probability) for probability in probabilities)])
+        else:
+            self.file.write(json_line(name, self.model, verdict, self.genres, probabilities) + "\n")
+        self.file.flush()
+
+    def _write(self, row: list[str]) -> None:
+        csv.writer(self.file, lineterminator="\n").writerow(row)
+
+
+def json_line(name: str, model: str, verdict: list[str], genres: list[str], probabilities: np.ndarray) -> str:
+    """A prediction as a JSON object on one line, its genres by decreasing probability."""
+    order = np.argsort(-probabilities, kind="stable")
+    numbers = {genres[i]: float(f"{probabilities[i]:.6g}") for i in order}
+    return json.dumps({"poster": name, "model": model, "verdict": verdict, "genres": numbers}, ensure_ascii=False)
+
+
+def draw_evidence(predictor: "Predictor", prediction: "Prediction", path: Path) -> None:
+    """Draw what speaks for a poster's likeliest genres into a PNG."""
+    from poster_genres.explanations import explain, logits_by_object
     from poster_genres.figures import draw_explanation
-    from poster_genres.model import load_model, predict_probabilities
 
-    device = choose_device()
-    model = load_model(model_path, device)
-    pixels = load(poster, model)
-    if isinstance(pixels, str):
-        raise InputError(f"{poster[0]}: {pixels}; JPEG, PNG, GIF, WebP, BMP and TIFF can be read")
-    contents = find_contents(model, [poster], table)
-    (probabilities,) = predict_probabilities(model, pixels[None], device, detected=contents)
-    likeliest = np.argsort(-probabilities, kind="stable")[:EXPLAINED]
-    maps = explain(model, pixels, likeliest.tolist(), device, None if contents is None else contents[0])
-    detections = [] if contents is None else contents[0].objects
-    draw_explanation(pixels, detections, [model.genres[i] for i in likeliest], probabilities[likeliest], maps, path)
-    print(f"{path}: the evidence for the {len(likeliest)} most likely genres", file=sys.stderr)
+    model, content = predictor.model, prediction.content
+    likeliest = np.argsort(-prediction.probabilities, kind="stable")[:EXPLAINED].tolist()
+    maps = explain(model, prediction.pixels, likeliest, predictor.device)
+    detections = [] if content is None else content.objects
+    logits = np.zeros((0, len(likeliest)), np.float32) if content is None else logits_by_object(model, content)[:, likeliest]
+    genres = [model.genres[i] for i in likeliest]
+    draw_explanation(prediction.pixels, detections, genres, prediction.probabilities[likeliest], maps, logits, path)
+    print(f"{path}: what speaks for its {len(likeliest)} likeliest genres", file=sys.stderr)
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
+    """The command line; ends with a message where it is not valid."""
     parser = argparse.ArgumentParser(prog="python -m stages.predict", description="Predict movies' genres from their posters.")
-    parser.add_argument("posters", nargs="*", type=Path, metavar="poster", help="an image, or a folder of images")
+    parser.add_argument("posters", nargs="*", metavar="poster", help="an image, or a folder of images")
     parser.add_argument("--random", action="store_true", help="take a random test poster, and print its true genres too")
     parser.add_argument("--top", type=int, default=10, metavar="N", help="how many genres to print (10)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object per poster, with every genre")
-    parser.add_argument("--model", type=Path, default=Path("models/model.pt"), help="the model file (models/model.pt)")
-    parser.add_argument("--explain", type=Path, metavar="PNG", help="also draw the evidence for the poster's most likely genres")
+    parser.add_argument(
+        "--csv", type=Path, metavar="FILE", help="write one row per poster; the same command goes on where it stopped"
+    )
+    lines = "print one JSON object per poster, or write them to a FILE; the same command goes on where it stopped"
+    parser.add_argument("--json", nargs="?", type=Path, const=Path("-"), metavar="FILE", help=lines)
+    parser.add_argument(
+        "--model", type=Path, help="the model file (models/model.pt, or before the first training models/real_posters.pt)"
+    )
+    parser.add_argument("--explain", type=Path, metavar="PNG", help="also draw what speaks for the poster's most likely genres")
     parser.add_argument("--detections", type=Path, metavar="CSV", help="a table of the posters' objects, instead of the detectors")
     arguments = parser.parse_args()
+    # Before all else, as `--json poster.jpg` would otherwise name a poster as the file to write to.
+    if arguments.json and arguments.json != Path("-") and arguments.json.suffix.lower() not in (".json", ".jsonl"):
+        parser.error(f"--json {arguments.json}: write to a file whose name ends in .jsonl, and name posters before --json")
+    if arguments.csv and arguments.csv.suffix.lower() != ".csv":
+        parser.error(f"--csv {arguments.csv}: write to a file whose name ends in .csv, and name posters before --csv")
+    if arguments.explain and arguments.explain.suffix.lower() != ".png":
+        parser.error("--explain draws one poster, into a file whose name ends in .png")
+    if arguments.csv and arguments.json:
+        parser.error("give --csv or --json, not both")
     if arguments.random == bool(arguments.posters):
         parser.error("name posters or folders, or give --random")
     if arguments.top < 1:
         parser.error("--top takes a number from 1")
+    return arguments
 
+
+def main() -> None:
+    arguments = parse()
     truth = ""
     if arguments.random:
         poster, truth = random_poster()
         posters = [poster]
     else:
         posters = find_posters(arguments.posters)
-    if arguments.explain:
-        if len(posters) > 1 or arguments.explain.suffix.lower() != ".png":
-            parser.error("--explain draws one poster, into a file whose name ends in .png")
-        explain_poster(arguments.model, posters[0], arguments.explain, arguments.detections)
+    if arguments.explain and len(posters) > 1:
+        raise InputError(f"--explain draws one poster, not {len(posters)}; name one")
+
+    from poster_genres.devices import prepare
+    from poster_genres.objects import parse_objects
+    from poster_genres.prediction import Predictor, choose_model
+
+    path = choose_model(arguments.model)
+    table = None if arguments.detections is None else parse_objects(arguments.detections.read_bytes(), str(arguments.detections))
+    predictor = Predictor(path, prepare(), given=table is not None)
+    genres = predictor.model.genres
+    digest = sha256(path)
+    target = arguments.csv or (arguments.json if arguments.json != Path("-") else None)
+    output = None if target is None else Output(target, digest, genres)
+    if output is not None and output.done:
+        remaining = [poster for poster in posters if poster[0] not in output.done]
+        print(f"{target}: {len(posters) - len(remaining)} of {len(posters)} posters are there already", file=sys.stderr)
+        posters = remaining
+
+    given = None if table is None else (table.get(PurePosixPath(place[2]).stem, []) for _, place in posters)
+    results: Iterable[Prediction | str] = predictor.predict(map(read_poster, posters), given)
+    if len(posters) > 1 and (output is not None or not sys.stdout.isatty()):
+        from tqdm import tqdm
+
+        results = tqdm(results, "predict", total=len(posters), unit=" posters", disable=None)
     unreadable = 0
-    predictions = predict(arguments.model, posters, arguments.detections)
-    # Show the progress bar only for many posters whose predictions go to a file.
-    show = len(posters) > BATCH and not sys.stdout.isatty()
-    for name, genres, result in tqdm(predictions, total=len(posters), unit=" posters", disable=None if show else True):
+    for (name, _), result in zip(posters, results, strict=True):
         if isinstance(result, str):
             unreadable += 1
             print(f"{name}: left out: {result}", file=sys.stderr)
+            continue
+        verdict = predictor.verdict(result)
+        if output is not None:
+            output.add(name, verdict, result.probabilities)
         elif arguments.json:
-            order = np.argsort(-result, kind="stable")
-            print(json.dumps({"poster": name, "genres": {genres[i]: float(f"{result[i]:.6g}") for i in order}}))
+            print(json_line(name, digest[:16], verdict, genres, result.probabilities), flush=True)
         else:
-            if len(posters) > 1 or truth:
-                print(truth or name)
-            print(format_genres(genres, result, arguments.top))
+            said = ", ".join(verdict) or "no genre reaches its threshold"
+            if truth:
+                print(truth)
+            print(f"{name}: {said}" if len(posters) > 1 else said)
+            print(format_genres(genres, result.probabilities, arguments.top, verdict), flush=True)
             if len(posters) > 1:
                 print()
+        if arguments.explain:
+            draw_evidence(predictor, result, arguments.explain)
     if unreadable:
-        raise InputError(f"{unreadable} of {len(posters)} posters could not be read; JPEG, PNG, GIF, WebP, BMP and TIFF can be")
+        raise InputError(f"{unreadable} of {len(posters)} posters could not be read; {FORMATS}")
 
 
 if __name__ == "__main__":

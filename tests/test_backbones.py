@@ -142,7 +142,7 @@ def test_the_whole_pipeline(project: Path, make, epochs: int, interpolation: str
     poster = project / "data" / "posters" / "m000.jpg"
     # The model file is all that is needed from here on.
     (project / "backbones").rename(project / "gone")
-    assert len(stage("predict", poster, "--explain", project / "why.png", cwd=project).stdout.splitlines()) == 3
+    assert len(stage("predict", poster, "--explain", project / "why.png", cwd=project).stdout.splitlines()) == 4
 
 
 def test_what_is_missing_is_said(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

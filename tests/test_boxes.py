@@ -62,9 +62,10 @@ def draw(objects: list[Detection], path: Path, color: tuple[int, int, int] = GRE
     """The explanation of a poster of one colour: uint8 (height, width, 3)."""
     poster = np.full((120, 80, 3), color, np.uint8)
     maps = np.zeros((3, 120, 80), np.float32)
+    logits = np.zeros((len(objects), 3), np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        draw_explanation(poster, objects, ["A", "B", "C"], np.array([0.9, 0.5, 0.1]), maps, path)
+        draw_explanation(poster, objects, ["A", "B", "C"], np.array([0.9, 0.5, 0.1]), maps, logits, path)
     return np.asarray(Image.open(path).convert("RGB")).astype(int)
 
 
@@ -112,4 +113,4 @@ def test_any_label_is_drawn_on_any_poster(tmp_path: Path) -> None:
 def test_without_objects_the_picture_is_in_one_row(tmp_path: Path) -> None:
     drawn = draw([], tmp_path / "why.png")
     assert drawn.shape[1] > 2 * drawn.shape[0]
-    assert poster_in(drawn)[2] < 300 < poster_in(draw([PERSON], tmp_path / "with.png"))[2]
+    assert poster_in(drawn)[2] < 310 < poster_in(draw([PERSON], tmp_path / "with.png"))[2]

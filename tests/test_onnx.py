@@ -458,7 +458,7 @@ def test_the_stages_with_a_real_network(project: Path, yolox_nano: Path) -> None
 
     stage("train", cwd=project)
     poster = project / "data" / "posters" / "m003.jpg"
-    assert len(stage("predict", poster, cwd=project).stdout.splitlines()) == 3
+    assert len(stage("predict", poster, cwd=project).stdout.splitlines()) == 4
     Network("yolox").write(file)
     version = open_version(file)
     assert stage("predict", poster, cwd=project, fails=True).stderr == (

@@ -175,4 +175,5 @@ def architecture(name: str, config: dict[str, Any] | None) -> Architecture:
         config, preprocessing = read_backbone(image_stream(name))
     else:
         preprocessing = STANDARD
-    return Architecture(partial(BackboneNetwork, config), preprocessing, partial(load_backbone, name=image_stream(name)), config)
+    load = partial(load_backbone, name=image_stream(name))
+    return Architecture(partial(BackboneNetwork, config), preprocessing, load, config=config)

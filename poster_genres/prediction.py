@@ -1,0 +1,125 @@
+"""A trained model and all that its predictions for new posters need: what the command `predict`, the page of `demo` and the model
+that MLflow serves have in common."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice, repeat, tee
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from poster_genres.architectures import needs_objects
+from poster_genres.detection import check_detectors, detect
+from poster_genres.errors import InputError
+from poster_genres.model import load_model, predict_probabilities
+from poster_genres.objects import Detection, PosterDetections
+from poster_genres.posters import Unreadable, decode
+
+TRAINED = Path("models/model.pt")
+# Part of the project: models/README.md.
+SHIPPED = Path("models/real_posters.pt")
+# How many posters a process looks for detections on at a time, and the networks see at a time: few, so that results come soon.
+DETECTED, SEEN = 2, 16
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one poster.
+
+    Attributes
+    ----------
+    pixels : what the networks saw, uint8 (height, width, 3)
+    content : what was read and found on it; None if the model uses pixels only
+    probabilities : float32 (genres,), in [0, 1]
+    """
+
+    pixels: np.ndarray
+    content: PosterDetections | None
+    probabilities: np.ndarray
+
+
+def choose_model(named: Path | None) -> Path:
+    """The model to use: the one that is named, else the project's own, else the one that comes along, which is said."""
+    if named is not None or TRAINED.is_file() or not SHIPPED.is_file():
+        return named or TRAINED
+    print(f"{TRAINED}: not trained yet; predicting with {SHIPPED}, which was trained on real posters", file=sys.stderr)
+    return SHIPPED
+
+
+class Predictor:
+    """A model on a device.
+
+    Parameters
+    ----------
+    path : of the model's file
+    given : whether `predict` will be given what is on the posters, so that the model's detectors are not needed
+
+    Raises
+    ------
+    InputError
+        The model cannot be read; or its detectors are not installed in the versions that it was trained with, or it was trained on
+        objects from a table and none are given.
+    """
+
+    def __init__(self, path: Path, device: torch.device, given: bool = False) -> None:
+        self.device = device
+        self.model = load_model(path, device)
+        self.given = given
+        if needs_objects(self.model.architecture) and not given:
+            if not self.model.detectors:
+                raise InputError(
+                    "the model was trained on objects from a table; give such a table of these posters with --detections"
+                )
+            check_detectors(self.model.detectors)
+
+    def predict(self, posters: Iterable[bytes], objects: Iterable[list[Detection]] | None = None) -> Iterator[Prediction | str]:
+        """Predict image files from their contents, of which only few are read ahead.
+
+        Parameters
+        ----------
+        objects : the detections on each poster, where the predictor was told that they are given
+
+        Yields
+        ------
+        For each poster the prediction, or why it cannot be read.
+        """
+        detectors = self.model.detectors if needs_objects(self.model.architecture) and not self.given else {}
+        contents, *copies = tee(posters, 1 + len(detectors))
+        found: list[Iterator[list[Detection] | str]] = [
+            detect(name, copy, DETECTED) for name, copy in zip(detectors, copies, strict=True)
+        ]
+        if objects is not None:
+            found.append(iter(objects))
+        both = zip(contents, *found, strict=True) if found else ((data,) for data in contents)
+        while batch := list(islice(both, DETECTED if detectors else SEEN)):
+            yield from self._predict_batch(batch)
+
+    def _predict_batch(self, batch: list[tuple[bytes | list[Detection] | str, ...]]) -> Iterator[Prediction | str]:
+        """Predict posters, each given by its file's content and what each detector found on it."""
+        model = self.model
+        results: list[np.ndarray | str] = []
+        detections: list[list[Detection]] = []
+        for data, *found in batch:
+            try:
+                assert isinstance(data, bytes)
+                results.append(decode(data, model.height, model.width, model.interpolation))
+                detections.append([detection for part in found if isinstance(part, list) for detection in part])
+            except Unreadable as error:
+                results.append(str(error))
+        pixels = [result for result in results if isinstance(result, np.ndarray)]
+        contents = None
+        if needs_objects(model.architecture):
+            from poster_genres.sentences import with_sentences
+
+            contents = with_sentences(detections)
+        probabilities = iter(predict_probabilities(model, np.stack(pixels), self.device, detected=contents) if pixels else ())
+        of_posters: Iterator[PosterDetections | None] = repeat(None) if contents is None else iter(contents)
+        for result in results:
+            yield result if isinstance(result, str) else Prediction(result, next(of_posters), next(probabilities))
+
+    def verdict(self, prediction: Prediction) -> list[str]:
+        """The genres whose probability is at least their threshold, the most probable first."""
+        chosen = np.flatnonzero(prediction.probabilities >= np.array(self.model.thresholds))
+        return [self.model.genres[i] for i in chosen[np.argsort(-prediction.probabilities[chosen], kind="stable")]]
