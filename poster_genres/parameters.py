@@ -4,7 +4,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from poster_genres.architectures import (
     DETECTORS,
@@ -33,6 +33,13 @@ def _not_boolean(value: Any) -> Any:
     return value
 
 
+def _size(value: Any) -> Any:
+    if value != AUTO and (isinstance(value, bool) or not isinstance(value, int) or not 32 <= value <= 2048):
+        raise ValueError(f"should be a whole number from 32 to 2048, or {AUTO!r}")
+    return value
+
+
+Size = Annotated[int | Literal["auto"], BeforeValidator(_size)]
 Integer = Annotated[int, BeforeValidator(_not_boolean)]
 # Floats are parsed from text too: DVC writes 0.00001 as 1e-05, which YAML 1.1 reads as a string.
 Number = Annotated[float, BeforeValidator(_not_boolean), Field(allow_inf_nan=False)]
@@ -86,8 +93,8 @@ class CacheParameters(Values):
     """What `stages.cache` uses."""
 
     dataset: Annotated[str, Field(min_length=1)]
-    image_height: Annotated[Integer, Field(ge=32, le=2048)]
-    image_width: Annotated[Integer, Field(ge=32, le=2048)]
+    image_height: Size
+    image_width: Size
     interpolation: Literal["bilinear", "bicubic", "lanczos"]
     max_unreadable: Annotated[Number, Field(ge=0, le=1)]
     # Excluded from the values on which the stage depends, as it does not change the output.
@@ -146,6 +153,13 @@ class Parameters(JoinParameters, CacheParameters):
         if len(set(chosen)) < len(chosen):
             raise ValueError("should name each detector once")
         return chosen
+
+    @field_validator("image_width")
+    @classmethod
+    def _both_sizes(cls, width: int | str, info: ValidationInfo) -> int | str:
+        if (width == AUTO) != (info.data.get("image_height", width) == AUTO):
+            raise ValueError(f"set image_height and image_width, or leave both at {AUTO!r}")
+        return width
 
     @property
     def two_stream(self) -> bool:

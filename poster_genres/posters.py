@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from poster_genres.dataset import read_bytes
 from poster_genres.tensor_cache import write_shard
@@ -90,6 +90,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         transparent = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", transparent.size, "white"), transparent).convert("RGB")
     return image.convert("RGB")
+
+
+def size_of(dataset: Path, archive: str, path: str) -> tuple[int, int]:
+    """The height and width of a poster, upright, from the head of its file. Raises Unreadable."""
+    try:
+        with Image.open(io.BytesIO(read_bytes(dataset, archive, path)), formats=FORMATS) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except Exception as error:  # of any kind that Pillow's decoders raise on damaged files
+        raise Unreadable(str(error)) from None
 
 
 def load_poster(dataset: Path, archive: str, path: str, height: int, width: int, interpolation: str) -> np.ndarray:

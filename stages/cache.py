@@ -7,7 +7,7 @@ and movies.csv, the same movies in the same order; metrics/cache.json. Run: `pyt
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,30 @@ from poster_genres.errors import InputError
 from poster_genres.files import write_json
 from poster_genres.movies import SPLITS, read_movies, write_movies
 from poster_genres.parameters import CacheParameters, read_parameters
-from poster_genres.posters import decode_shard
+from poster_genres.posters import Unreadable, decode_shard, size_of
 from poster_genres.tensor_cache import shard_name
 
 # Readers keep all shards open, and operating systems limit the number of open files to some hundreds.
 MAX_SHARDS = 256
 MIN_SHARD = 128
+# For `image_height: auto`; see `choose_size`. 320 x 224 is of the shape of most movie posters.
+DEFAULT_SIZE = (320, 224)
+AREA, LEAST_AREA = 320 * 224, 160 * 112
+STEP, MEASURED = 16, 200
+
+
+def choose_size(dataset: Path, movies: pd.DataFrame) -> tuple[int, int]:
+    """The height and width that `auto` stands for, multiples of STEP: the median shape of the first MEASURED readable posters, in
+    AREA pixels; in fewer, but not under LEAST_AREA, if most are smaller, as enlarging adds nothing."""
+    sizes = []
+    for row in movies.head(MEASURED).itertuples():
+        with suppress(Unreadable):
+            sizes.append(size_of(dataset, row.archive, row.poster))
+    heights, widths = np.array(sizes or [DEFAULT_SIZE]).T
+    ratio = float(np.median(heights / widths))
+    area = float(np.clip(np.median(heights * widths), LEAST_AREA, AREA))
+    height, width = (max(2, round((area * share) ** 0.5 / STEP)) * STEP for share in (ratio, 1 / ratio))
+    return height, width
 
 
 def shard_size(posters: int) -> int:
@@ -138,11 +156,15 @@ def write_cache(
 def main() -> None:
     parameters = read_parameters().used_by(CacheParameters)
     movies = read_movies(Path("data/movies.csv"))
+    dataset = Path(parameters.dataset)
+    height, width = parameters.image_height, parameters.image_width
+    if height == "auto" or width == "auto":
+        height, width = choose_size(dataset, movies)
     counts = write_cache(
-        Path(parameters.dataset),
+        dataset,
         movies,
-        parameters.image_height,
-        parameters.image_width,
+        height,
+        width,
         parameters.interpolation,
         parameters.max_unreadable,
         Path("data/cache"),
