@@ -8,6 +8,7 @@ import base64
 import io
 import json
 import re
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from poster_genres.architectures import is_hugging_face, needs_objects
-from poster_genres.detection import open_detector
+from poster_genres.architectures import detector_module, is_hugging_face, needs_objects
 from poster_genres.devices import choose_device
 from poster_genres.errors import InputError
 from poster_genres.model import Model, load_model, predict_probabilities
 from poster_genres.movies import SPLITS, genres_of, read_movies
+from poster_genres.network import find_architecture
 from poster_genres.objects import PosterDetections, read_detections
 from poster_genres.tensor_cache import CachedPosters, read_cache
 from poster_genres.texts import unique
@@ -52,7 +53,10 @@ FILES = (
 )
 
 
-def read_inputs(device: torch.device) -> tuple[Model, CachedPosters, pd.DataFrame, list[PosterDetections] | None]:
+Inputs = tuple[Model, CachedPosters, pd.DataFrame, list[PosterDetections] | None]
+
+
+def read_inputs(device: torch.device) -> Inputs:
     """The model, the cached posters, their movies and, for two-stream architectures, the detections on each poster.
 
     Raises
@@ -86,20 +90,24 @@ def read_run() -> dict[str, Any]:
         raise InputError(f"{RUN}: not there yet; `dvc repro` makes it") from None
 
 
-def complete() -> str | None:
+def complete(inputs: Inputs | None = None) -> str | None:
     """Log the results of the finished pipeline to the training's run.
 
     Creates the run and logs its epochs if they are missing. Idempotent.
+
+    Parameters
+    ----------
+    inputs : what `read_inputs` returned, where it was called before
 
     Returns
     -------
     The run's ID, or None if the store is unreachable.
     """
     description = read_run()
-    return Tracking(description).attempt(lambda: _complete(description))
+    return Tracking(description).attempt(lambda: _complete(description, inputs))
 
 
-def _complete(description: dict[str, Any]) -> str:
+def _complete(description: dict[str, Any], inputs: Inputs | None) -> str:
     experiment = connect()
     import mlflow
 
@@ -113,7 +121,7 @@ def _complete(description: dict[str, Any]) -> str:
         if not (run.inputs and run.inputs.dataset_inputs):
             log_datasets(description)
         if not (run.outputs and run.outputs.model_outputs):
-            log_examples()
+            log_examples(*(inputs or read_inputs(choose_device())))
             log_model(description)
     return run_id
 
@@ -160,11 +168,10 @@ def log_datasets(description: dict[str, Any]) -> None:
                 raise
 
 
-def log_examples() -> None:
+def log_examples(model: Model, posters: CachedPosters, movies: pd.DataFrame, contents: list[PosterDetections] | None) -> None:
     """Log a table of some test posters with their true genres and the most probable ones to the active run."""
     import mlflow
 
-    model, posters, movies, contents = read_inputs(choose_device())
     test = np.flatnonzero(movies["split"] == "test")
     rows = test[np.linspace(0, len(test) - 1, min(EXAMPLES, len(test))).astype(int)]
     probabilities = predict_probabilities(model, posters, choose_device(), rows, contents)
@@ -192,9 +199,11 @@ def log_model(description: dict[str, Any]) -> None:
     if needs_objects(architecture):
         packages += TWO_STREAM_PACKAGES
         for name in json.loads((DETECTIONS / "detectors.json").read_text(encoding="utf-8"))["detectors"]:
-            packages += open_detector(name).packages
+            packages += import_module(detector_module(name)).Detector.packages
     if is_hugging_face(architecture):
         packages.append("transformers")
+    elif weights := find_architecture(architecture).weights_package:
+        packages.append(weights)
     buffer = io.BytesIO()
     Image.new("RGB", (60, 90), (120, 40, 40)).save(buffer, "JPEG")
     code = Path(__file__).parent

@@ -25,6 +25,8 @@ from poster_genres.words import Words
 FORMAT = "poster-genres model, version 7"
 OLD_FORMATS = ("poster-genres model, version 5", "poster-genres model, version 6")
 BATCH = 64
+# Of a network of which only the weights count.
+ANY_SIZE = (224, 224)
 
 
 @dataclass
@@ -197,12 +199,10 @@ def save_model(model: Model, path: Path) -> None:
     architecture = find_architecture(model.architecture, model.backbone)
     pretrained: dict[str, Tensor] = {}
     checkpoint["pretrained"] = None
-    if architecture.weights_file is not None and architecture.load_pretrained is not None:
+    if architecture.weights_file is not None:
         package = architecture.weights_package
         checkpoint["pretrained"] = {"package": f"{package}=={version(package)}", "sha256": sha256(architecture.weights_file())}
-        pretrained_network = architecture.build(len(model.genres), model.height, model.width)
-        architecture.load_pretrained(pretrained_network)
-        pretrained = pretrained_network.maps.state_dict(prefix="maps.")
+        pretrained = pretrained_weights(architecture)
 
     def state_dict(network: Network) -> dict[str, Tensor]:
         """All tensors but those that are the same in the package."""
@@ -214,6 +214,14 @@ def save_model(model: Model, path: Path) -> None:
     # Given a path, torch would write the temporary file's name into the archive.
     with whole_file(path) as temporary, temporary.open("wb") as file:
         torch.save({"format": FORMAT, **checkpoint}, file)
+
+
+def pretrained_weights(architecture: Architecture) -> dict[str, Tensor]:
+    """The weights that an architecture's package holds, by their names in a network."""
+    network = architecture.build(1, *ANY_SIZE)
+    assert architecture.load_pretrained is not None
+    architecture.load_pretrained(network)
+    return network.maps.state_dict(prefix="maps.")
 
 
 def check_pretrained(path: Path, architecture: Architecture, pretrained: dict[str, str]) -> None:
@@ -258,16 +266,14 @@ def load_model(path: Path, device: torch.device) -> Model:
         size = checkpoint["height"], checkpoint["width"]
         architecture = find_architecture(checkpoint["architecture"], checkpoint["backbone"])
 
-        pretrained = checkpoint.pop("pretrained")
-        if pretrained is not None:
-            check_pretrained(path, architecture, pretrained)
+        named = checkpoint.pop("pretrained")
+        if named is not None:
+            check_pretrained(path, architecture, named)
+        pretrained = {} if named is None else pretrained_weights(architecture)
 
         def load_network(state_dict: dict[str, Tensor]) -> Network:
             network = architecture.build(len(checkpoint["genres"]), *size)
-            if pretrained is not None and architecture.load_pretrained is not None:
-                architecture.load_pretrained(network)
-                state_dict = network.maps.state_dict(prefix="maps.") | state_dict
-            network.load_state_dict(state_dict)
+            network.load_state_dict(pretrained | state_dict)
             return network.to(device)
 
         networks = [load_network(state_dict) for state_dict in checkpoint.pop("networks")]

@@ -39,6 +39,8 @@ class Store:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.connection = sqlite3.connect(path, timeout=60)
+        # Not waiting for the disk: what a power failure loses is found again.
+        self.connection.execute("PRAGMA synchronous = OFF")
         with self.connection:
             self.connection.execute("CREATE TABLE IF NOT EXISTS found (poster, detector, objects, PRIMARY KEY (poster, detector))")
 

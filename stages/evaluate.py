@@ -221,7 +221,8 @@ def describe_model(model: Model, history: pd.DataFrame, movies: pd.DataFrame) ->
 def main() -> None:
     seed = read_parameters().used_by(EvaluateParameters).seed
     device = prepare()
-    model, posters, movies, contents = finished_run.read_inputs(device)
+    inputs = finished_run.read_inputs(device)
+    model, posters, movies, contents = inputs
     predictions = predict_splits(model, posters, movies, contents, device)
     test = predictions["test"]
     scores, by_genre, headline = score_splits(model, predictions, seed)
@@ -240,7 +241,7 @@ def main() -> None:
     write_report(
         METRICS / "report.html", about, test_scores, by_genre["test"], confusions, decades, duplicates, words, FIGURES, gallery
     )
-    finished_run.complete()
+    finished_run.complete(inputs)
     print_scores(test_scores, by_genre["test"], len(test.labels))
     if len(duplicates):
         print(f"{len(duplicates)} pairs of nearly the same poster are in two splits: metrics/duplicates.csv")
