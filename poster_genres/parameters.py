@@ -123,6 +123,7 @@ class TrainParameters(Values):
 class EvaluateParameters(Values):
     """What `stages.evaluate` uses."""
 
+    dataset: str
     seed: Seed
 
 

@@ -7,11 +7,13 @@ cache, the original run's tag is restored with the model. `finished_run` complet
 import logging
 import os
 import signal
+import subprocess
 import sys
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +24,8 @@ from poster_genres.parameters import Parameters
 
 EXPERIMENT = "poster-genres"
 RUN = Path("models/run.json")
+SAMPLE = Path("data/sample")
+SYNTHETIC = "synthetic posters: scores mean nothing"
 
 
 def describe_run(parameters: Parameters) -> dict[str, Any]:
@@ -35,6 +39,10 @@ def describe_run(parameters: Parameters) -> dict[str, Any]:
         "dvc.experiment": experiment,
         "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
         "dvc.data": data_hash(flat["dataset"]),
+        # Of the training itself: a run that is logged later, or to a second store, gets MLflow's own for that moment.
+        "trained": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "commit": code_version(),
+        "caveat": caveat(flat["dataset"]),
         # `stages.sweep` names its experiments SWEEP-1, SWEEP-2, …
         "sweep": experiment.rpartition("-")[0] if experiment.startswith("sweep-") else "",
     }
@@ -43,6 +51,26 @@ def describe_run(parameters: Parameters) -> dict[str, Any]:
         "parameters": {key: str(value) for key, value in flat.items()},
         "tags": {key: value for key, value in tags.items() if value},
     }
+
+
+def caveat(dataset: str) -> str:
+    """What to say beside any score on this data set: `SYNTHETIC` of the sample that comes with the project, else nothing."""
+    return SYNTHETIC if Path(dataset) == SAMPLE else ""
+
+
+def code_version() -> str:
+    """The Git commit, as `301e58c2, changed: params.yaml`: with the files of code and parameters that differ; empty without Git."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout
+
+    try:
+        commit = git("rev-parse", "--short=8", "HEAD").strip()
+        status = git("status", "--porcelain", "--", "params.yaml", "dvc.yaml", "poster_genres", "stages")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    changed = ", ".join(line[3:] for line in status.splitlines())
+    return f"{commit}, changed: {changed}" if changed else commit
 
 
 def data_hash(dataset: str) -> str:
@@ -105,7 +133,8 @@ def start_run(experiment: str, description: dict[str, Any], **options: Any) -> A
         # An experiment that resumes an interrupted one has another name.
         mlflow.set_tags(description["tags"] | {"mlflow.runName": description["name"]})
         return run
-    run = mlflow.start_run(experiment_id=experiment, run_name=description["name"], tags=description["tags"], **options)
+    tags, note = description["tags"], description["tags"].get("caveat")
+    run = mlflow.start_run(experiment_id=experiment, run_name=description["name"], tags=tags, description=note, **options)
     mlflow.log_params(description["parameters"])
     return run
 

@@ -28,6 +28,7 @@ from poster_genres.parameters import EvaluateParameters, read_parameters
 from poster_genres.report import choose_examples, describe_poster, write_report
 from poster_genres.scores import MIN_POSITIVES, binary_cross_entropy, tune_thresholds
 from poster_genres.tensor_cache import Posters
+from poster_genres.tracking import caveat
 
 METRICS = Path("metrics")
 FIGURES = METRICS / "figures"
@@ -155,8 +156,8 @@ def choose_gallery(
     }
 
 
-def print_scores(test_scores: pd.DataFrame, by_genre: pd.DataFrame, posters: int) -> None:
-    """Print the test scores of model and prior, and which genres the macro averages leave out."""
+def print_scores(test_scores: pd.DataFrame, by_genre: pd.DataFrame, posters: int, note: str) -> None:
+    """Print the test scores of model and prior, which genres the macro averages leave out, and a note on the data set."""
     print(f"{posters} test posters{'':17}   model   prior   95 % interval")
     for row in test_scores.itertuples():
         interval = "" if np.isnan(row.low) else f"  {row.low:6.4f} to {row.high:6.4f}"
@@ -165,6 +166,8 @@ def print_scores(test_scores: pd.DataFrame, by_genre: pd.DataFrame, posters: int
     if len(left_out):
         names = ", ".join(f"{row.genre} ({row.positives})" for row in left_out.itertuples())
         print(f"macro scores leave out the genres with fewer than {MIN_POSITIVES} test posters: {names}")
+    if note:
+        print(note)
 
 
 def tables_of_test(
@@ -219,7 +222,8 @@ def describe_model(model: Model, history: pd.DataFrame, movies: pd.DataFrame) ->
 
 
 def main() -> None:
-    seed = read_parameters().used_by(EvaluateParameters).seed
+    parameters = read_parameters().used_by(EvaluateParameters)
+    seed = parameters.seed
     device = prepare()
     inputs = finished_run.read_inputs(device)
     model, posters, movies, contents = inputs
@@ -242,7 +246,7 @@ def main() -> None:
         METRICS / "report.html", about, test_scores, by_genre["test"], confusions, decades, duplicates, words, FIGURES, gallery
     )
     finished_run.complete(inputs)
-    print_scores(test_scores, by_genre["test"], len(test.labels))
+    print_scores(test_scores, by_genre["test"], len(test.labels), caveat(parameters.dataset))
     if len(duplicates):
         print(f"{len(duplicates)} pairs of nearly the same poster are in two splits: metrics/duplicates.csv")
     print("the page to read: metrics/report.html")

@@ -181,7 +181,7 @@ def test_a_stage_depends_on_all_code_that_it_uses(name: str, monkeypatch: pytest
 def test_each_value_reaches_the_stages_that_use_it(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
     values = {
-        "dataset": ("data/other", "join cache detect"),
+        "dataset": ("data/other", "join cache detect evaluate"),
         "metadata": ("csv", "join"),
         "id_column": ("Id", "join"),
         "label_columns": (["Genre"], "join"),

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,7 +26,7 @@ import pytest
 from mlflow.entities import Run
 
 from poster_genres.finished_run import log_datasets
-from poster_genres.tracking import Tracking, connect
+from poster_genres.tracking import SYNTHETIC, Tracking, caveat, code_version, connect
 from tests.conftest import environment, free_port, run, serving, set_parameters, stage
 
 PLOTS = {"Loss", "Accuracy", "Macro average precision", "Average precision by genre", "Precision and recall"}
@@ -72,6 +73,32 @@ def test_repro_is_one_whole_run(finished: Path) -> None:
     scores = pd.read_csv(finished / "metrics" / "scores.csv").set_index(["split", "score"])
     logged = one.data.metrics["test/macro_average_precision"]
     assert logged == pytest.approx(scores.loc[("test", "macro_average_precision"), "model"])
+    # Trained from the commit before the one with the results.
+    assert one.data.tags["commit"] == run("git", "rev-parse", "--short=8", "HEAD^", cwd=finished).stdout.strip()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", one.data.tags["trained"])
+
+
+def test_scores_on_the_sample_mean_nothing_and_all_say_so(finished: Path, repository: Path) -> None:
+    (one,) = runs_of(finished)
+    assert one.data.tags["caveat"] == one.data.tags["mlflow.note.content"] == SYNTHETIC == "synthetic posters: scores mean nothing"
+    assert SYNTHETIC in stage("evaluate", cwd=repository).stdout.splitlines()
+    assert [caveat(name) for name in ("data/sample/", "./data/sample", "data/posters")] == [SYNTHETIC, SYNTHETIC, ""]
+
+
+def test_a_commit_is_named_with_what_was_changed_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert code_version() == ""
+    Path("params.yaml").write_text("seed: 0\n", encoding="utf-8")
+    run("git", "init", "-q", cwd=tmp_path)
+    run("git", "add", "-A", cwd=tmp_path)
+    run("git", "-c", "user.name=A", "-c", "user.email=a@example.com", "commit", "-qm", "Start", cwd=tmp_path)
+    commit = run("git", "rev-parse", "--short=8", "HEAD", cwd=tmp_path).stdout.strip()
+    Path("dvc.lock").write_text("what DVC writes is no change", encoding="utf-8")
+    assert code_version() == commit
+    Path("params.yaml").write_text("seed: 1\n", encoding="utf-8")
+    Path("poster_genres/networks").mkdir(parents=True)
+    Path("poster_genres/networks/new.py").touch()
+    assert code_version() == f"{commit}, changed: params.yaml, poster_genres/"
 
 
 def test_the_model_is_loaded_by_mlflow(finished: Path) -> None:
