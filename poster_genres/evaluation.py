@@ -3,11 +3,14 @@
 Labels are (posters, genres) 0 or 1, probabilities the same shape in [0, 1].
 """
 
+import re
 import warnings
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest, false_discovery_control, hypergeom
 from sklearn.metrics import (
     average_precision_score,
     f1_score,
@@ -18,12 +21,17 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from poster_genres.objects import PosterDetections, text_of
 from poster_genres.scores import binary_cross_entropy, macro_average_precision, micro_average_precision, scored_genres
 
 BOOTSTRAPS = 1000
 # Poster-genre pairs that are ranked at a time.
 BOOTSTRAP_PAIRS = 1_000_000
 BINS = 10
+FALSE_DISCOVERIES = 0.05
+# For the table of indicative words: what counts as a word, and on how many posters it must be.
+WORD = re.compile(r"[^\W\d_]{3,}")
+MIN_POSTERS = 6
 
 
 def score(labels: np.ndarray, probabilities: np.ndarray, threshold: float, thresholds: np.ndarray) -> dict[str, float]:
@@ -194,8 +202,40 @@ def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
     return float(np.average((bins["probability"] - bins["share"]).abs(), weights=bins["values"]))
 
 
+def more_than_elsewhere(kinds: dict[str, list[str]], both: np.ndarray, of: np.ndarray, all_both: Any, total: Any) -> pd.DataFrame:
+    """The pairs (a, b) of things where posters with a have b more often than the other posters do, beyond chance.
+
+    By Fisher's exact test, one-sided, for each pair; of all pairs that were looked at, the share of false ones among those returned
+    is kept at FALSE_DISCOVERIES (Benjamini and Hochberg 1995, "Controlling the false discovery rate").
+
+    Parameters
+    ----------
+    kinds : the names of all a, and of all b, by the name of their column
+    both, of : int (all a, all b), the posters with a and b, and with a
+    all_both, total : int, to be broadcast to that shape, the posters with b, and all posters
+
+    Returns
+    -------
+    The two columns of `kinds`; posters, of; share, low and high: of the posters with a, those with b, and the 95 % interval of
+    Wilson (1927); elsewhere, the share of the other posters; p, adjusted. The surest first.
+    """
+    (first, firsts), (second, seconds) = kinds.items()
+    columns = [first, second, "posters", "of", "share", "low", "high", "elsewhere", "p"]
+    if not both.size:
+        return pd.DataFrame(columns=columns)
+    p = false_discovery_control(hypergeom.sf(both - 1, total, all_both, of), axis=None).reshape(both.shape)
+    all_both, total = np.broadcast_to(all_both, both.shape), np.broadcast_to(total, both.shape)
+    rows = []
+    for i, j in np.argwhere(p < FALSE_DISCOVERIES):
+        count, posters = int(both[i, j]), int(of[i, j])
+        interval = binomtest(count, posters).proportion_ci(method="wilson")
+        elsewhere = (all_both[i, j] - count) / (total[i, j] - posters)
+        rows.append((firsts[i], seconds[j], count, posters, count / posters, interval.low, interval.high, elsewhere, p[i, j]))
+    return pd.DataFrame(rows, columns=columns).sort_values("p", kind="stable", ignore_index=True)
+
+
 def confusions(genres: list[str], labels: np.ndarray, predictions: np.ndarray) -> pd.DataFrame:
-    """Which genres are confused: one row per pair of a genre that was missed and one that was predicted wrongly instead.
+    """Where one genre was missed, which others are wrongly predicted more often than on the other posters without them.
 
     Parameters
     ----------
@@ -204,28 +244,37 @@ def confusions(genres: list[str], labels: np.ndarray, predictions: np.ndarray) -
 
     Returns
     -------
-    Columns missed, said (predicted wrongly); posters, how many have both errors; share, of the posters on which `missed` was
-    missed; lift, `share` over the false positive rate of `said`. Most posters first.
+    As `more_than_elsewhere`, of the columns missed and said; all posters are those without the genre `said`.
     """
-    false_negatives, false_positives = (labels > 0) & ~predictions, (labels == 0) & predictions
-    counts = false_negatives.T.astype(float) @ false_positives
-    share = counts / np.maximum(false_negatives.sum(axis=0), 1)[:, None]
-    false_positive_rate = false_positives.sum(axis=0) / np.maximum((labels == 0).sum(axis=0), 1)
-    rows = [
-        {
-            "missed": genres[i],
-            "said": genres[j],
-            "posters": int(counts[i, j]),
-            "share": share[i, j],
-            "lift": share[i, j] / false_positive_rate[j] if false_positive_rate[j] else np.nan,
-        }
-        for i, j in np.argwhere(counts > 0)
-    ]
-    table = pd.DataFrame(rows, columns=["missed", "said", "posters", "share", "lift"])
-    return table.sort_values(["posters", "lift"], ascending=False, ignore_index=True)
+    missed, absent = ((labels > 0) & ~predictions).astype(int), (labels == 0).astype(int)
+    wrong = absent * predictions
+    kinds = {"missed": genres, "said": genres}
+    # A genre is not both missed and wrongly predicted: it is on no poster of its own pair, which gets p = 1.
+    return more_than_elsewhere(kinds, missed.T @ wrong, missed.T @ absent, wrong.sum(axis=0), absent.sum(axis=0))
 
 
-def score_slices(names: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, prior: np.ndarray) -> pd.DataFrame:
+def indicative_words(contents: list[PosterDetections], labels: np.ndarray, genres: list[str]) -> pd.DataFrame:
+    """The words that are on more posters of a genre than of the others.
+
+    Parameters
+    ----------
+    contents : the detections on each poster
+    labels : (posters, genres), 0 or 1
+
+    Returns
+    -------
+    As `more_than_elsewhere`, of the columns word and genre, for words of three letters or more on MIN_POSTERS posters or more.
+    """
+    on_posters = [set(WORD.findall(text_of(content.objects).lower())) for content in contents]
+    counts = Counter(word for words in on_posters for word in words)
+    words = sorted(word for word, count in counts.items() if count >= MIN_POSTERS)
+    has = np.array([[word in on_poster for word in words] for on_poster in on_posters], int).reshape(len(contents), len(words))
+    both = has.T @ labels.astype(int)
+    of = np.broadcast_to(has.sum(axis=0)[:, None], both.shape)
+    return more_than_elsewhere({"word": words, "genre": genres}, both, of, labels.sum(axis=0).astype(int), len(contents))
+
+
+def score_slices(names: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, prior: np.ndarray, seed: int) -> pd.DataFrame:
     """Average precision on slices of the posters, such as decades: one row per slice, sorted by name.
 
     Parameters
@@ -234,16 +283,18 @@ def score_slices(names: np.ndarray, labels: np.ndarray, probabilities: np.ndarra
 
     Returns
     -------
-    Columns name, posters, genres (how many the macro scores are over), macro_average_precision, prior_macro_average_precision,
-    micro_average_precision, prior_micro_average_precision.
+    Columns name, posters, genres (how many the macro scores are over); for macro_average_precision and micro_average_precision
+    the score, the same with prior_ before it, and its 95 % interval with _low and _high behind it.
     """
+    functions = {"macro_average_precision": macro_average_precision, "micro_average_precision": micro_average_precision}
+    columns = ["name", "posters", "genres"]
+    columns += [column for score in functions for column in (score, f"prior_{score}", f"{score}_low", f"{score}_high")]
     rows = []
     for name in sorted(set(names) - {""}):
         mask = names == name
-        row: dict[str, Any] = {"name": name, "posters": int(mask.sum()), "genres": len(scored_genres(labels[mask]))}
-        for score_name, function in (("macro", macro_average_precision), ("micro", micro_average_precision)):
-            row[f"{score_name}_average_precision"] = function(labels[mask], probabilities[mask])
-            row[f"prior_{score_name}_average_precision"] = function(labels[mask], prior[mask])
+        intervals, _ = bootstrap(labels[mask], probabilities[mask], 0.5, np.full(labels.shape[1], 0.5), seed)
+        row: list[Any] = [name, int(mask.sum()), len(scored_genres(labels[mask]))]
+        for score, function in functions.items():
+            row += [function(labels[mask], probabilities[mask]), function(labels[mask], prior[mask]), *intervals[score]]
         rows.append(row)
-    scores = [f"{prefix}{average}_average_precision" for average in ("macro", "micro") for prefix in ("", "prior_")]
-    return pd.DataFrame(rows, columns=["name", "posters", "genres", *scores])
+    return pd.DataFrame(rows, columns=columns)

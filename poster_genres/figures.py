@@ -1,9 +1,13 @@
-"""A run's figures, as PNG files that are readable without DVC."""
+"""A run's figures: as PNG files, for MLflow, and as SVG, which the report's style colours in either theme."""
 
+import io
+import re
 import warnings
+from html import escape
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -17,102 +21,162 @@ from poster_genres.captions import caption, cut, how_many, is_read, most_confide
 from poster_genres.files import whole_file
 from poster_genres.objects import Detection
 
-MODEL, PRIOR, TRAIN = "#1f6f8b", "#b8b8b8", "#e07a3f"
+# Each colour in the light theme, which is that of PNG files, and in the dark one. Model and second are colours that colour-blind
+# people tell apart (Okabe and Ito 2008, "Color Universal Design"), darker on white; tests/test_report.py measures the contrasts.
+COLORS = {
+    "page": ("#ffffff", "#12181b"),
+    "ink": ("#1b262b", "#e4ebee"),
+    "quiet": ("#5a676d", "#9fadb4"),
+    "line": ("#d3dbdf", "#333f45"),
+    "model": ("#0072b2", "#56b4e9"),
+    "second": ("#b34700", "#f5894a"),
+}
+PAGE, INK, QUIET, LINE, MODEL, SECOND = (light for light, _ in COLORS.values())
+# A phone's width in inches: there and on a wide screen, the report shows figures in this size, so that all text stays readable.
+WIDTH = 3.7
 OBJECT, WORDS = "#ffd54a", "#7fe3ff"
 # Of captions on posters: font size in points, and margin around the text in shares of it.
 CAPTION, PAD = 7.5, 0.2
 # Words and objects are drawn with a genre if they add so much to its logit; the strongest so many.
 COUNTS, MOST = 0.1, 5
+# Rows of a table in the report.
+LISTED = 10
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_png(figure: Figure, path: Path, dpi: int) -> None:
     with whole_file(path) as temporary:
         # Without version and date in the file, the same run gives the same bytes.
-        figure.savefig(temporary, dpi=110, format="png", metadata={"Software": None}, bbox_inches="tight")
+        figure.savefig(temporary, dpi=dpi, format="png", metadata={"Software": None}, bbox_inches="tight")
 
 
-def _plain(axes: Axes, title: str, x: str, y: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
+def as_svg(figure: Figure, about: str) -> str:
+    """The figure as an SVG element for an HTML page that defines COLORS as variables, with a text for those who do not see it."""
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": about}):
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    text = text[text.index("<svg ") :]
+    # A style for the whole page, and names of groups that are the same in each figure.
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
+    text = re.sub(r' id="[\w.]+_\d+"', "", text)
+    for name, (light, _) in COLORS.items():
+        text = text.replace(light, f"var(--{name})")
+    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(about)}" ', 1)
+
+
+def _plain(axes: Axes, title: str, x: str, y: str = "") -> None:
+    axes.set_title(title, loc="left", fontsize=10, color=INK)
+    axes.set_xlabel(x, fontsize=9, color=INK)
+    axes.set_ylabel(y, fontsize=9, color=INK)
+    axes.tick_params(labelsize=9, labelcolor=INK, color=LINE)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
+    axes.spines[:].set_color(LINE)
+    axes.grid(color=LINE, linewidth=0.6)
+    axes.set_axisbelow(True)
 
 
-def draw_curves(history: pd.DataFrame, prior_loss: float, path: Path) -> None:
-    """Loss, accuracy and macro average precision by epoch, training and validation, from metrics/history.csv."""
-    figure = Figure(figsize=(13, 3.6))
-    panels = figure.subplots(1, 3)
-    names = {"loss": "Binary cross-entropy", "accuracy": "Accuracy", "macro_average_precision": "Macro average precision"}
-    marker = "o" if len(history) < 20 else ""  # a single epoch draws no line
-    for axes, (column, name) in zip(panels, names.items(), strict=True):
-        for split, color, label in (("train", TRAIN, "training"), ("validation", MODEL, "validation")):
-            axes.plot(history["epoch"], history[f"{split}_{column}"], color=color, label=label, marker=marker, markersize=4)
-        if column == "loss":
-            axes.axhline(prior_loss, color=PRIOR, linestyle="--", label="prior (validation)")
-        _plain(axes, name, "epoch", "")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(frameon=False, fontsize=8)
-    _save(figure, path)
+def _legend(figure: Figure, axes: Axes) -> None:
+    """What the signs in `axes` are, below the figure: never on the data."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", ncols=3, frameon=False, fontsize=9, labelcolor=INK)
 
 
-def draw_genres(table: pd.DataFrame, path: Path) -> None:
-    """The average precision of each genre, of model and prior, from `evaluation.score_genres`."""
-    table = table.dropna(subset=["average_precision"]).sort_values("average_precision")
-    figure = Figure(figsize=(7, 1.2 + 0.28 * len(table)))
+def draw_curves(history: pd.DataFrame, prior: dict[str, float]) -> Figure:
+    """Validation scores by epoch, beside the prior's, and the loss that training lowers, from metrics/history.csv.
+
+    Training and validation are not in one panel: the loss in training is of augmented posters and of the networks alone.
+
+    Parameters
+    ----------
+    history : the table
+    prior : its loss and macro_average_precision on validation posters
+    """
+    trained = history[history["epoch"] > 0]  # epoch 0, the linear probe, is fitted to posters that are not augmented
+    names = {"macro_average_precision": "Validation: macro average precision", "loss": "Validation: cross-entropy (low is good)"}
+    figure = Figure(figsize=(WIDTH, 6.3), layout="constrained")
+    panels = figure.subplots(3, 1, sharex=True)
+    style: dict[str, Any] = {"marker": "o" if len(history) < 20 else "", "markersize": 3.5}  # a single epoch draws no line
+    kept = history["validation_loss"].argmin()
+    for axes, (score, title) in zip(panels, names.items(), strict=False):
+        values = history[f"validation_{score}"]
+        axes.plot(history["epoch"], values, color=MODEL, label="model", **style)
+        axes.axhline(prior[score], color=QUIET, linestyle="--", label="prior")
+        circle = {"markerfacecolor": PAGE, "markeredgecolor": MODEL, "markeredgewidth": 1.5, "linestyle": "", "label": "epoch kept"}
+        axes.plot(history["epoch"].iloc[kept], values.iloc[kept], "o", markersize=7, **circle)
+        _plain(axes, title, "")
+    panels[2].plot(trained["epoch"], trained["train_loss"], color=SECOND, **style)
+    _plain(panels[2], "Training: cross-entropy (networks alone)", "epoch")
+    panels[2].xaxis.get_major_locator().set_params(integer=True)
+    _legend(figure, panels[0])
+    return figure
+
+
+def _draw_intervals(title: str, x: str, names: list[str], table: pd.DataFrame, value: str, other: str, label: str) -> Figure:
+    """One row per name: a value with its interval, in the table's columns `value`, low and high, and another for comparison."""
+    lines = 1 + max((name.count("\n") for name in names), default=0)
+    figure = Figure(figsize=(WIDTH, 1.3 + (0.08 + 0.16 * lines) * len(names)), layout="constrained")
     axes = figure.subplots()
-    labels = [f"{row.genre} ({row.positives})" for row in table.itertuples()]
-    reach = [table["average_precision"] - table["low"], table["high"] - table["average_precision"]]
-    bars = {"ecolor": "#12303d", "elinewidth": 1, "capsize": 2}
-    axes.barh(labels, table["average_precision"], xerr=np.maximum(reach, 0), error_kw=bars, color=MODEL, label="model, 95 %")
-    axes.barh(labels, table["prior_average_precision"], color=PRIOR, height=0.4, label="prior")
-    _plain(axes, "Average precision by genre (test posters)", "average precision", "")
-    axes.set_xlim(0, 1)
-    axes.legend(frameon=False, loc="lower right")
-    _save(figure, path)
+    y = np.arange(len(names))
+    axes.hlines(y, table["low"], table["high"], color=MODEL, linewidth=2, label="95 % interval")
+    axes.plot(table[value], y, "o", color=MODEL, markersize=5, label="model")
+    other_style: dict[str, Any] = {"markerfacecolor": PAGE, "markeredgecolor": QUIET, "markeredgewidth": 1.3}
+    axes.plot(table[other], y, "D", markersize=4.5, label=label, **other_style)
+    _plain(axes, "", x)
+    figure.suptitle(title, x=0.02, ha="left", fontsize=10, color=INK)
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(left=False)
+    # As they are: a dollar sign is no formula.
+    axes.set_yticks(y, names, parse_math=False)
+    axes.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6))
+    for row, number in enumerate(table[value]):
+        axes.text(1.03, row, f"{number:.2f}", transform=axes.get_yaxis_transform(), va="center", fontsize=9, color=INK)
+    _legend(figure, axes)
+    return figure
 
 
-def draw_precision_recall(model: pd.DataFrame, prior: pd.DataFrame, path: Path) -> None:
+def draw_genres(table: pd.DataFrame) -> Figure:
+    """The average precision of each genre, of model and prior, from `evaluation.score_genres`."""
+    table = table.dropna(subset=["average_precision"]).sort_values("average_precision", ascending=False)
+    names = [f"{cut(row.genre, 18)} ({row.positives})" for row in table.itertuples()]
+    title = "Average precision by genre (test posters)"
+    return _draw_intervals(title, "average precision", names, table, "average_precision", "prior_average_precision", "prior")
+
+
+def draw_precision_recall(model: pd.DataFrame, prior: pd.DataFrame) -> Figure:
     """Precision against recall over all poster-genre pairs; both tables have the columns `recall` and `precision`."""
-    figure = Figure(figsize=(5.2, 4.2))
+    figure = Figure(figsize=(WIDTH, 3.1), layout="constrained")
     axes = figure.subplots()
     # In steps, as average precision sums them: it does not interpolate between thresholds, of which the prior has few.
     axes.step(model["recall"], model["precision"], where="pre", color=MODEL, label="model")
-    axes.step(prior["recall"], prior["precision"], where="pre", color=PRIOR, label="prior")
-    _plain(axes, "Precision and recall (test posters, all genres)", "recall", "precision")
+    axes.step(prior["recall"], prior["precision"], where="pre", color=QUIET, linestyle="--", label="prior")
+    _plain(axes, "Precision and recall (test, all genres)", "recall", "precision")
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.set_yticks(np.linspace(0, 1, 6))
-    axes.legend(frameon=False)
-    _save(figure, path)
+    _legend(figure, axes)
+    return figure
 
 
-def draw_reliability(before: pd.DataFrame, after: pd.DataFrame, path: Path) -> None:
+def draw_reliability(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
     """The reliability diagram before and after the fit on validation posters, from `evaluation.reliability`."""
-    figure = Figure(figsize=(5.2, 4.2))
+    figure = Figure(figsize=(WIDTH, 3.1), layout="constrained")
     axes = figure.subplots()
     top = 1.05 * max(table[column].max() for table in (before, after) for column in ("probability", "share"))
-    axes.plot([0, top], [0, top], color=PRIOR, linestyle="--", label="perfect calibration")
-    axes.plot(before["probability"], before["share"], color=TRAIN, marker="o", markersize=4, label="before the fit on validation")
-    axes.plot(after["probability"], after["share"], color=MODEL, marker="o", markersize=4, label="after the fit")
-    _plain(axes, "Reliability (test posters, all genres)", "probability", "share of positives")
+    axes.plot([0, top], [0, top], color=QUIET, linestyle="--", linewidth=1, label="perfect")
+    axes.plot(before["probability"], before["share"], color=SECOND, marker="s", markersize=4, label="before the fit")
+    axes.plot(after["probability"], after["share"], color=MODEL, marker="o", markersize=4, label="model")
+    _plain(axes, "Reliability (test, all genres)", "probability", "share of posters")
     axes.set(xlim=(0, top), ylim=(0, top))
-    axes.legend(frameon=False)
-    _save(figure, path)
+    _legend(figure, axes)
+    return figure
 
 
-def draw_confusions(table: pd.DataFrame, genres: list[str], path: Path) -> None:
-    """Of the posters on which a genre was missed, the share with each wrongly predicted one, from `evaluation.confusions`."""
-    shares = np.zeros((len(genres), len(genres)))
-    for row in table.itertuples():
-        shares[genres.index(row.missed), genres.index(row.said)] = row.share
-    figure = Figure(figsize=(2 + 0.32 * len(genres), 1.6 + 0.28 * len(genres)))
-    axes = figure.subplots()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=max(0.01, shares.max()), aspect="auto")
-    axes.set_xticks(range(len(genres)), genres, rotation=90, fontsize=8)
-    axes.set_yticks(range(len(genres)), genres, fontsize=8)
-    axes.set_title("Genres predicted wrongly (columns) where another was missed (rows)", loc="left", fontsize=11)
-    figure.colorbar(image, ax=axes, label="share of the posters on which it was missed")
-    _save(figure, path)
+def draw_confusions(table: pd.DataFrame) -> Figure:
+    """The surest of `evaluation.confusions`, at most LISTED: how often a genre is wrongly predicted where another was missed."""
+    table = table.head(LISTED)
+    names = [f"{cut(row.missed, 18)} missed,\n{cut(row.said, 18)} said" for row in table.itertuples()]
+    title = "Genres said for others (test posters)" if names else "No genre is said for another more than by chance"
+    return _draw_intervals(title, "share of the posters where it was missed", names, table, "share", "elsewhere", "elsewhere")
 
 
 def _draw_detections(axes: Axes, detections: list[Detection], captions: list[str], height: int, width: int) -> None:
@@ -186,4 +250,4 @@ def draw_explanation(
     bar.set_label("evidence in the picture: logits, were all of it like this")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # as above
-        _save(figure, path)
+        save_png(figure, path, 110)

@@ -11,19 +11,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from poster_genres.captions import caption, how_many, is_read, most_confident, place_captions, words_of
+from poster_genres.figures import COLORS, LISTED
 from poster_genres.files import whole_file
 from poster_genres.objects import Detection
 
 SHOWN = 12
-TOP = 10
+# Most of them are drawn 11.25 rem wide: larger pictures would only make the page larger.
+THUMBNAIL = (270, 400)
+# A wrong genre with at least this probability is a confident mistake, and the loudest thing on the page.
+SURE = 0.5
+LOW_IS_GOOD = ("hamming_loss", "binary_cross_entropy", "macro_calibration_error")
 # In rem, as in report.html: width of a poster with boxes; letter width (about), padding and line height of captions.
 BROAD, LETTER, MARGIN, LINE = 11.25, 0.45, 0.3, 1.0
-FIGURES = ("curves", "genres", "precision_recall", "reliability", "confusions")
-
-
-def picture(data: bytes, kind: str) -> str:
-    """An image file's content as a data URL for <img>."""
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def choose_examples(labels: np.ndarray, probabilities: np.ndarray, seed: int) -> dict[str, np.ndarray]:
@@ -37,7 +36,7 @@ def choose_examples(labels: np.ndarray, probabilities: np.ndarray, seed: int) ->
     loss = -np.log(np.clip(likelihoods, 1e-7, 1)).mean(axis=1)
     order = np.argsort(loss, kind="stable")
     random = np.random.default_rng(seed).permutation(len(loss))
-    return {"best": order[:SHOWN], "worst": order[::-1][:SHOWN], "random": random[:SHOWN]}
+    return {"worst": order[::-1][:SHOWN], "random": random[:SHOWN], "best": order[:SHOWN]}
 
 
 def _percent(share: float) -> str:
@@ -70,60 +69,89 @@ def describe_detections(detections: list[Detection], height: int, width: int) ->
 
 
 def describe_poster(
-    poster: np.ndarray, movie: Any, genres: list[str], probabilities: np.ndarray, detections: list[Detection] | None
+    poster: np.ndarray,
+    movie: Any,
+    genres: list[str],
+    probabilities: np.ndarray,
+    thresholds: np.ndarray,
+    detections: list[Detection] | None,
 ) -> dict[str, Any]:
-    """The gallery's view of a poster: picture, title, year, true genres, and the most probable ones with whether they are true.
+    """The gallery's view of a poster: picture, title, year, its true and predicted genres, and what was detected on it.
 
-    And `describe_detections` of what is on it; None where there are none, or no detector was used.
+    Parameters
+    ----------
+    poster : uint8 (height, width, 3)
+    movie : its row of the table of movies
+    probabilities, thresholds : (genres,)
+
+    Returns
+    -------
+    Of `genres`, those with the highest loss first: name, probability, and whether it is `right`, `missed`, `wrong` or, with SURE,
+    `sure` and wrong. `found` is of `describe_detections`; None without detections.
     """
+    image = Image.fromarray(np.asarray(poster))
+    image.thumbnail(THUMBNAIL)
     buffer = io.BytesIO()
-    Image.fromarray(np.asarray(poster)).save(buffer, "JPEG", quality=80)
-    likeliest = np.argsort(-probabilities, kind="stable")[:TOP]
+    image.save(buffer, "JPEG", quality=80)
+    said = probabilities >= thresholds
+    shown = [i for i in range(len(genres)) if said[i] or movie[genres[i]]]
+    likelihood = {i: probabilities[i] if movie[genres[i]] else 1 - probabilities[i] for i in shown}
+
+    def verdict(i: int) -> str:
+        if movie[genres[i]]:
+            return "right" if said[i] else "missed"
+        return "sure" if probabilities[i] >= SURE else "wrong"
+
     return {
-        "picture": picture(buffer.getvalue(), "jpeg"),
+        "picture": f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}",
+        "width": image.width,
+        "height": image.height,
         "title": movie["title"] or movie["id"],
         "year": movie["year"],
-        "true": [genre for genre in genres if movie[genre]],
-        "said": [(genres[i], float(probabilities[i]), bool(movie[genres[i]])) for i in likeliest],
+        "genres": [(genres[i], float(probabilities[i]), verdict(i)) for i in sorted(shown, key=lambda i: float(likelihood[i]))],
         "found": describe_detections(detections, *poster.shape[:2]) if detections else None,
     }
 
 
 def write_report(
     path: Path,
-    model: dict[str, str],
+    about: dict[str, Any],
     scores: pd.DataFrame,
     by_genre: pd.DataFrame,
-    confusions: pd.DataFrame,
-    decades: pd.DataFrame,
-    duplicates: pd.DataFrame,
-    words: pd.DataFrame,
-    figures: Path,
+    tables: dict[str, pd.DataFrame],
+    charts: dict[str, str],
     gallery: dict[str, list[dict[str, Any]]],
 ) -> None:
     """Write the page.
 
     Parameters
     ----------
-    model : its properties by name
+    about : of the model and its run, from `evaluate.describe_run`
     scores : rows of the test split of metrics/scores.csv
-    by_genre, confusions, decades, duplicates, words : the tables of metrics/ with these names
-    figures : the folder of the figures
-    gallery : for each heading, posters from `describe_poster`
+    by_genre : the table of metrics/genres_test.csv
+    tables : those of metrics/ with the names confusions, decades, duplicates and words
+    charts : SVG elements by the figures' names; those that are not there are left out
+    gallery : worst, random and best posters, from `describe_poster`
     """
     # Titles are not trusted, so all values are escaped.
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
     text = environment.get_template("report.html").render(
-        model=model,
-        scores=scores.to_dict("records"),
+        about=about,
+        headline=scores.set_index("score").loc["macro_average_precision"].to_dict(),
+        scores=scores.assign(low_is_good=scores["score"].isin(LOW_IS_GOOD)).to_dict("records"),
         genres=by_genre.sort_values("average_precision", ascending=False).to_dict("records"),
-        confusions=confusions.head(10).to_dict("records"),
-        decades=decades.to_dict("records"),
-        duplicates=duplicates.head(20).to_dict("records"),
-        duplicate_count=len(duplicates),
-        words={genre: list(rows["word"]) for genre, rows in words.groupby("genre")},
-        figures={name: picture((figures / f"{name}.png").read_bytes(), "png") for name in FIGURES},
+        confusions=tables["confusions"].head(LISTED).to_dict("records"),
+        confusion_count=len(tables["confusions"]),
+        decades=tables["decades"].to_dict("records"),
+        duplicates=tables["duplicates"].head(LISTED).to_dict("records"),
+        duplicate_count=len(tables["duplicates"]),
+        words={genre: rows.head(LISTED).to_dict("records") for genre, rows in tables["words"].groupby("genre")},
+        charts=charts,
         gallery=gallery,
+        colors=COLORS,
+        sure=SURE,
     )
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -1,12 +1,9 @@
 """Genre logits from the text on posters."""
 
-import re
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from poster_genres.objects import PosterDetections, text_of
 
@@ -20,10 +17,6 @@ MEANING_C = 1.0
 # Character n-grams, as text recognition often confuses single letters; and the number of training posters each must be on.
 NGRAM_RANGE = (3, 5)
 MIN_DF = 3
-# For the table of indicative words: what counts as a word, on how many posters it must be, and the number of words per genre.
-WORD = re.compile(r"[^\W\d_]{3,}")
-MIN_POSTERS = 6
-WORDS_PER_GENRE = 10
 ARRAYS = ("frequencies", "levels", "scales", "sentence_weights", "offset", "sentence_offset")
 
 
@@ -85,27 +78,6 @@ class Words:
         lengths = np.array([len(detection.text) for detection in detections])
         meaning = np.outer(lengths / max(1, lengths.sum()), content.sentence @ self.sentence_weights)
         return np.asarray(present.multiply(values[None]).tocsr() @ self.weights, np.float32), np.asarray(meaning, np.float32)
-
-    def most_indicative(self, contents: list[PosterDetections], genres: list[str]) -> pd.DataFrame:
-        """The words with the highest logits for each genre, among words on at least `MIN_POSTERS` of the posters.
-
-        Returns
-        -------
-        One row per word: genre, word, log_odds (from the n-grams of the word alone) and posters (how many contain it); by genre,
-        highest log_odds first.
-        """
-        counts = Counter(word for content in contents for word in set(WORD.findall(text_of(content.objects).lower())))
-        words = sorted(word for word, count in counts.items() if count >= MIN_POSTERS)
-        columns = ["genre", "word", "log_odds", "posters"]
-        if not words:
-            return pd.DataFrame(columns=columns)
-        log_odds = self.vectorizer().transform(words) @ self.weights
-        rows = []
-        for k, genre in enumerate(genres):
-            for i in np.argsort(-log_odds[:, k], kind="stable")[:WORDS_PER_GENRE]:
-                if log_odds[i, k] > 0:
-                    rows.append((genre, words[i], float(log_odds[i, k]), counts[words[i]]))
-        return pd.DataFrame(rows, columns=columns)
 
     def state(self) -> dict[str, Any]:
         """Plain values and tensors for the model's file; `Words.load` reads them."""

@@ -2,9 +2,9 @@
 
 In: models/model.pt, data/cache, data/detections, metrics/history.csv. Out, in metrics/: evaluation.json (the headline), scores.csv
 (all scores, with 95 % intervals), genres_*.csv (one row per genre), precision_recall.csv, reliability.csv, confusions.csv (which
-genres are mistaken for which), decades.csv, duplicates.csv (near-duplicate posters in different splits), words.csv (the words that
-indicate each genre), figures/ and report.html, the report. All are also logged to the MLflow run of models/run.json. Run:
-`python -m stages.evaluate`.
+genres are mistaken for which, beyond chance), decades.csv, duplicates.csv (near-duplicate posters in different splits), words.csv
+(the words that indicate a genre, beyond chance), figures/ and report.html, the report. All are also logged to the MLflow run of
+models/run.json. Run: `python -m stages.evaluate`.
 """
 
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from scipy.special import expit
 from sklearn.metrics import precision_recall_curve
 
@@ -22,11 +23,11 @@ from poster_genres.duplicates import find_duplicates, perceptual_hashes
 from poster_genres.files import whole_file, write_json
 from poster_genres.fusion import equal_weights, out_of_fold_logits
 from poster_genres.model import Model, predict_evidence
-from poster_genres.movies import SPLITS, genres_of, labels_of
+from poster_genres.movies import labels_of
 from poster_genres.objects import PosterDetections
 from poster_genres.parameters import EvaluateParameters, read_parameters
 from poster_genres.report import choose_examples, describe_poster, write_report
-from poster_genres.scores import MIN_POSITIVES, binary_cross_entropy, tune_thresholds
+from poster_genres.scores import MIN_POSITIVES, tune_thresholds
 from poster_genres.tensor_cache import Posters
 from poster_genres.tracking import caveat
 
@@ -39,6 +40,14 @@ HEADLINE = {
     "validation": ("validation model", ("macro_average_precision",)),
 }
 CURVE_POINTS = 200
+# The report's pictures, in words for those who do not see them.
+ABOUT = {
+    "curves": "Curves by epoch: macro average precision and cross-entropy on validation posters, beside the prior; training loss",
+    "genres": "Average precision of each genre with its interval, beside the prior; the table has the same numbers",
+    "precision_recall": "Curves of precision against recall over all genres, of the model and of the prior",
+    "reliability": "Predicted probability against the share of posters with the genre, before and after the fit on validation",
+    "confusions": "How often a genre is wrongly said where another was missed, and elsewhere; the table has the same numbers",
+}
 
 
 def precision_recall(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
@@ -124,36 +133,19 @@ def score_splits(
     return pd.DataFrame(rows), by_genre, headline
 
 
-def indicative_words(model: Model, contents: list[PosterDetections] | None, train: np.ndarray) -> pd.DataFrame:
-    """The words on training posters that most indicate each genre (`Words.most_indicative`); empty if the model uses no words."""
-    if model.words is None or contents is None:
-        return pd.DataFrame(columns=["genre", "word", "log_odds", "posters"])
-    return model.words.most_indicative([contents[row] for row in np.flatnonzero(train)], model.genres)
-
-
 def choose_gallery(
-    posters: Posters,
-    movies: pd.DataFrame,
-    contents: list[PosterDetections] | None,
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    seed: int,
+    posters: Posters, movies: pd.DataFrame, contents: list[PosterDetections] | None, model: Model, test: Predictions, seed: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Test posters for the report's gallery, by heading, from (test posters, genres) labels and probabilities.
-
-    `contents` holds the detections on every poster, for two_stream/… architectures.
-    """
+    """The report's test posters, from `choose_examples`. `contents` holds the detections on every poster, for two_stream/…."""
     rows = np.flatnonzero(movies["split"] == "test")
-    genres = genres_of(movies)
+    thresholds = np.array(model.thresholds)
 
     def describe(i: int) -> dict[str, Any]:
         detections = None if contents is None else contents[rows[i]].objects
-        return describe_poster(posters[rows[i]], movies.iloc[rows[i]], genres, probabilities[i], detections)
+        return describe_poster(posters[rows[i]], movies.iloc[rows[i]], model.genres, test.probabilities[i], thresholds, detections)
 
-    return {
-        heading.capitalize(): [describe(i) for i in chosen]
-        for heading, chosen in choose_examples(labels, probabilities, seed).items()
-    }
+    chosen = choose_examples(test.labels, test.probabilities, seed)
+    return {name: [describe(i) for i in examples] for name, examples in chosen.items()}
 
 
 def print_scores(test_scores: pd.DataFrame, by_genre: pd.DataFrame, posters: int, note: str) -> None:
@@ -171,54 +163,74 @@ def print_scores(test_scores: pd.DataFrame, by_genre: pd.DataFrame, posters: int
 
 
 def tables_of_test(
-    model: Model, posters: Posters, movies: pd.DataFrame, contents: list[PosterDetections] | None, test: Predictions
+    model: Model, posters: Posters, movies: pd.DataFrame, contents: list[PosterDetections] | None, test: Predictions, seed: int
 ) -> dict[str, pd.DataFrame]:
     """The tables in metrics/ that the report shows beside the scores, by name."""
     splits = movies["split"].to_numpy(str)
+    contents = contents or []
+    train = np.flatnonzero(splits[: len(contents)] == "train")
     predicted = test.probabilities >= np.array(model.thresholds)
     decades = decades_of(movies[splits == "test"])
     return {
         "precision_recall": precision_recall(test.labels, test.probabilities),
         "reliability": evaluation.reliability(test.labels, test.probabilities),
         "confusions": evaluation.confusions(model.genres, test.labels, predicted),
-        "decades": evaluation.score_slices(decades, test.labels, test.probabilities, test.prior),
+        "decades": evaluation.score_slices(decades, test.labels, test.probabilities, test.prior, seed),
         "duplicates": duplicates_between_splits(posters, movies),
-        "words": indicative_words(model, contents, splits == "train"),
+        "words": evaluation.indicative_words([contents[row] for row in train], labels_of(movies)[train], model.genres),
     }
 
 
 def draw_figures(
     model: Model,
     history: pd.DataFrame,
+    scores: pd.DataFrame,
     by_genre: pd.DataFrame,
     tables: dict[str, pd.DataFrame],
-    predictions: dict[str, Predictions],
-) -> None:
-    """Draw the figures of the report and of MLflow."""
-    validation, test = predictions["validation"], predictions["test"]
-    figures.draw_curves(history, binary_cross_entropy(validation.labels, validation.prior), FIGURES / "curves.png")
-    figures.draw_genres(by_genre, FIGURES / "genres.png")
+    test: Predictions,
+) -> dict[str, Figure]:
+    """The figures of the report and of MLflow, by name."""
+    prior = scores[scores["split"] == "validation"].set_index("score")["prior"]
+    of_validation = {"loss": prior["binary_cross_entropy"], "macro_average_precision": prior["macro_average_precision"]}
     prior_curve = precision_recall(test.labels, test.prior)
-    figures.draw_precision_recall(tables["precision_recall"], prior_curve, FIGURES / "precision_recall.png")
     unfitted = expit(equal_weights(list(test.evidence), len(model.genres)).logits(test.evidence))
-    figures.draw_reliability(evaluation.reliability(test.labels, unfitted), tables["reliability"], FIGURES / "reliability.png")
-    figures.draw_confusions(tables["confusions"], model.genres, FIGURES / "confusions.png")
+    return {
+        "curves": figures.draw_curves(history, of_validation),
+        "genres": figures.draw_genres(by_genre),
+        "precision_recall": figures.draw_precision_recall(tables["precision_recall"], prior_curve),
+        "reliability": figures.draw_reliability(evaluation.reliability(test.labels, unfitted), tables["reliability"]),
+        "confusions": figures.draw_confusions(tables["confusions"]),
+    }
 
 
-def describe_model(model: Model, history: pd.DataFrame, movies: pd.DataFrame) -> dict[str, str]:
-    """What the report says of the model before its scores."""
+def describe_run(model: Model, history: pd.DataFrame, movies: pd.DataFrame, parameters: EvaluateParameters) -> dict[str, Any]:
+    """What the report says before the scores: of the model, its training and its run."""
     assert model.fusion is not None
-    numbers = movies["split"].value_counts()
-    about = {
-        "architecture": model.architecture,
-        "input": f"{model.height} x {model.width}",
-        "epochs": str(history["epoch"].max()),
-        "posters": ", ".join(f"{numbers[split]:,} {split}" for split in SPLITS),
-        "weights": ", ".join(f"{part} {weight:.2f}" for part, weight in zip(model.fusion.parts, model.fusion.weights, strict=True)),
+    run = finished_run.read_run()
+    tags = run["tags"]
+    experiment = tags.get("dvc.experiment")
+    architecture = f"{model.architecture}, posters of {model.height} x {model.width} pixels"
+    kept = history["epoch"][history["validation_loss"].argmin()]
+    parts = zip(model.fusion.parts, model.fusion.weights, strict=True)
+    how = {
+        "Trained": f"{tags['trained']}, from commit {tags.get('commit', 'unknown: no Git')}",
+        "Data set": f"{parameters.dataset}, hash {tags.get('dvc.data', 'unknown: without dvc repro')}",
+        "Seed": str(parameters.seed),
+        "Command": f"dvc exp apply {experiment} && dvc repro" if experiment else "dvc repro",
+        "MLflow run": f"{run['name']}; tags.training = '{tags['training']}'",
+        "Network": f"{architecture}, epoch {kept} of {history['epoch'].max()}",
+        "Parts and their weights": ", ".join(f"{part} {weight:.2f}" for part, weight in parts),
     }
     if model.classes:
-        about["objects"] = ", ".join(f"{name} ({version})" for name, version in model.detectors.items()) or "detections.csv"
-    return about
+        how["Detectors"] = ", ".join(f"{name} ({version})" for name, version in model.detectors.items()) or "detections.csv"
+    return {
+        "architecture": model.architecture,
+        "dataset": parameters.dataset,
+        "posters": movies["split"].value_counts().to_dict(),
+        "caveat": caveat(parameters.dataset),
+        "how": how,
+        "parameters": run["parameters"],
+    }
 
 
 def main() -> None:
@@ -230,25 +242,30 @@ def main() -> None:
     predictions = predict_splits(model, posters, movies, contents, device)
     test = predictions["test"]
     scores, by_genre, headline = score_splits(model, predictions, seed)
-    tables = tables_of_test(model, posters, movies, contents, test)
+    tables = tables_of_test(model, posters, movies, contents, test, seed)
+    if caveat(parameters.dataset):
+        # Beyond chance or not: what synthetic posters say of genres is no finding.
+        tables |= {name: tables[name].head(0) for name in ("confusions", "words")}
     genre_tables = {f"genres_{split}": table for split, table in by_genre.items()}
     for name, table in {"scores": scores, **genre_tables, **tables}.items():
         write_table(table, METRICS / f"{name}.csv")
     write_json(METRICS / "evaluation.json", headline)
 
     history = pd.read_csv(METRICS / "history.csv")
-    draw_figures(model, history, by_genre["test"], tables, predictions)
+    drawn = draw_figures(model, history, scores, by_genre["test"], tables, test)
+    for name, figure in drawn.items():
+        figures.save_png(figure, FIGURES / f"{name}.png", 180)
+    about = describe_run(model, history, movies, parameters)
+    charts = {name: figures.as_svg(figure, ABOUT[name]) for name, figure in drawn.items()}
+    if len(history) == 1:
+        del charts["curves"]  # one point is no curve
     test_scores = scores[scores["split"] == "test"]
-    gallery = choose_gallery(posters, movies, contents, test.labels, test.probabilities, seed)
-    about = describe_model(model, history, movies)
-    confusions, decades, duplicates, words = (tables[name] for name in ("confusions", "decades", "duplicates", "words"))
-    write_report(
-        METRICS / "report.html", about, test_scores, by_genre["test"], confusions, decades, duplicates, words, FIGURES, gallery
-    )
+    gallery = choose_gallery(posters, movies, contents, model, test, seed)
+    write_report(METRICS / "report.html", about, test_scores, by_genre["test"], tables, charts, gallery)
     finished_run.complete(inputs)
-    print_scores(test_scores, by_genre["test"], len(test.labels), caveat(parameters.dataset))
-    if len(duplicates):
-        print(f"{len(duplicates)} pairs of nearly the same poster are in two splits: metrics/duplicates.csv")
+    print_scores(test_scores, by_genre["test"], len(test.labels), about["caveat"])
+    if len(tables["duplicates"]):
+        print(f"{len(tables['duplicates'])} pairs of nearly the same poster are in two splits: metrics/duplicates.csv")
     print("the page to read: metrics/report.html")
 
 

@@ -1,13 +1,16 @@
-"""MLflow's pages in a real browser: two runs are ticked and compared."""
+"""The report and MLflow's pages in a real browser."""
 
 import shutil
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
 from tests.conftest import ROOT, serving, set_parameters, stage
+from tests.test_report import describe, page_with
 from tests.test_tracking import runs_of
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -30,20 +33,26 @@ def page() -> Iterator[Page]:
         browser.close()
 
 
-def test_the_report_reads_well_on_a_phone_and_on_a_wide_screen(finished: Path, page: Page) -> None:
+def test_the_report_reads_well_on_a_phone_and_on_a_wide_screen(finished: Path, page: Page, tmp_path: Path) -> None:
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    for name, width in (("phone", 390), ("wide", 1600)):
+    page_with(tmp_path, describe([]))  # with the tables and figures that the sample's report has not, and long names
+    themes: dict[Literal["light", "dark"], str] = {"light": "rgb(255, 255, 255)", "dark": "rgb(18, 24, 27)"}
+    reports = {"sample": (finished / "metrics" / "report.html", 36), "all": (tmp_path / "page.html", 1)}
+    for (name, (path, posters)), width, (theme, background) in product(reports.items(), (390, 1440), themes.items()):
+        page.goto(path.as_uri())
         page.set_viewport_size({"width": width, "height": 900})
-        page.goto((finished / "metrics" / "report.html").as_uri())
-        page.screenshot(path=SCREENSHOTS / f"report_{name}.png", full_page=True)
-        # Nothing has to be scrolled sideways but tables, in their own frame; all pictures are drawn.
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.emulate_media(color_scheme=theme)
+        page.screenshot(path=SCREENSHOTS / f"report_{name}_{width}_{theme}.png", full_page=True)
+        # Nothing is cut or has to be scrolled sideways, and all pictures are drawn.
+        wide = "Array.from(document.body.querySelectorAll('*')).filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
+        assert page.evaluate(f"{wide}.map(e => e.outerHTML.slice(0, 200))") == []
         assert page.evaluate("Array.from(document.images).every(image => image.complete && image.naturalWidth > 0)")
-        assert page.locator(".poster").count() == 36
-        sizes = page.evaluate(
-            "Array.from(document.querySelectorAll('p, td, li')).map(e => parseFloat(getComputedStyle(e).fontSize))"
-        )
-        assert min(sizes) >= 12
+        assert page.locator(".poster").count() == posters
+        texts = "Array.from(document.querySelectorAll('p, td, th, li, small, svg text'))"
+        # Figures are scaled by their frame's width over their own.
+        scale = "(e.ownerSVGElement ? e.ownerSVGElement.getScreenCTM().a : 1)"
+        assert page.evaluate(f"Math.min(...{texts}.map(e => parseFloat(getComputedStyle(e).fontSize) * {scale}))") >= 11.5
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == background
 
 
 def test_two_runs_are_compared(repository: Path, page: Page) -> None:

@@ -1,9 +1,14 @@
 """The scores, against values worked out by hand and by their definitions."""
 
+from math import comb
+
 import numpy as np
 import pytest
 
 from poster_genres import evaluation, scores
+from poster_genres.objects import Detection, PosterDetections
+
+Z = 1.959964  # of a 95 % interval
 
 
 @pytest.fixture
@@ -163,19 +168,65 @@ def test_calibration_error() -> None:
     assert (bins["probability"].diff().dropna() > 0).all()
 
 
+def lettering(text: str) -> PosterDetections:
+    return PosterDetections([Detection("lettering", 0.9, 0.1, 0.1, 0.8, 0.08, text)], np.zeros(0, np.float32))
+
+
 def test_which_genres_are_taken_for_which() -> None:
-    labels = np.array([[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
-    chosen = np.array([[0, 1, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1]], bool)
-    table = evaluation.confusions(["A", "B", "C"], labels, chosen)
-    assert table.to_dict("records") == [{"missed": "A", "said": "B", "posters": 2, "share": 1.0, "lift": pytest.approx(1.5)}]
+    # Of 100 posters without B, 20 have A: on 10 it is missed, and 8 of these get B; so do 8 of the other 90.
+    labels, chosen = np.zeros((120, 3)), np.zeros((120, 3), bool)
+    labels[:20, 0], labels[100:, 1] = 1, 1
+    chosen[10:20, 0], chosen[:8, 1], chosen[20:28, 1], chosen[100:, 1] = True, True, True, True
+    (row,) = evaluation.confusions(["A", "B", "C"], labels, chosen).to_dict("records")
+    p = sum(comb(16, k) * comb(84, 10 - k) for k in range(8, 11)) / comb(100, 10)
+    centre, reach = (0.8 + Z**2 / 20) / (1 + Z**2 / 10), Z * (0.16 / 10 + Z**2 / 400) ** 0.5 / (1 + Z**2 / 10)
+    assert row == {
+        "missed": "A", "said": "B", "posters": 8, "of": 10, "share": 0.8, "elsewhere": pytest.approx(8 / 90),
+        # The smallest of the nine: Benjamini and Hochberg multiply it by nine.
+        "p": pytest.approx(9 * p), "low": pytest.approx(centre - reach), "high": pytest.approx(centre + reach),
+    }  # fmt: skip
     assert evaluation.confusions(["A", "B", "C"], labels, labels > 0).empty
+
+
+def test_chance_confuses_no_genres_and_indicates_none() -> None:
+    random = np.random.default_rng(0)
+    shares = np.linspace(0.05, 0.5, 20)
+    names = [f"G{i}" for i in range(20)]
+    found = 0
+    for _ in range(20):
+        labels, said = (random.random((500, 20)) < shares for _ in range(2))
+        texts = [" ".join(random.choice(["night", "love", "war", "blood", "house"], 2)) for _ in labels]
+        contents = [lettering(text) for text in texts]
+        found += len(evaluation.confusions(names, labels.astype(float), said)) > 0
+        found += len(evaluation.indicative_words(contents, labels.astype(float), names)) > 0
+    # Where nothing is true, one table in twenty may hold something; without the correction, all would.
+    assert found <= 5
+
+
+def test_words_that_are_on_more_posters_of_a_genre() -> None:
+    random = np.random.default_rng(0)
+    said = {"Horror": "BLOOD", "Comedy": "FUNNY"}
+    genre = np.array(["Horror", "Comedy"] * 20)
+    contents = [lettering(f"MOVIE {random.choice(['RIVER', 'NIGHT'])} {said[one]}") for one in genre]
+    labels = np.stack([genre == "Comedy", genre == "Horror", genre == "News"], axis=1).astype(float)
+    table = evaluation.indicative_words(contents, labels, ["Comedy", "Horror", "News"])
+    assert set(zip(table["word"], table["genre"], strict=True)) == {("blood", "Horror"), ("funny", "Comedy")}
+    row = table[table["word"] == "blood"].iloc[0]
+    assert row[["posters", "of", "elsewhere"]].tolist() == [20, 20, 0]
+    assert evaluation.indicative_words([], np.zeros((0, 3)), ["Comedy", "Horror", "News"]).empty
 
 
 def test_slices_leave_out_what_is_not_known(labels: np.ndarray) -> None:
     names = np.array(["1990s"] * 120 + ["2000s"] * 60 + [""] * 20)
     prior = np.tile(labels.mean(axis=0), (200, 1))
-    table = evaluation.score_slices(names, labels, labels, prior)
+    table = evaluation.score_slices(names, labels, labels, prior, seed=0)
     assert table["name"].tolist() == ["1990s", "2000s"]
     assert table["posters"].tolist() == [120, 60]
     assert (table["macro_average_precision"] == 1).all()
     assert (table["prior_macro_average_precision"] < 0.6).all()
+    noisy = np.clip(labels * 0.3 + np.random.default_rng(3).random(labels.shape) * 0.7, 0, 1)
+    table = evaluation.score_slices(names, labels, noisy, prior, seed=0)
+    for name in ("macro_average_precision", "micro_average_precision"):
+        assert (table[f"{name}_low"] < table[name]).all()
+        assert (table[name] < table[f"{name}_high"]).all()
+    assert evaluation.score_slices(np.full(200, ""), labels, labels, prior, seed=0).empty

@@ -82,6 +82,9 @@ def test_scores_on_the_sample_mean_nothing_and_all_say_so(finished: Path, reposi
     (one,) = runs_of(finished)
     assert one.data.tags["caveat"] == one.data.tags["mlflow.note.content"] == SYNTHETIC == "synthetic posters: scores mean nothing"
     assert SYNTHETIC in stage("evaluate", cwd=repository).stdout.splitlines()
+    # Whatever is beyond chance there.
+    for name in ("confusions", "words"):
+        assert pd.read_csv(finished / "metrics" / f"{name}.csv").empty
     assert [caveat(name) for name in ("data/sample/", "./data/sample", "data/posters")] == [SYNTHETIC, SYNTHETIC, ""]
 
 
