@@ -1,4 +1,5 @@
-"""How long a newcomer waits: `dvc repro` on the sample in a fresh clone, by stage, beside the import of the largest packages.
+"""How long a newcomer waits: `dvc repro` on the sample in a fresh clone, by stage, and then for the genres of a poster, beside the
+import of the largest packages.
 
 Run: `python -m benchmarks.first_look [--runs 3]`. It is the committed project that is measured. Linux and macOS.
 """
@@ -12,7 +13,9 @@ import time
 from pathlib import Path
 from statistics import median
 
-from benchmarks.pipeline import ROOT, environment, machine
+import torch
+
+from benchmarks.pipeline import ROOT, environment, machine, run_quietly
 
 IMPORTS = "import torch, mlflow, sklearn"
 
@@ -24,7 +27,7 @@ def seconds_of_imports() -> float:
 
 
 def seconds_by_stage() -> dict[str, float]:
-    """The seconds of each stage, and those of all of `dvc repro`, in a fresh clone."""
+    """The seconds of each stage, of all of `dvc repro`, and of `predict`, in a fresh clone."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "project"
         subprocess.run(["git", "clone", "-q", "--no-local", ROOT, folder], check=True)
@@ -41,8 +44,27 @@ def seconds_by_stage() -> dict[str, float]:
         if process.wait():
             sys.exit("dvc repro failed")
         end = time.perf_counter()
+        poster = next((folder / "data" / "sample" / "posters").rglob("*.jpg"))
+        predictions = {
+            "predict, with words": run_quietly(["-m", "stages.predict", str(poster)], folder),
+            "predict, with words, and --explain": run_quietly(["-m", "stages.predict", str(poster), "--explain", "a.png"], folder),
+        }
+        without_words(folder)
+        predictions["predict, without words"] = run_quietly(["-m", "stages.predict", str(poster)], folder)
     ends = [*list(stages.values())[1:], end]
-    return {name: after - begin for (name, begin), after in zip(stages.items(), ends, strict=True)} | {"all": end - start}
+    seconds = {name: after - begin for (name, begin), after in zip(stages.items(), ends, strict=True)}
+    return seconds | {"all": end - start} | predictions
+
+
+def without_words(folder: Path) -> None:
+    """Make the model in a project's folder one that sees pixels only."""
+    path = folder / "models" / "model.pt"
+    content = torch.load(path, weights_only=True)
+    fusion = content["fusion"]
+    kept = [i for i, part in enumerate(fusion["parts"]) if part in ("networks", "probe")]
+    fusion |= {"parts": [fusion["parts"][i] for i in kept], "weights": fusion["weights"][kept]}
+    path.unlink()  # DVC may have linked it to its cache
+    torch.save(content | {"architecture": "efficientnet_lite1", "words": None, "detectors": {}}, path)
 
 
 def main() -> None:

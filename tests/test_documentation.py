@@ -85,7 +85,7 @@ def test_the_commands_of_a_page_work_in_order(page: str, repository: Path, tmp_p
         "/path/to/NAME.onnx": shlex.quote(str(detector)),
         "s3://bucket/movie-genres": shlex.quote(str(tmp_path / "bucket")),
         "image_height=200 -S image_width=200": "image_height=80 -S image_width=80",
-        "image_height=320 -S image_width=224": "image_height=96 -S image_width=64",
+        "image_height=auto -S image_width=auto": "image_height=96 -S image_width=64",
         "[lettering, onnx": "[onnx",
         "epochs=5,10": "epochs=1",
     }
