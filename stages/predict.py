@@ -9,11 +9,10 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterable
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +22,8 @@ from poster_genres.errors import InputError
 from poster_genres.files import sha256
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from poster_genres.prediction import Prediction, Predictor
 
 FORMATS = "JPEG, PNG, GIF, WebP, BMP and TIFF can be read"
@@ -98,7 +99,7 @@ class Output:
     Parameters
     ----------
     path : ends in .csv, or in .json or .jsonl for one JSON object per line
-    model : the SHA-256 of the model's file
+    model : the first digits of the SHA-256 of the model's file
     genres : the model's
 
     Raises
@@ -108,7 +109,7 @@ class Output:
     """
 
     def __init__(self, path: Path, model: str, genres: list[str]) -> None:
-        self.path, self.model, self.genres = path, model[:16], genres
+        self.path, self.model, self.genres = path, model, genres
         self.csv = path.suffix.lower() == ".csv"
         self.header = ["poster", "model", "verdict", *genres]
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
@@ -204,62 +205,67 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def main() -> None:
-    arguments = parse()
-    truth = ""
-    if arguments.random:
-        poster, truth = random_poster()
-        posters = [poster]
-    else:
-        posters = find_posters(arguments.posters)
-    if arguments.explain and len(posters) > 1:
-        raise InputError(f"--explain draws one poster, not {len(posters)}; name one")
-
+def predict(arguments: argparse.Namespace, posters: list[Poster], truth: str, progress: "tqdm[Any]") -> None:
+    """Predict posters, and print or write each prediction as it comes. Raises InputError."""
     from poster_genres.devices import prepare
     from poster_genres.objects import parse_objects
     from poster_genres.prediction import Predictor, choose_model
 
+    def say(text: str, file: IO[str] = sys.stdout) -> None:
+        progress.write(text, file=file)  # above the bar, if there is one
+        file.flush()
+
+    many = len(posters) > 1
     path = choose_model(arguments.model)
     table = None if arguments.detections is None else parse_objects(arguments.detections.read_bytes(), str(arguments.detections))
     predictor = Predictor(path, prepare(), given=table is not None)
-    genres = predictor.model.genres
-    digest = sha256(path)
+    genres, digest = predictor.model.genres, sha256(path)[:16]
     target = arguments.csv or (arguments.json if arguments.json != Path("-") else None)
     output = None if target is None else Output(target, digest, genres)
     if output is not None and output.done:
         remaining = [poster for poster in posters if poster[0] not in output.done]
-        print(f"{target}: {len(posters) - len(remaining)} of {len(posters)} posters are there already", file=sys.stderr)
+        say(f"{target}: {len(posters) - len(remaining)} of {len(posters)} posters are there already", sys.stderr)
+        progress.update(len(posters) - len(remaining))
         posters = remaining
-
     given = None if table is None else (table.get(PurePosixPath(place[2]).stem, []) for _, place in posters)
-    results: Iterable[Prediction | str] = predictor.predict(map(read_poster, posters), given)
-    if len(posters) > 1 and (output is not None or not sys.stdout.isatty()):
-        from tqdm import tqdm
-
-        results = tqdm(results, "predict", total=len(posters), unit=" posters", disable=None)
     unreadable = 0
-    for (name, _), result in zip(posters, results, strict=True):
+    for (name, _), result in zip(posters, predictor.predict(map(read_poster, posters), given), strict=True):
+        progress.update()
         if isinstance(result, str):
             unreadable += 1
-            print(f"{name}: left out: {result}", file=sys.stderr)
+            say(f"{name}: left out: {result}", sys.stderr)
             continue
         verdict = predictor.verdict(result)
         if output is not None:
             output.add(name, verdict, result.probabilities)
         elif arguments.json:
-            print(json_line(name, digest[:16], verdict, genres, result.probabilities), flush=True)
+            say(json_line(name, digest, verdict, genres, result.probabilities))
         else:
-            said = ", ".join(verdict) or "no genre reaches its threshold"
-            if truth:
-                print(truth)
-            print(f"{name}: {said}" if len(posters) > 1 else said)
-            print(format_genres(genres, result.probabilities, arguments.top, verdict), flush=True)
-            if len(posters) > 1:
-                print()
+            heading = ", ".join(verdict) or "no genre reaches its threshold"
+            heading = f"{name}: {heading}" if many else heading
+            lines = format_genres(genres, result.probabilities, arguments.top, verdict)
+            say(f"{truth}{heading}\n{lines}" + ("\n" if many else ""))
         if arguments.explain:
             draw_evidence(predictor, result, arguments.explain)
     if unreadable:
         raise InputError(f"{unreadable} of {len(posters)} posters could not be read; {FORMATS}")
+
+
+def main() -> None:
+    from tqdm import tqdm
+
+    arguments = parse()
+    truth = ""
+    if arguments.random:
+        poster, truth = random_poster()
+        posters, truth = [poster], f"{truth}\n"
+    else:
+        posters = find_posters(arguments.posters)
+    if arguments.explain and len(posters) > 1:
+        raise InputError(f"--explain draws one poster, not {len(posters)}; name one")
+    # Before the model is loaded, which takes seconds.
+    with tqdm(desc="predict", total=len(posters), unit=" posters", disable=None if len(posters) > 1 else True) as progress:
+        predict(arguments, posters, truth, progress)
 
 
 if __name__ == "__main__":

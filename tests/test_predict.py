@@ -71,6 +71,56 @@ def test_folders_are_taken_whole_and_in_batches(trained: Path, tmp_path: Path) -
     assert all(one == pytest.approx(same[0], abs=0.02) for one in same)
 
 
+@pytest.mark.parametrize(("option", "name"), [("--csv", "genres.csv"), ("--json", "genres.jsonl")])
+def test_a_file_of_predictions_goes_on_where_it_stopped(trained: Path, tmp_path: Path, option: str, name: str) -> None:
+    folder, file = tmp_path / "posters", tmp_path / name
+    shutil.copytree(trained / "data" / "posters", folder, ignore=lambda _, names: [each for each in names if each > "m006.jpg"])
+    (folder / "m003.jpg").write_text("text", encoding="utf-8")
+
+    def command(fails: bool = False) -> str:
+        return stage("predict", folder, option, file, cwd=trained, fails=fails).stderr
+
+    command(fails=True)
+    whole = file.read_text(encoding="utf-8")
+    posters = [str(folder / f"m00{i}.jpg") for i in (0, 1, 2, 4, 5, 6)]
+    table = pd.read_csv(file) if option == "--csv" else pd.read_json(file, lines=True)
+    assert table["poster"].tolist() == posters
+    assert table["model"].nunique() == 1
+    if option == "--csv":
+        assert list(table.columns) == ["poster", "model", "verdict", "Comedy", "Drama", "Horror"]
+    # Killed in the middle of the fourth: that one is done again, and those before it are not.
+    lines = whole.splitlines(keepends=True)
+    kept = 3 + (option == "--csv")
+    file.write_text("".join(lines[:kept]) + lines[kept][:20], encoding="utf-8")
+    shutil.copy(trained / "data" / "posters" / "m003.jpg", folder)
+    assert f"{file}: 3 of 7 posters are there already" in command().splitlines()
+    after = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert after[:kept] == lines[:kept]
+    assert len(after) == len(lines) + 1
+    assert f"{file}: 7 of 7 posters are there already" in command().splitlines()
+
+    other = whole.replace(table["model"][0], "0" * 16)
+    file.write_text(other, encoding="utf-8")
+    refused = f"error: {file}: has the predictions of another model; name another file, or remove it"
+    assert command(fails=True).splitlines()[-1] == refused
+    file.write_text("id,genre\n1,Drama\n", encoding="utf-8")
+    assert command(fails=True).splitlines()[-1].startswith(f"error: {file}: ")
+    assert file.read_text(encoding="utf-8") == "id,genre\n1,Drama\n"
+
+
+def test_no_poster_is_written_over_and_no_address_is_opened(trained: Path, tmp_path: Path) -> None:
+    poster = Path(shutil.copy(trained / "data" / "posters" / "m001.jpg", tmp_path))
+    before = poster.read_bytes()
+    for option, ending in (("--json", "jsonl"), ("--csv", "csv")):
+        done = run(sys.executable, "-m", "stages.predict", option, poster, cwd=trained, fails=True)
+        right = f"write to a file whose name ends in .{ending}, and name posters before {option}"
+        assert done.stderr.splitlines()[-1] == f"python -m stages.predict: error: {option} {poster}: {right}"
+    assert poster.read_bytes() == before
+    address = "https://example.com/poster.jpg"
+    refused = stage("predict", address, cwd=trained, fails=True).stderr
+    assert refused == f"error: {address}: addresses are not opened; download the poster and give its file\n"
+
+
 def test_a_random_test_poster_comes_with_its_true_genres(trained: Path) -> None:
     first, *lines = stage("predict", "--random", cwd=trained).stdout.splitlines()
     movie, genres = first.split(": ")
@@ -165,6 +215,10 @@ def test_what_speaks_for_a_genre_is_where_it_is(architecture: str, size: int) ->
     maps = explain(model, posters[0], [0, 2], torch.device("cpu"))
     assert maps.shape == (2, size, size)
     assert maps.min() >= 0
+    # All maps have one scale: of twice the weights, the second map is twice as strong, and the first as it was.
+    with torch.no_grad():
+        network.head[-1].weight[2] *= 2  # type: ignore[index]
+    np.testing.assert_allclose(explain(model, posters[0], [0, 2], torch.device("cpu")), maps * [[[1]], [[2]]], rtol=1e-4, atol=1e-5)
     left, right = maps[0][:, : size // 2].mean(), maps[0][:, size // 2 :].mean()
     assert left > right
 
