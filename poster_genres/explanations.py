@@ -85,14 +85,18 @@ def explain(model: Model, poster: np.ndarray, genres: list[int], device: torch.d
     if model.probe is not None:
         weighted.append((model.probe, fusion.weight("probe")))
     views = (False, True) if model.flip else (False,)
-    maps = torch.zeros(len(genres), *size, device=device)
+    # Feature maps of one size are added before they are enlarged, which takes most of the time.
+    by_size: dict[tuple[int, ...], Tensor] = {}
     for network, weight in weighted:
         for mirrored in views:
             by_genre = attributions(network, pixels.flip(3) if mirrored else pixels, genres)
-            for i, by_map in enumerate(by_genre):
-                for values in by_map:
-                    # Per area: a position in a coarse feature map covers more of the poster than one in a fine one.
-                    density = weight / len(views) * values * (values.shape[2] * values.shape[3])
-                    density = interpolate(density, size=size, mode="bilinear", align_corners=False)[0, 0]
-                    maps[i] += density.flip(1) if mirrored else density
+            for by_map in zip(*by_genre, strict=True):
+                values = torch.cat(by_map)
+                # Per area: a position in a coarse feature map covers more of the poster than one in a fine one.
+                density = weight / len(views) * values * (values.shape[2] * values.shape[3])
+                density = density.flip(3) if mirrored else density
+                by_size[density.shape] = by_size.get(density.shape, torch.zeros_like(density)) + density
+    maps = torch.zeros(len(genres), *size, device=device)
+    for density in by_size.values():
+        maps += interpolate(density, size=size, mode="bilinear", align_corners=False)[:, 0]
     return maps.relu().cpu().numpy()
