@@ -21,9 +21,13 @@ import pytest
 import yaml
 from filelock import FileLock
 from PIL import Image
+from playwright.sync_api import Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_POSTERS = ROOT.parent / "shared" / "movie-posters"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+# For the person who wants to see what the test saw.
+SCREENSHOTS = ROOT / "build" / "screenshots"
 
 # Training takes seconds with these, whatever the data.
 QUICK = {"architecture": "residual", "epochs": 1, "image_height": 80, "image_width": 80, "limit": 60, "batch_size": 16}
@@ -194,3 +198,18 @@ def real_posters() -> Path:
     if not REAL_POSTERS.is_dir():
         pytest.skip("the real posters (../shared/movie-posters) are not on this machine")
     return REAL_POSTERS
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    """A page of a browser that talks to nobody but this machine."""
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if executable is None:
+        pytest.skip(f"no browser on this machine ({', '.join(BROWSERS)}): `apt-get install chromium` on Debian")
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"]
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu", *quiet])
+        page = browser.new_page(viewport={"width": 1500, "height": 1300})
+        page.set_default_timeout(60_000)
+        yield page
+        browser.close()

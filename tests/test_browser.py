@@ -1,36 +1,14 @@
 """The report and MLflow's pages in a real browser."""
 
-import shutil
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Literal
 
-import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
-from tests.conftest import ROOT, serving, set_parameters, stage
+from tests.conftest import SCREENSHOTS, serving, set_parameters, stage
 from tests.test_report import describe, page_with
 from tests.test_tracking import runs_of
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-# For the person who wants to see what the test saw.
-SCREENSHOTS = ROOT / "build" / "screenshots"
-
-
-@pytest.fixture
-def page() -> Iterator[Page]:
-    """A page of a browser that talks to nobody but this machine."""
-    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if executable is None:
-        pytest.skip(f"no browser on this machine ({', '.join(BROWSERS)}): `apt-get install chromium` on Debian")
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"]
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu", *quiet])
-        page = browser.new_page(viewport={"width": 1500, "height": 1300})
-        page.set_default_timeout(60_000)
-        yield page
-        browser.close()
 
 
 def test_the_report_reads_well_on_a_phone_and_on_a_wide_screen(finished: Path, page: Page, tmp_path: Path) -> None:
