@@ -6,6 +6,8 @@ from poster_genres.objects import Detection
 
 MAX_BOXES = 20  # more would hide the poster
 CAPTION_LENGTH, TEXT_LENGTH = 24, 120  # at most, in characters
+# Words and objects are drawn with a genre if they add so much to its logit.
+COUNTS = 0.1
 
 
 def cut(text: str, length: int) -> str:

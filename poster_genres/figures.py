@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from poster_genres.captions import caption, cut, how_many, is_read, most_confident, place_captions
+from poster_genres.captions import COUNTS, caption, cut, how_many, is_read, most_confident, place_captions
 from poster_genres.files import whole_file
 from poster_genres.objects import Detection
 
@@ -37,8 +37,8 @@ WIDTH = 3.7
 OBJECT, WORDS = "#ffd54a", "#7fe3ff"
 # Of captions on posters: font size in points, and margin around the text in shares of it.
 CAPTION, PAD = 7.5, 0.2
-# Words and objects are drawn with a genre if they add so much to its logit; the strongest so many.
-COUNTS, MOST = 0.1, 5
+# So many of the words and objects that speak for a genre are drawn with it, the strongest.
+MOST = 5
 # Rows of a table in the report.
 LISTED = 10
 

@@ -60,8 +60,8 @@ def find_posters(names: list[str]) -> list[Poster]:
     return posters
 
 
-def random_poster() -> tuple[Poster, str]:
-    """A random poster of the test split, and a line with its ID, title, year and true genres."""
+def random_poster() -> tuple[Poster, str, list[str]]:
+    """A random poster of the test split; a line with its ID, title and year; and its true genres."""
     from poster_genres.movies import genres_of, read_movies
     from poster_genres.parameters import JoinParameters, read_parameters
 
@@ -69,10 +69,10 @@ def random_poster() -> tuple[Poster, str]:
     movie = movies[movies["split"] == "test"].sample(1).iloc[0]
     dataset = Path(read_parameters().used_by(JoinParameters).dataset)
     location = (dataset, movie["archive"], movie["poster"])
-    genres = ", ".join(genre for genre in genres_of(movies) if movie[genre])
+    genres = [genre for genre in genres_of(movies) if movie[genre]]
     title = f" {movie['title']}" if movie["title"] else ""
     year = f" ({movie['year']})" if movie["year"] else ""
-    return (str(dataset / movie["archive"] / movie["poster"]), location), f"{movie['id']}{title}{year}: {genres}"
+    return (str(dataset / movie["archive"] / movie["poster"]), location), f"{movie['id']}{title}{year}", genres
 
 
 def read_poster(poster: Poster) -> bytes:
@@ -257,8 +257,8 @@ def main() -> None:
     arguments = parse()
     truth = ""
     if arguments.random:
-        poster, truth = random_poster()
-        posters, truth = [poster], f"{truth}\n"
+        poster, title, true_genres = random_poster()
+        posters, truth = [poster], f"{title}: {', '.join(true_genres)}\n"
     else:
         posters = find_posters(arguments.posters)
     if arguments.explain and len(posters) > 1:

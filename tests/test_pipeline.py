@@ -245,7 +245,8 @@ def test_each_value_reaches_the_stages_that_use_it(project: Path, monkeypatch: p
 # What runs again, at most, when a file is edited while `two_stream/residual` is in use with the detector `lettering`.
 EDITED = {
     "": """
-        stages/__init__.py stages/predict.py stages/sweep.py stages/track.py
+        stages/__init__.py stages/demo.py stages/predict.py stages/sweep.py stages/track.py
+        poster_genres/demo.css poster_genres/demo.html poster_genres/demo.js poster_genres/demo.py
         poster_genres/__init__.py poster_genres/architectures.py poster_genres/explanations.py poster_genres/parameters.py
         poster_genres/efficientnet.py poster_genres/recipes.yaml
         stages/resolve.py
