@@ -219,8 +219,8 @@ def test_detectors_of_transformers_on_real_posters(project: Path, real_posters: 
 
 def cards(page: str) -> list[tuple[str, str]]:
     """The posters of metrics/report.html: each one's title and HTML."""
-    parts = page.split('<div class="poster')[1:]
-    return [(part.split("<b>")[1].split("</b>")[0], part) for part in parts]
+    parts = page.split('<article class="poster">')[1:]
+    return [(part.split("<h4>")[1].partition("<")[0].strip(), part) for part in parts]
 
 
 def test_the_whole_pipeline(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
