@@ -1,5 +1,7 @@
 """`params.yaml` and `recipes.yaml`, read into typed values, and which of these each stage uses."""
 
+import re
+import reprlib
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -29,7 +31,8 @@ AUTO, DEFAULT = "auto", "default"
 def _not_boolean(value: Any) -> Any:
     """Refuse YAML's `yes` and `true` as numbers, which pydantic would read as 1."""
     if isinstance(value, bool):
-        raise ValueError("a number is needed, not true or false")
+        # Unlike of a ValueError, nobody reads its message: the field's description says what is right.
+        raise AssertionError("true and false are not numbers")
     return value
 
 
@@ -40,11 +43,19 @@ def _size(value: Any) -> Any:
 
 
 Size = Annotated[int | Literal["auto"], BeforeValidator(_size)]
+# The description of a field is what an error says that its value should be.
 Integer = Annotated[int, BeforeValidator(_not_boolean)]
 # Floats are parsed from text too: DVC writes 0.00001 as 1e-05, which YAML 1.1 reads as a string.
 Number = Annotated[float, BeforeValidator(_not_boolean), Field(allow_inf_nan=False)]
-Count = Annotated[Integer, Field(ge=1)]
-Seed = Annotated[Integer, Field(ge=0, lt=2**32)]
+Positive = Annotated[Integer, Field(ge=1, description="a whole number from 1")]
+Natural = Annotated[Integer, Field(ge=0, description="a whole number from 0")]
+Few = Annotated[Integer, Field(ge=1, le=1000, description="a whole number from 1 to 1000")]
+Seed = Annotated[Integer, Field(ge=0, lt=2**32, description="a whole number from 0 to 4294967295")]
+Part = Annotated[Number, Field(gt=0, lt=1, description="a number between 0 and 1")]
+Share = Annotated[Number, Field(ge=0, le=1, description="a number from 0 to 1")]
+LessThanOne = Annotated[Number, Field(ge=0, lt=1, description="a number from 0 to less than 1")]
+YesOrNo = Annotated[bool, Field(description="true or false")]
+Folder = Annotated[str, Field(min_length=1, description="the path of a folder")]
 
 
 class Values(BaseModel):
@@ -59,46 +70,46 @@ Used = TypeVar("Used", bound=Values)
 class Recipe(Values):
     """How a network is trained; recipes.yaml explains each key."""
 
-    ensemble_size: Count
-    linear_probe: bool
-    frozen_blocks: Annotated[Integer, Field(ge=0)]
-    epochs: Annotated[Integer, Field(ge=0)]
-    batch_size: Annotated[Integer, Field(ge=2)]
-    learning_rate: Annotated[Number, Field(gt=0)]
-    backbone_learning_rate_factor: Annotated[Number, Field(gt=0, le=1)]
-    schedule: Literal["constant", "one_cycle"]
-    weight_decay: Annotated[Number, Field(ge=0)]
-    ema_decay: Annotated[Number, Field(ge=0, lt=1)]
-    flip: bool
-    crop: Annotated[Number, Field(ge=0, lt=1)]
+    ensemble_size: Few
+    linear_probe: YesOrNo
+    frozen_blocks: Natural
+    epochs: Natural
+    batch_size: Annotated[Integer, Field(ge=2, le=65536, description="a whole number from 2 to 65536")]
+    learning_rate: Annotated[Number, Field(gt=0, description="a number above 0")]
+    backbone_learning_rate_factor: Annotated[Number, Field(gt=0, le=1, description="a number above 0, of at most 1")]
+    schedule: Annotated[Literal["constant", "one_cycle"], Field(description="constant or one_cycle")]
+    weight_decay: Annotated[Number, Field(ge=0, description="a number from 0")]
+    ema_decay: LessThanOne
+    flip: YesOrNo
+    crop: LessThanOne
 
 
 class JoinParameters(Values):
     """What `stages.join` uses."""
 
-    dataset: Annotated[str, Field(min_length=1)]
-    metadata: str | list[str]
-    id_column: str
-    label_columns: str | list[str]
-    separator: Annotated[str, Field(min_length=1)]
-    split_by: Literal["hash", "files"]
-    max_identical_posters: Count
-    limit: Count
-    validation: Annotated[Number, Field(gt=0, lt=1)]
-    test: Annotated[Number, Field(gt=0, lt=1)]
+    dataset: Folder
+    metadata: Annotated[str | list[str], Field(description="the name of a file, a list of such names, or 'auto'")]
+    id_column: Annotated[str, Field(description="the name of a column, or 'auto'")]
+    label_columns: Annotated[str | list[str], Field(description="the name of a column, a list of such names, or 'auto'")]
+    separator: Annotated[str, Field(min_length=1, description="a text, 'none', or 'auto'")]
+    split_by: Annotated[Literal["hash", "files"], Field(description="hash or files")]
+    max_identical_posters: Positive
+    limit: Positive
+    validation: Part
+    test: Part
     seed: Seed
 
 
 class CacheParameters(Values):
     """What `stages.cache` uses."""
 
-    dataset: Annotated[str, Field(min_length=1)]
+    dataset: Folder
     image_height: Size
     image_width: Size
-    interpolation: Literal["bilinear", "bicubic", "lanczos"]
-    max_unreadable: Annotated[Number, Field(ge=0, le=1)]
+    interpolation: Annotated[Literal["bilinear", "bicubic", "lanczos"], Field(description="bilinear, bicubic or lanczos")]
+    max_unreadable: Share
     # Excluded from the values on which the stage depends, as it does not change the output.
-    dask_scheduler: Annotated[str | None, Field(exclude=True)]
+    dask_scheduler: Annotated[str | None, Field(exclude=True, description="an address like tcp://HOST:8786, or nothing")]
 
 
 class DetectParameters(Values):
@@ -115,8 +126,8 @@ class TrainParameters(Values):
     architecture: str
     interpolation: str
     recipe: Recipe
-    patience: Annotated[Integer, Field(ge=0)]
-    processes: Count
+    patience: Natural
+    processes: Few
     seed: Seed
 
 
@@ -131,12 +142,15 @@ class Parameters(JoinParameters, CacheParameters):
     """All of `params.yaml`, which explains each key. Its keys of a recipe are in `recipe`, where the values of the architecture's
     recipe replace `auto`."""
 
-    detectors: list[str]
+    detectors: Annotated[list[str], Field(description="a list of detectors")]
     architecture: str
     recipe: Recipe
-    patience: Annotated[Integer, Field(ge=0)]
-    processes: Count
-    sweep: dict[str, Annotated[list[Any], Field(min_length=1)]]
+    patience: Natural
+    processes: Few
+    sweep: Annotated[
+        dict[str, Annotated[list[Any], Field(min_length=1)]],
+        Field(description="keys of this file, each with a list of values"),
+    ]
 
     @field_validator("detectors")
     @classmethod
@@ -191,23 +205,24 @@ def check_parameters(values: Any, path: Path) -> Parameters:
     architecture = values.get("architecture", "")
     if "architecture" in values and not is_known(architecture):
         choices = f"{', '.join(names(NETWORKS))}, hf/<model ID or folder>, and {TWO_STREAM} before any of these"
-        raise InputError(f"{path}: architecture: {architecture!r} is unknown; the choices are {choices}")
+        raise InputError(f"{path}: architecture: {shown(architecture)} is unknown; the choices are {choices}")
     recipes = read_recipes()
     recipe = recipes.get(recipe_name(architecture), recipes[DEFAULT])
     chosen = {key: values[key] for key in Recipe.model_fields if values.get(key, AUTO) != AUTO}
     keys = [*(key for key in Parameters.model_fields if key != "recipe"), *Recipe.model_fields]
-    faults = [f"{key}: unknown key; the keys are {', '.join(keys)}" for key in values if key not in keys]
+    unknown = [str(key) if str(key).isidentifier() else shown(key) for key in values if key not in keys]
+    faults = [f"{', '.join(unknown[:5])}: unknown key; the keys are {', '.join(keys)}"] if unknown else []
     try:
         recipe = Recipe.model_validate(recipe.model_dump() | chosen)
     except ValidationError as error:
-        faults += [fault.replace(", not ", f" or {AUTO!r}, not ") for fault in _faults(error)]
+        faults += _faults(error, Recipe, f", or {AUTO!r}")
     if recipe.epochs == 0 and not recipe.linear_probe:
         faults.append("epochs: should be 1 or more; 0 is for architectures with a linear probe, which is then all there is")
     general = {key: value for key, value in values.items() if key in keys and key not in Recipe.model_fields}
     try:
         parameters = Parameters.model_validate({**general, "recipe": recipe})
     except ValidationError as error:
-        faults += _faults(error)
+        faults += _faults(error, Parameters)
     if faults:
         raise InputError(f"{path}: {'; '.join(faults)}")
     return parameters
@@ -234,31 +249,77 @@ def read_recipes(path: Path = RECIPES) -> dict[str, Recipe]:
             recipes[name] = Recipe.model_validate(content[DEFAULT] | values)
         except ValidationError as error:
             # Faults of the default recipe are reported once, not again for each of the others.
-            faults += [f"{name}.{fault}" for fault in _faults(error) if name == DEFAULT or fault.partition(":")[0] in values]
+            faults += [
+                f"{name}.{fault}" for fault in _faults(error, Recipe) if name == DEFAULT or fault.partition(":")[0] in values
+            ]
     if faults:
         raise InputError(f"{path}: {'; '.join(faults)}")
     return recipes
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without what reads otherwise than it looks: a key twice, of which the last would win, and numbers of YAML 1.1 that
+    people do not mean, as 50:00, which is 3000, and 0100, which is 64."""
+
+
+def _refuse_repeated_keys(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [key.value for key, _ in node.value]
+    for i, (key, _) in enumerate(node.value):
+        if keys[i] in keys[:i]:
+            raise yaml.MarkedYAMLError(problem=f"{shown(keys[i])} is there twice; keep one", problem_mark=key.start_mark)
+    return loader.construct_mapping(node, deep=True)
+
+
+def _refuse_odd_numbers(loader: _Loader, node: yaml.ScalarNode) -> int:
+    if not re.fullmatch(r"[-+]?(0|[1-9][0-9_]*)", node.value):
+        problem = f"{shown(node.value)} would be read as {loader.construct_yaml_int(node)}; write the number, or quote the text"
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+    return int(loader.construct_yaml_int(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _refuse_repeated_keys)
+_Loader.add_constructor("tag:yaml.org,2002:int", _refuse_odd_numbers)
+
+
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        # A subclass of SafeLoader, which makes nothing but plain values.
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file here; run this in the project's folder") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f"line {error.problem_mark.line + 1}: "
+        raise InputError(f"{path}: {line}{error.problem}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())[:200]}") from None
 
 
-def _faults(error: ValidationError) -> list[str]:
-    """One `key: what is wrong, not VALUE` per fault."""
-    faults = []
+def shown(value: Any) -> str:
+    """A value as a message shows it, in some 60 characters at most. It is cut before it is made into text, which may be endless."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 60
+    short.maxlevel, short.maxlist, short.maxdict = 2, 4, 4
+    return short.repr(value)[:80]
+
+
+def _faults(error: ValidationError, kind: type[Values], also: str = "") -> list[str]:
+    """For each key with a fault, `key: should be what is right, not VALUE`.
+
+    Parameters
+    ----------
+    kind : the class whose fields describe what is right
+    also : what else may stand there
+    """
+    faults: dict[str, str] = {}
     for fault in error.errors(include_url=False):
-        key = ".".join(str(name) for name in fault["loc"])
+        key = str(fault["loc"][0])
+        description = kind.model_fields[key].description if key in kind.model_fields else None
         if fault["type"] == "missing":
-            faults.append(f"{key}: is missing")
+            faults[key] = f"{key}: is missing"
         elif fault["type"] == "extra_forbidden":
-            faults.append(f"{key}: unknown key; the keys are {', '.join(Recipe.model_fields)}")
+            faults[key] = f"{key}: unknown key; the keys are {', '.join(kind.model_fields)}"
+        elif fault["type"] == "value_error" or description is None:
+            faults[key] = f"{key}: {fault['msg'].removeprefix('Value error, ')}, not {shown(fault['input'])}"
         else:
-            message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
-            faults.append(f"{key}: {message}, not {fault['input']!r}")
-    return faults
+            faults.setdefault(key, f"{key}: should be {description}{also}, not {shown(fault['input'])}")
+    return list(faults.values())
