@@ -57,7 +57,7 @@ def run(main: Callable[[], None]) -> NoReturn:
         # In distributed training all ranks raise it, and rank 0 prints it.
         sys.exit(f"error: {error}" if os.environ.get("RANK", "0") == "0" else 1)
     except KeyboardInterrupt:
-        print("interrupted: nothing half-written was left behind", file=sys.stderr)
+        print("interrupted: what was finished is kept, and nothing half-written", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         # The reader of the output is gone (`| head`). Closing the stream keeps Python from reporting it at exit.

@@ -247,7 +247,7 @@ def draw_explanation(
     for axes in (whole, *panels):
         axes.set_axis_off()
     bar = figure.colorbar(ScalarMappable(Normalize(0, top), "inferno"), cax=figure.add_subplot(grid[:, -1]))
-    bar.set_label("evidence in the picture: logits, were all of it like this")
+    bar.set_label("what regions add to the logit, per whole poster")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # as above
         save_png(figure, path, 110)

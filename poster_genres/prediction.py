@@ -1,6 +1,8 @@
 """A trained model and all that its predictions for new posters need: what the command `predict`, the page of `demo` and the model
 that MLflow serves have in common."""
 
+import contextlib
+import json
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,7 +19,8 @@ from poster_genres.model import load_model, predict_probabilities
 from poster_genres.objects import Detection, PosterDetections
 from poster_genres.posters import Unreadable, decode
 
-TRAINED = Path("models/model.pt")
+TRAINED, RUN = Path("models/model.pt"), Path("models/run.json")
+SAMPLE = Path("data/sample")
 # Part of the project: models/README.md.
 SHIPPED = Path("models/real_posters.pt")
 # How many posters a process looks for detections on at a time, and the networks see at a time: few, so that results come soon.
@@ -41,9 +44,18 @@ class Prediction:
 
 
 def choose_model(named: Path | None) -> Path:
-    """The model to use: the one that is named, else the project's own, else the one that comes along, which is said."""
-    if named is not None or TRAINED.is_file() or not SHIPPED.is_file():
-        return named or TRAINED
+    """The model to use: the one that is named, else the project's own, else the one that comes along. Says which, unless named."""
+    if named is not None:
+        return named
+    if TRAINED.is_file() or not SHIPPED.is_file():
+        dataset = ""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            dataset = str(json.loads(RUN.read_text(encoding="utf-8"))["parameters"]["dataset"])
+        if Path(dataset) == SAMPLE:
+            print(f"{TRAINED}: trained on synthetic posters; --model {SHIPPED} knows real ones", file=sys.stderr)
+        elif dataset:
+            print(f"{TRAINED}: trained on {dataset}", file=sys.stderr)
+        return TRAINED
     print(f"{TRAINED}: not trained yet; predicting with {SHIPPED}, which was trained on real posters", file=sys.stderr)
     return SHIPPED
 

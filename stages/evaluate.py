@@ -40,6 +40,8 @@ HEADLINE = {
     "validation": ("validation model", ("macro_average_precision",)),
 }
 CURVE_POINTS = 200
+# With fewer test posters, a caveat stands beside the scores.
+FEW = 50
 # The report's pictures, in words for those who do not see them.
 ABOUT = {
     "curves": "Curves by epoch: macro average precision and cross-entropy on validation posters, beside the prior; training loss",
@@ -227,10 +229,16 @@ def describe_run(model: Model, history: pd.DataFrame, movies: pd.DataFrame, para
         "architecture": model.architecture,
         "dataset": parameters.dataset,
         "posters": movies["split"].value_counts().to_dict(),
-        "caveat": caveat(parameters.dataset),
+        "caveat": caveat(parameters.dataset) or few(movies),
         "how": how,
         "parameters": run["parameters"],
     }
+
+
+def few(movies: pd.DataFrame) -> str:
+    """What to say of scores on very few test posters."""
+    posters = int((movies["split"] == "test").sum())
+    return f"only {posters} test posters: scores say little" if posters < FEW else ""
 
 
 def main() -> None:
@@ -243,8 +251,8 @@ def main() -> None:
     test = predictions["test"]
     scores, by_genre, headline = score_splits(model, predictions, seed)
     tables = tables_of_test(model, posters, movies, contents, test, seed)
-    if caveat(parameters.dataset):
-        # Beyond chance or not: what synthetic posters say of genres is no finding.
+    if caveat(parameters.dataset) or few(movies):
+        # Beyond chance or not: what synthetic or very few posters say of genres is no finding.
         tables |= {name: tables[name].head(0) for name in ("confusions", "words")}
     genre_tables = {f"genres_{split}": table for split, table in by_genre.items()}
     for name, table in {"scores": scores, **genre_tables, **tables}.items():

@@ -247,6 +247,8 @@ def predict(arguments: argparse.Namespace, posters: list[Poster], truth: str, pr
             say(f"{truth}{heading}\n{lines}" + ("\n" if many else ""))
         if arguments.explain:
             draw_evidence(predictor, result, arguments.explain)
+    if target is not None:
+        say(f"{target}: {int(progress.n) - unreadable} posters", sys.stderr)
     if unreadable:
         raise InputError(f"{unreadable} of {len(posters)} posters could not be read; {FORMATS}")
 

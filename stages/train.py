@@ -100,7 +100,8 @@ def print_detections(model: Model, contents: list[PosterDetections]) -> None:
     """Print which words and classes of objects the model uses, and which classes are on too few training posters."""
     if model.words is not None:
         print(f"words: {len(model.words.vocabulary):,} parts of words", flush=True)
-    rare = {label: posters for label, posters in count_classes(contents, model.classes).items() if posters < LEAST}
+    counts = count_classes(contents, [label for label in model.classes if label != "lettering"])
+    rare = {label: posters for label, posters in counts.items() if posters < LEAST}
     if model.objects is not None:
         print(f"objects: {len(model.objects.classes)} classes: {', '.join(model.objects.classes)}", flush=True)
     if rare:
@@ -147,9 +148,11 @@ def print_epoch(history: list[dict[str, Any]], epochs: int) -> None:
     """Print the last row of metrics/history.csv on one line, with the estimated time for the remaining epochs."""
     row = history[-1]
     seconds = [past["seconds"] for past in history if past["epoch"] > 0]
+    # Its loss is that of training posters as they are, lower than of those that are augmented.
+    name = f"epoch {row['epoch']:3}/{epochs}" if row["epoch"] > 0 else "linear probe"
     remaining = (epochs - row["epoch"]) * sum(seconds) / len(seconds) if seconds else None
     print(
-        f"epoch {row['epoch']:3}/{epochs}  loss {row['train_loss']:.4f}, validation {row['validation_loss']:.4f}"
+        f"{name:12}  loss {row['train_loss']:.4f}, validation {row['validation_loss']:.4f}"
         f"  macro AP {row['validation_macro_average_precision']:.4f}  micro AP {row['validation_micro_average_precision']:.4f}"
         f"  {row['posters_per_second']:.0f} posters/s  ETA {'?' if remaining is None else tqdm.format_interval(remaining)}",
         flush=True,
@@ -187,7 +190,10 @@ def finish(training: Training) -> None:
     model = training.model
     labels, evidence = training.labels[training.validation_rows], training.best_evidence()
     model.fusion = fit_fusion(evidence, labels)
-    print("parts: " + ", ".join(f"{name} {weight:.2f}" for name, weight in zip(evidence, model.fusion.weights, strict=True)))
+    print(
+        "weights of the parts: "
+        + ", ".join(f"{name} {weight:.2f}" for name, weight in zip(evidence, model.fusion.weights, strict=True))
+    )
     model.threshold, thresholds = scores.tune_thresholds(labels, expit(out_of_fold_logits(evidence, labels)))
     model.thresholds = thresholds.tolist()
     save_model(model, Path("models/model.pt"))
