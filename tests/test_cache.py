@@ -16,7 +16,7 @@ from PIL import Image
 from poster_genres.errors import InputError
 from poster_genres.posters import load_poster
 from poster_genres.tensor_cache import CachedPosters, read_cache
-from stages.cache import MAX_SHARDS, MIN_SHARD, shard_size
+from stages.cache import MAX_SHARDS, MIN_SHARD, choose_size, shard_size
 from tests.conftest import ROOT, environment, set_parameters, stage, wait_until
 
 
@@ -29,6 +29,34 @@ def test_rows_are_the_posters_in_the_tables_order(project: Path) -> None:
     for row in (0, 7, len(movies) - 1):
         expected = load_poster(project / "data" / "posters", "", movies["poster"][row], 36, 32, "bicubic")
         assert (posters[row] == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([(300, 442)] * 3 + [(40, 20)], (320, 224)),  # width and height of most posters; height and width of the cache
+        ([(3000, 4420)], (320, 224)),
+        ([(500, 500)], (272, 272)),
+        ([(640, 360)], (208, 352)),
+        ([(112, 160)], (160, 112)),
+        ([(20, 30)], (160, 112)),  # not smaller, as networks need some pixels
+        ([(1000, 10)], (32, 1344)),
+        ([], (320, 224)),  # none can be read
+    ],
+)
+def test_the_size_is_that_of_most_posters(tmp_path: Path, sizes: list[tuple[int, int]], expected: tuple[int, int]) -> None:
+    for i, size in enumerate(sizes):
+        Image.new("RGB", size).save(tmp_path / f"{i}.jpg")
+    (tmp_path / f"{len(sizes)}.jpg").write_text("no picture", encoding="utf-8")
+    movies = pd.DataFrame({"archive": "", "poster": [f"{i}.jpg" for i in range(len(sizes) + 1)]})
+    assert choose_size(tmp_path, movies) == expected
+
+
+def test_turned_posters_count_as_they_are_seen(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (442, 300)).save(tmp_path / "0.jpg", exif=exif)
+    assert choose_size(tmp_path, pd.DataFrame({"archive": "", "poster": ["0.jpg"]})) == (320, 224)
 
 
 def test_many_shards_are_read_as_one_array(tmp_path: Path) -> None:
