@@ -8,14 +8,13 @@ import argparse
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from statistics import median
 
 import torch
 
-from benchmarks.pipeline import ROOT, environment, machine, run_quietly
+from benchmarks.pipeline import environment, machine, project_clone, run_quietly
 
 IMPORTS = "import torch, mlflow, sklearn"
 
@@ -28,10 +27,7 @@ def seconds_of_imports() -> float:
 
 def seconds_by_stage() -> dict[str, float]:
     """The seconds of each stage, of all of `dvc repro`, and of `predict`, in a fresh clone."""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "project"
-        subprocess.run(["git", "clone", "-q", "--no-local", ROOT, folder], check=True)
-        (folder / ".dvc" / "config.local").write_text(f"[core]\n    site_cache_dir = {temporary}/dvc\n", encoding="utf-8")
+    with project_clone() as folder:
         start = time.perf_counter()
         process = subprocess.Popen(
             ["dvc", "repro"], cwd=folder, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

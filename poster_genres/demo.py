@@ -4,8 +4,6 @@ The page is demo.html, demo.css and demo.js; it gets nothing from any other host
 """
 
 import asyncio
-import base64
-import io
 import json
 import time
 from collections.abc import AsyncIterator, Callable
@@ -27,8 +25,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from poster_genres.captions import COUNTS
 from poster_genres.errors import InputError
 from poster_genres.explanations import explain, logits_by_object
-from poster_genres.posters import Unreadable, upright
-from poster_genres.prediction import Prediction, Predictor
+from poster_genres.posters import Unreadable, data_url, upright
+from poster_genres.prediction import READABLE, Prediction, Predictor
 
 PAGE = {"": "text/html", "demo.css": "text/css", "demo.js": "text/javascript"}
 MAX_BYTES = 20_000_000
@@ -123,22 +121,15 @@ async def read_body(request: Request) -> bytes:
 
 def reason_of(unreadable: str) -> str:
     """A sentence that says why a poster cannot be read, from the reason that the predictor gives."""
-    hint = "; JPEG, PNG, GIF, WebP, BMP and TIFF can be" if unreadable == "not an image" else ""
+    hint = f"; {READABLE}" if unreadable == "not an image" else ""
     return f"This file cannot be read: {unreadable}{hint}."
-
-
-def encoded(image: Image.Image, kind: str) -> str:
-    """An image as an address that holds it: `data:image/png;base64,…`."""
-    buffer = io.BytesIO()
-    image.save(buffer, kind, quality=85)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def picture_of(data: bytes) -> str:
     """A poster of any format as a JPEG for the page, no larger than `PICTURE`."""
     image = upright(data, PICTURE)
     image.thumbnail(PICTURE)
-    return encoded(image, "jpeg")
+    return data_url(image, "jpeg")
 
 
 def answer(predictor: Predictor, prediction: Prediction) -> dict[str, Any]:
@@ -180,7 +171,7 @@ def maps_of(predictor: Predictor, prediction: Prediction) -> dict[str, Any]:
     top = max(float(maps.max()), 1e-6)
     grey = Image.fromarray((maps.reshape(-1, maps.shape[2]) / top * 255).round().astype(np.uint8))
     peaks = [round(float(each.max()), 3) for each in maps]
-    return {"maps": encoded(grey, "png"), "top": top, "height": maps.shape[1], "width": maps.shape[2], "peaks": peaks}
+    return {"maps": data_url(grey, "png"), "top": top, "height": maps.shape[1], "width": maps.shape[2], "peaks": peaks}
 
 
 class Demo:

@@ -3,14 +3,13 @@
 Labels are (posters, genres) 0 or 1, probabilities the same shape in [0, 1].
 """
 
-import re
 import warnings
-from collections import Counter
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest, false_discovery_control, hypergeom
+from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics import (
     average_precision_score,
     f1_score,
@@ -30,7 +29,7 @@ BOOTSTRAP_PAIRS = 1_000_000
 BINS = 10
 FALSE_DISCOVERIES = 0.05
 # For the table of indicative words: what counts as a word, and on how many posters it must be.
-WORD = re.compile(r"[^\W\d_]{3,}")
+WORD = r"[^\W\d_]{3,}"
 MIN_POSTERS = 6
 
 
@@ -265,12 +264,14 @@ def indicative_words(contents: list[PosterDetections], labels: np.ndarray, genre
     -------
     As `more_than_elsewhere`, of the columns word and genre, for words of three letters or more on MIN_POSTERS posters or more.
     """
-    on_posters = [set(WORD.findall(text_of(content.objects).lower())) for content in contents]
-    counts = Counter(word for words in on_posters for word in words)
-    words = sorted(word for word, count in counts.items() if count >= MIN_POSTERS)
-    has = np.array([[word in on_poster for word in words] for on_poster in on_posters], int).reshape(len(contents), len(words))
-    both = has.T @ labels.astype(int)
-    of = np.broadcast_to(has.sum(axis=0)[:, None], both.shape)
+    vectorizer = CountVectorizer(token_pattern=WORD, binary=True, min_df=MIN_POSTERS)
+    try:
+        has = vectorizer.fit_transform(text_of(content.objects) for content in contents)
+    except ValueError:  # no poster, or no word on enough of them
+        return more_than_elsewhere({"word": [], "genre": genres}, *[np.zeros((0, len(genres)), int)] * 4)
+    both = np.asarray(has.T @ labels.astype(int))
+    of = np.broadcast_to(np.asarray(has.sum(axis=0), int).T, both.shape)
+    words = vectorizer.get_feature_names_out().tolist()
     return more_than_elsewhere({"word": words, "genre": genres}, both, of, labels.sum(axis=0).astype(int), len(contents))
 
 

@@ -24,13 +24,14 @@ def logits_by_object(model: Model, content: PosterDetections) -> np.ndarray:
 
 
 def fusion_of(model: Model) -> Fusion:
+    """The model's fusion; of a model that has none yet, the mean of its networks."""
     return model.fusion or equal_weights(["networks"], len(model.genres))
 
 
 def attributions(network: Network, pixels: Tensor, genres: list[int]) -> list[tuple[Tensor, ...]]:
     """For each genre, activations times the logit's gradients of each of the network's feature maps, summed over channels.
 
-    Where features are averages over a map, these add up to the logit without its bias.
+    Where features are averages over a map, these add up to the logit without its bias. The network is frozen by this.
 
     Parameters
     ----------

@@ -1,5 +1,6 @@
-"""Decode posters' bytes to pixels."""
+"""Posters' bytes as pixels, and pixels as bytes."""
 
+import base64
 import io
 import warnings
 import zipfile
@@ -100,6 +101,13 @@ def size_of(dataset: Path, archive: str, path: str) -> tuple[int, int]:
             return (image.width, image.height) if turned else (image.height, image.width)
     except Exception as error:  # of any kind that Pillow's decoders raise on damaged files
         raise Unreadable(str(error)) from None
+
+
+def data_url(image: Image.Image, kind: str) -> str:
+    """An image as an address that holds it, for a page: `data:image/png;base64,…` where `kind` is png."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, quality=85)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def load_poster(dataset: Path, archive: str, path: str, height: int, width: int, interpolation: str) -> np.ndarray:

@@ -18,11 +18,12 @@ from poster_genres.errors import InputError
 from poster_genres.model import load_model, predict_probabilities
 from poster_genres.objects import Detection, PosterDetections
 from poster_genres.posters import Unreadable, decode
+from poster_genres.tracking import RUN, SAMPLE
 
-TRAINED, RUN = Path("models/model.pt"), Path("models/run.json")
-SAMPLE = Path("data/sample")
+TRAINED = Path("models/model.pt")
 # Part of the project: models/README.md.
 SHIPPED = Path("models/real_posters.pt")
+READABLE = "JPEG, PNG, GIF, WebP, BMP and TIFF can be read"
 # How many posters a process looks for detections on at a time, and the networks see at a time: few, so that results come soon.
 DETECTED, SEEN = 2, 16
 

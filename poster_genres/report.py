@@ -1,7 +1,5 @@
 """metrics/report.html: one self-contained page."""
 
-import base64
-import io
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from poster_genres.captions import caption, how_many, is_read, most_confident, p
 from poster_genres.figures import COLORS, LISTED
 from poster_genres.files import whole_file
 from poster_genres.objects import Detection
+from poster_genres.posters import data_url
 
 SHOWN = 12
 # Most of them are drawn 11.25 rem wide: larger pictures would only make the page larger.
@@ -91,8 +90,6 @@ def describe_poster(
     """
     image = Image.fromarray(np.asarray(poster))
     image.thumbnail(THUMBNAIL)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
     said = probabilities >= thresholds
     shown = [i for i in range(len(genres)) if said[i] or movie[genres[i]]]
     likelihood = {i: probabilities[i] if movie[genres[i]] else 1 - probabilities[i] for i in shown}
@@ -103,7 +100,7 @@ def describe_poster(
         return "sure" if probabilities[i] >= SURE else "wrong"
 
     return {
-        "picture": f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}",
+        "picture": data_url(image, "jpeg"),
         "width": image.width,
         "height": image.height,
         "title": movie["title"] or movie["id"],

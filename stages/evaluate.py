@@ -205,8 +205,10 @@ def draw_figures(
     }
 
 
-def describe_run(model: Model, history: pd.DataFrame, movies: pd.DataFrame, parameters: EvaluateParameters) -> dict[str, Any]:
-    """What the report says before the scores: of the model, its training and its run."""
+def describe_run(
+    model: Model, history: pd.DataFrame, movies: pd.DataFrame, parameters: EvaluateParameters, doubt: str
+) -> dict[str, Any]:
+    """What the report says before the scores: of the model, its training and its run, and what is to be doubted."""
     assert model.fusion is not None
     run = finished_run.read_run()
     tags = run["tags"]
@@ -215,7 +217,7 @@ def describe_run(model: Model, history: pd.DataFrame, movies: pd.DataFrame, para
     kept = history["epoch"][history["validation_loss"].argmin()]
     parts = zip(model.fusion.parts, model.fusion.weights, strict=True)
     how = {
-        "Trained": f"{tags['trained']}, from commit {tags.get('commit', 'unknown: no Git')}",
+        "Trained": f"{tags.get('trained', 'unknown')}, from commit {tags.get('commit', 'unknown: no Git')}",
         "Data set": f"{parameters.dataset}, hash {tags.get('dvc.data', 'unknown: without dvc repro')}",
         "Seed": str(parameters.seed),
         "Command": f"dvc exp apply {experiment} && dvc repro" if experiment else "dvc repro",
@@ -229,7 +231,7 @@ def describe_run(model: Model, history: pd.DataFrame, movies: pd.DataFrame, para
         "architecture": model.architecture,
         "dataset": parameters.dataset,
         "posters": movies["split"].value_counts().to_dict(),
-        "caveat": caveat(parameters.dataset) or few(movies),
+        "caveat": doubt,
         "how": how,
         "parameters": run["parameters"],
     }
@@ -251,7 +253,8 @@ def main() -> None:
     test = predictions["test"]
     scores, by_genre, headline = score_splits(model, predictions, seed)
     tables = tables_of_test(model, posters, movies, contents, test, seed)
-    if caveat(parameters.dataset) or few(movies):
+    doubt = caveat(parameters.dataset) or few(movies)
+    if doubt:
         # Beyond chance or not: what synthetic or very few posters say of genres is no finding.
         tables |= {name: tables[name].head(0) for name in ("confusions", "words")}
     genre_tables = {f"genres_{split}": table for split, table in by_genre.items()}
@@ -263,7 +266,7 @@ def main() -> None:
     drawn = draw_figures(model, history, scores, by_genre["test"], tables, test)
     for name, figure in drawn.items():
         figures.save_png(figure, FIGURES / f"{name}.png", 180)
-    about = describe_run(model, history, movies, parameters)
+    about = describe_run(model, history, movies, parameters, doubt)
     charts = {name: figures.as_svg(figure, ABOUT[name]) for name, figure in drawn.items()}
     if len(history) == 1:
         del charts["curves"]  # one point is no curve
@@ -271,7 +274,7 @@ def main() -> None:
     gallery = choose_gallery(posters, movies, contents, model, test, seed)
     write_report(METRICS / "report.html", about, test_scores, by_genre["test"], tables, charts, gallery)
     finished_run.complete(inputs)
-    print_scores(test_scores, by_genre["test"], len(test.labels), about["caveat"])
+    print_scores(test_scores, by_genre["test"], len(test.labels), doubt)
     if len(tables["duplicates"]):
         print(f"{len(tables['duplicates'])} pairs of nearly the same poster are in two splits: metrics/duplicates.csv")
     print("the page to read: metrics/report.html")

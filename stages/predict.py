@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from poster_genres.prediction import Prediction, Predictor
 
-FORMATS = "JPEG, PNG, GIF, WebP, BMP and TIFF can be read"
 EXPLAINED = 5
 
 # A poster's name for output, and its location as (folder, zip archive or "", path).
@@ -209,7 +208,7 @@ def predict(arguments: argparse.Namespace, posters: list[Poster], truth: str, pr
     """Predict posters, and print or write each prediction as it comes. Raises InputError."""
     from poster_genres.devices import prepare
     from poster_genres.objects import parse_objects
-    from poster_genres.prediction import Predictor, choose_model
+    from poster_genres.prediction import READABLE, Predictor, choose_model
 
     def say(text: str, file: IO[str] = sys.stdout) -> None:
         progress.write(text, file=file)  # above the bar, if there is one
@@ -250,7 +249,7 @@ def predict(arguments: argparse.Namespace, posters: list[Poster], truth: str, pr
     if target is not None:
         say(f"{target}: {int(progress.n) - unreadable} posters", sys.stderr)
     if unreadable:
-        raise InputError(f"{unreadable} of {len(posters)} posters could not be read; {FORMATS}")
+        raise InputError(f"{unreadable} of {len(posters)} posters could not be read; {READABLE}")
 
 
 def main() -> None:

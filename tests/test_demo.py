@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 GENRES = ["Horror", "Romance", "Action"]
 FOREIGN = "This page answers only to itself, under the address that its command printed."
 TOO_LARGE = "This file is larger than 20 MB; give a smaller one."
-NOT_AN_IMAGE = "This file cannot be read: not an image; JPEG, PNG, GIF, WebP, BMP and TIFF can be."
+NOT_AN_IMAGE = "This file cannot be read: not an image; JPEG, PNG, GIF, WebP, BMP and TIFF can be read."
 
 
 def poster(word: str, kind: str = "JPEG") -> bytes:

@@ -1,5 +1,6 @@
 """params.yaml is read into typed values, or refused with one clear message."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,16 @@ def folder(tmp_path: Path) -> Path:
 def read(folder: Path, **values: object) -> Parameters:
     set_parameters(folder, **values)
     return read_parameters(folder / "params.yaml")
+
+
+def refusal(source: Path, path: Path, old: str, new: str, read_file: Callable[[Path], object]) -> str:
+    """What is said of a file like `source`, at `path`, in which the text `old` is replaced by `new`."""
+    text = source.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(InputError) as error:
+        read_file(path)
+    return str(error.value)
 
 
 def test_the_projects_own_parameters_are_read(folder: Path) -> None:
@@ -177,12 +188,7 @@ def test_any_values_are_taken_or_refused_in_one_short_line(values: dict[str, obj
 )
 def test_what_reads_otherwise_than_it_looks_is_refused_with_its_line(folder: Path, old: str, new: str, message: str) -> None:
     path = folder / "params.yaml"
-    text = path.read_text(encoding="utf-8")
-    assert old in text
-    path.write_text(text.replace(old, new), encoding="utf-8")
-    with pytest.raises(InputError) as error:
-        read_parameters(path)
-    assert str(error.value) == f"{path}: {message}"
+    assert refusal(path, path, old, new, read_parameters) == f"{path}: {message}"
 
 
 def test_a_missing_key_and_a_broken_file_are_named(folder: Path) -> None:
@@ -220,13 +226,9 @@ def test_a_missing_key_and_a_broken_file_are_named(folder: Path) -> None:
 )
 def test_a_wrong_recipe_is_named_with_what_would_be_right(folder: Path, old: str, new: str, message: str) -> None:
     path = folder / "recipes.yaml"
-    text = RECIPES.read_text(encoding="utf-8")
-    assert old in text
-    path.write_text(text.replace(old, new), encoding="utf-8")
-    with pytest.raises(InputError) as error:
-        read_recipes(path)
-    assert str(error.value).startswith(f"{path}: {message}")
-    assert "\n" not in str(error.value)
+    said = refusal(RECIPES, path, old, new, read_recipes)
+    assert said.startswith(f"{path}: {message}")
+    assert "\n" not in said
 
 
 @pytest.mark.parametrize("name", names(NETWORKS))
