@@ -247,7 +247,7 @@ def predict(arguments: argparse.Namespace, posters: list[Poster], truth: str, pr
         if arguments.explain:
             draw_evidence(predictor, result, arguments.explain)
     if target is not None:
-        say(f"{target}: {int(progress.n) - unreadable} posters", sys.stderr)
+        say(f"{target}: {len(posters) - unreadable} posters more", sys.stderr)
     if unreadable:
         raise InputError(f"{unreadable} of {len(posters)} posters could not be read; {READABLE}")
 

@@ -80,7 +80,7 @@ def test_a_file_of_predictions_goes_on_where_it_stopped(trained: Path, tmp_path:
     def command(fails: bool = False) -> str:
         return stage("predict", folder, option, file, cwd=trained, fails=fails).stderr
 
-    command(fails=True)
+    assert f"{file}: 6 posters more" in command(fails=True).splitlines()
     whole = file.read_text(encoding="utf-8")
     posters = [str(folder / f"m00{i}.jpg") for i in (0, 1, 2, 4, 5, 6)]
     table = pd.read_csv(file) if option == "--csv" else pd.read_json(file, lines=True)
@@ -93,7 +93,8 @@ def test_a_file_of_predictions_goes_on_where_it_stopped(trained: Path, tmp_path:
     kept = 3 + (option == "--csv")
     file.write_text("".join(lines[:kept]) + lines[kept][:20], encoding="utf-8")
     shutil.copy(trained / "data" / "posters" / "m003.jpg", folder)
-    assert f"{file}: 3 of 7 posters are there already" in command().splitlines()
+    said = command().splitlines()
+    assert said[-2:] == [f"{file}: 3 of 7 posters are there already", f"{file}: 4 posters more"]
     after = file.read_text(encoding="utf-8").splitlines(keepends=True)
     assert after[:kept] == lines[:kept]
     assert len(after) == len(lines) + 1
