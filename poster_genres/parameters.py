@@ -210,7 +210,7 @@ def check_parameters(values: Any, path: Path) -> Parameters:
     recipe = recipes.get(recipe_name(architecture), recipes[DEFAULT])
     chosen = {key: values[key] for key in Recipe.model_fields if values.get(key, AUTO) != AUTO}
     keys = [*(key for key in Parameters.model_fields if key != "recipe"), *Recipe.model_fields]
-    unknown = [str(key) if str(key).isidentifier() else shown(key) for key in values if key not in keys]
+    unknown = [named(key) for key in values if key not in keys]
     faults = [f"{', '.join(unknown[:5])}: unknown key; the keys are {', '.join(keys)}"] if unknown else []
     try:
         recipe = Recipe.model_validate(recipe.model_dump() | chosen)
@@ -295,11 +295,16 @@ def _read_yaml(path: Path) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value as a message shows it, in some 60 characters at most. It is cut before it is made into text, which may be endless."""
+    """A value as a message shows it: long enough for a path, and cut before it is made into text, which may be endless."""
     short = reprlib.Repr()
-    short.maxstring = short.maxother = short.maxlong = 60
+    short.maxstring, short.maxother, short.maxlong = 120, 60, 60
     short.maxlevel, short.maxlist, short.maxdict = 2, 4, 4
-    return short.repr(value)[:80]
+    return short.repr(value)[:160]
+
+
+def named(key: Any) -> str:
+    """A key as a message shows it."""
+    return str(key) if str(key).isidentifier() else shown(key)
 
 
 def _faults(error: ValidationError, kind: type[Values], also: str = "") -> list[str]:
@@ -314,6 +319,8 @@ def _faults(error: ValidationError, kind: type[Values], also: str = "") -> list[
     for fault in error.errors(include_url=False):
         key = str(fault["loc"][0])
         description = kind.model_fields[key].description if key in kind.model_fields else None
+        if key == "sweep" and len(fault["loc"]) > 1:
+            key, description = f"sweep.{named(fault['loc'][1])}", "a list of one value or more"
         if fault["type"] == "missing":
             faults[key] = f"{key}: is missing"
         elif fault["type"] == "extra_forbidden":

@@ -84,10 +84,11 @@ CHOICES = f"the choices are {NETWORKS_KNOWN}, hf/<model ID or folder>, and two_s
             {"seed": -1, "limit": "many"},
             "limit: should be a whole number from 1, not 'many'; seed: should be a whole number from 0 to 4294967295, not -1",
         ),
-        ({"sweep": {"epochs": 3}}, "sweep: should be keys of this file, each with a list of values, not 3"),
+        ({"sweep": {"epochs": 3}}, "sweep.epochs: should be a list of one value or more, not 3"),
+        ({"sweep": {"epochs": [], "crop": [0.1]}}, "sweep.epochs: should be a list of one value or more, not []"),
         ({"detectors": ["lettering", 3]}, "detectors: should be a list of detectors, not 3"),
         ({"detectors": ["lettering", "lettering"]}, "detectors: should name each detector once, not ['lettering', 'lettering']"),
-        ({"limit": "9" * 5000}, f"limit: should be a whole number from 1, not '{'9' * 27}...{'9' * 28}'"),
+        ({"limit": "9" * 5000}, f"limit: should be a whole number from 1, not '{'9' * 57}...{'9' * 58}'"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_would_be_right(values: dict[Any, object], message: str) -> None:
