@@ -1,40 +1,19 @@
 """Paired differences between models on the same posters, for the benchmarks' tables."""
 
 import numpy as np
+from scipy.special import expit
 
 from benchmarks.real_posters import RARE
-from poster_genres.evaluation import resampled_average_precision
+from poster_genres.evaluation import resampled_scores
 
 SCORES = ("macro AP", "micro AP", "cross-entropy")
-RESAMPLES = 1000
 HEADER = f"{' | '.join(SCORES)} |\n| --- |{' --- |' * len(SCORES)}"
 
 
 def score_resampled(labels: np.ndarray, logits: np.ndarray, genres: list[str], seed: int) -> np.ndarray:
-    """SCORES on the posters and on RESAMPLES bootstrap resamples of them; the same seed gives the same resamples.
-
-    Parameters
-    ----------
-    labels, logits : (posters, genres)
-
-    Returns
-    -------
-    float64 (1 + RESAMPLES, 3), the original posters first; macro AP over the genres that are not RARE.
-    """
-    logits = logits.astype(np.float64)
-    drawn = np.random.default_rng(seed).multinomial(len(labels), np.full(len(labels), 1 / len(labels)), size=RESAMPLES)
-    weights = np.concatenate([np.ones((1, len(labels)), int), drawn])
-    columns = [i for i, genre in enumerate(genres) if genre not in RARE and labels[:, i].any()]
-    macro = np.mean([resampled_average_precision(labels[:, i], logits[:, i], weights) for i in columns], axis=0)
-    # A few at a time, to limit memory: each resample has a weight for each poster and genre.
-    micro = np.concatenate(
-        [
-            resampled_average_precision(labels.ravel(), logits.ravel(), np.repeat(part, labels.shape[1], axis=1))
-            for part in np.array_split(weights, 20)
-        ]
-    )
-    losses = (np.logaddexp(0, logits) - labels * logits).mean(axis=1)
-    return np.stack([macro, micro, weights @ losses / weights.sum(axis=1)], axis=1)
+    """`resampled_scores` of logits (posters, genres), with macro AP over the genres that are not RARE."""
+    columns = np.array([i for i, genre in enumerate(genres) if genre not in RARE and labels[:, i].any()])
+    return resampled_scores(labels, expit(logits.astype(np.float64)), columns, seed)
 
 
 def row(name: str, runs: list[np.ndarray], others: list[np.ndarray] | None = None) -> str:

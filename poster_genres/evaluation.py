@@ -27,24 +27,26 @@ BOOTSTRAPS = 1000
 # Poster-genre pairs that are ranked at a time.
 BOOTSTRAP_PAIRS = 1_000_000
 BINS = 10
+DRAWS = 20
 FALSE_DISCOVERIES = 0.05
 # For the table of indicative words: what counts as a word, and on how many posters it must be.
 WORD = r"[^\W\d_]{3,}"
 MIN_POSTERS = 6
 
 
-def score(labels: np.ndarray, probabilities: np.ndarray, threshold: float, thresholds: np.ndarray) -> dict[str, float]:
+def score(
+    labels: np.ndarray, probabilities: np.ndarray, threshold: float, thresholds: np.ndarray, columns: np.ndarray
+) -> dict[str, float]:
     """All scores of one split, by name.
 
-    Micro and samples F1 and hamming loss use the common `threshold`; macro F1 uses each genre's own of `thresholds`.
+    Micro and samples F1 and hamming loss use the common `threshold`; macro F1 uses each genre's own of `thresholds`. Macro scores
+    are over the genres `columns`, from `scored_genres`.
     """
-    columns = scored_genres(labels)
     predictions = probabilities >= threshold
     own = probabilities >= thresholds
     top = probabilities.argmax(axis=1)
     return {
-        "macro_average_precision": macro_average_precision(labels, probabilities),
-        "micro_average_precision": micro_average_precision(labels, probabilities),
+        **average_precisions(labels, probabilities, columns),
         "macro_f1": float(f1_score(labels[:, columns], own[:, columns], average="macro", zero_division=0)) if len(columns) else 0.0,
         "micro_f1": float(f1_score(labels, predictions, average="micro", zero_division=0)),
         "samples_f1": float(f1_score(labels, predictions, average="samples", zero_division=0)),
@@ -53,23 +55,29 @@ def score(labels: np.ndarray, probabilities: np.ndarray, threshold: float, thres
         "hamming_loss": float(hamming_loss(labels, predictions)),
         "accuracy": float(((probabilities >= 0.5) == (labels > 0)).mean()),
         "binary_cross_entropy": binary_cross_entropy(labels, probabilities),
-        "macro_calibration_error": float(np.mean([calibration_error(labels[:, i], probabilities[:, i]) for i in columns] or [0])),
+        "macro_calibration_error": macro_calibration_error(labels, probabilities, columns),
+        "macro_calibration_error_by_chance": calibration_error_by_chance(probabilities, columns),
         "top_1_hit": float(labels[np.arange(len(labels)), top].mean()),
     }
 
 
 def score_genres(
-    genres: list[str], labels: np.ndarray, probabilities: np.ndarray, prior: np.ndarray, thresholds: np.ndarray
+    genres: list[str],
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    prior: np.ndarray,
+    thresholds: np.ndarray,
+    columns: np.ndarray,
 ) -> pd.DataFrame:
     """One row per genre: positives, average precision (model and prior), threshold, precision, recall, F1, calibration error, and
-    whether macro scores include it.
+    whether macro scores include it (`columns`).
 
     The prior gives all posters of a genre the same probability, so its average precision is the share of positives. A genre
     without positives has no average precision; its cells are empty (NaN).
     """
     positives = labels.sum(axis=0).astype(int)
     predictions = probabilities >= thresholds
-    scored = np.isin(np.arange(len(genres)), scored_genres(labels))
+    scored = np.isin(np.arange(len(genres)), columns)
     rows: list[dict[str, Any]] = []
     for i, genre in enumerate(genres):
         truth, predicted = labels[:, i], predictions[:, i]
@@ -114,7 +122,7 @@ def resampled_average_precision(labels: np.ndarray, probabilities: np.ndarray, w
 
 
 def bootstrap(
-    labels: np.ndarray, probabilities: np.ndarray, threshold: float, thresholds: np.ndarray, seed: int
+    labels: np.ndarray, probabilities: np.ndarray, threshold: float, thresholds: np.ndarray, columns: np.ndarray, seed: int
 ) -> tuple[dict[str, tuple[float, float]], np.ndarray]:
     """95 % confidence intervals of the scores.
 
@@ -130,7 +138,6 @@ def bootstrap(
     """
     random = np.random.default_rng(seed)
     posters, genres = labels.shape
-    columns = scored_genres(labels)
     resampled: dict[str, list[np.ndarray]] = {
         "macro_average_precision": [], "micro_average_precision": [], "macro_f1": [], "micro_f1": []
     }  # fmt: skip
@@ -158,6 +165,61 @@ def bootstrap(
         ).T
 
 
+def resampled_scores(labels: np.ndarray, probabilities: np.ndarray, columns: np.ndarray, seed: int) -> np.ndarray:
+    """Scores of the posters, and of BOOTSTRAPS resamples of them: the same seed and number of posters give the same resamples, so
+    that differences between models are paired.
+
+    Returns
+    -------
+    float64 (1 + BOOTSTRAPS, 3), the posters themselves first: macro average precision over the genres `columns`, NaN where one of
+    them has no poster, micro average precision, and binary cross-entropy
+    """
+    random = np.random.default_rng(seed)
+    posters, genres = labels.shape
+    likelihoods = np.where(labels > 0, probabilities, 1 - probabilities).astype(np.float64)
+    losses = -np.log(np.clip(likelihoods, 1e-7, 1)).mean(axis=1)
+    chunks = []
+    step = max(1, BOOTSTRAP_PAIRS // labels.size)
+    for start in range(0, BOOTSTRAPS + 1, step):
+        weights = random.multinomial(posters, np.full(posters, 1 / posters), size=min(step, BOOTSTRAPS + 1 - start))
+        if start == 0:
+            weights[0] = 1
+        macro = np.mean([resampled_average_precision(labels[:, i], probabilities[:, i], weights) for i in columns], axis=0)
+        micro = resampled_average_precision(labels.ravel(), probabilities.ravel(), np.repeat(weights, genres, axis=1))
+        chunks.append(np.stack([macro, micro, weights @ losses / posters], axis=1))
+    return np.concatenate(chunks)
+
+
+def paired_differences(
+    labels: np.ndarray, first: np.ndarray, second: np.ndarray, columns: np.ndarray, seed: int = 0
+) -> pd.DataFrame:
+    """What the second model scores more than the first on the same posters: one row per score of `resampled_scores`.
+
+    Parameters
+    ----------
+    first, second : the models' probabilities, (posters, genres)
+
+    Returns
+    -------
+    Columns score, first, second, difference; error, its standard error over posters; low and high, its 95 % interval, of the basic
+    bootstrap
+    """
+    scores = [resampled_scores(labels, probabilities, columns, seed) for probabilities in (first, second)]
+    differences = scores[1] - scores[0]
+    low, high = 2 * differences[0] - np.nanpercentile(differences[1:], [97.5, 2.5], axis=0)
+    return pd.DataFrame(
+        {
+            "score": ["macro_average_precision", "micro_average_precision", "binary_cross_entropy"],
+            "first": scores[0][0],
+            "second": scores[1][0],
+            "difference": differences[0],
+            "error": np.nanstd(differences[1:], axis=0),
+            "low": low,
+            "high": high,
+        }
+    )
+
+
 def _basic_interval(values: np.ndarray) -> np.ndarray:
     """The basic bootstrap's 95 % interval, of scores in [0, 1].
 
@@ -182,23 +244,45 @@ def _resampled_f1(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarr
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
-    """Mean probability and share of positives in BINS bins with equally many values each, one row per bin.
+    """Mean probability and share of positives in up to BINS bins with about equally many values each, one row per bin.
+
+    Equal probabilities are in one bin: cut into several, as the prior's would be, they would seem to be wrong in each.
 
     Parameters
     ----------
     labels, probabilities : of the same shape, any
     """
-    order = np.argsort(probabilities.ravel(), kind="stable")
-    bins = [indices for indices in np.array_split(order, BINS) if len(indices)]
-    rows = [(len(indices), probabilities.ravel()[indices].mean(), labels.ravel()[indices].mean()) for indices in bins]
-    return pd.DataFrame(rows, columns=["values", "probability", "share"])
+    bins = quantile_bins(probabilities.ravel())
+    values = np.bincount(bins)
+    of_bin = [np.bincount(bins, weights=numbers.ravel()) / values for numbers in (probabilities, labels)]
+    return pd.DataFrame({"values": values, "probability": of_bin[0], "share": of_bin[1]})
+
+
+def quantile_bins(values: np.ndarray) -> np.ndarray:
+    """The bin of each value, int (n,): of up to BINS with about equally many values each, and equal values in the same one."""
+    starts = np.sort(values)[np.linspace(0, len(values), BINS, endpoint=False).astype(int)]
+    bins: np.ndarray = np.searchsorted(np.unique(starts), values, side="right") - 1
+    return bins
 
 
 def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """The expected calibration error (ECE): the mean absolute difference between probability and share in the bins of `reliability`
     (Naeini et al. 2015, with bins of equal size as Nixon et al. 2019, arXiv:1904.01685, since most probabilities are near 0)."""
-    bins = reliability(labels, probabilities)
-    return float(np.average((bins["probability"] - bins["share"]).abs(), weights=bins["values"]))
+    bins = quantile_bins(probabilities.ravel())
+    return float(np.abs(np.bincount(bins, weights=(probabilities - labels).ravel())).sum() / labels.size)
+
+
+def macro_calibration_error(labels: np.ndarray, probabilities: np.ndarray, columns: np.ndarray) -> float:
+    """The mean over the genres `columns` of the calibration error."""
+    return float(np.mean([calibration_error(labels[:, i], probabilities[:, i]) for i in columns] or [0]))
+
+
+def calibration_error_by_chance(probabilities: np.ndarray, columns: np.ndarray) -> float:
+    """The macro calibration error that a perfectly calibrated model with these probabilities would get on so few posters: the mean
+    over DRAWS draws of labels from them."""
+    random = np.random.default_rng(0)
+    draws = (random.random(probabilities.shape) < probabilities for _ in range(DRAWS))
+    return float(np.mean([macro_calibration_error(labels.astype(np.float32), probabilities, columns) for labels in draws]))
 
 
 def more_than_elsewhere(kinds: dict[str, list[str]], both: np.ndarray, of: np.ndarray, all_both: Any, total: Any) -> pd.DataFrame:
@@ -287,15 +371,25 @@ def score_slices(names: np.ndarray, labels: np.ndarray, probabilities: np.ndarra
     Columns name, posters, genres (how many the macro scores are over); for macro_average_precision and micro_average_precision
     the score, the same with prior_ before it, and its 95 % interval with _low and _high behind it.
     """
-    functions = {"macro_average_precision": macro_average_precision, "micro_average_precision": micro_average_precision}
-    columns = ["name", "posters", "genres"]
-    columns += [column for score in functions for column in (score, f"prior_{score}", f"{score}_low", f"{score}_high")]
+    both = ("macro_average_precision", "micro_average_precision")
+    header = ["name", "posters", "genres"]
+    header += [column for score in both for column in (score, f"prior_{score}", f"{score}_low", f"{score}_high")]
     rows = []
     for name in sorted(set(names) - {""}):
         mask = names == name
-        intervals, _ = bootstrap(labels[mask], probabilities[mask], 0.5, np.full(labels.shape[1], 0.5), seed)
-        row: list[Any] = [name, int(mask.sum()), len(scored_genres(labels[mask]))]
-        for score, function in functions.items():
-            row += [function(labels[mask], probabilities[mask]), function(labels[mask], prior[mask]), *intervals[score]]
+        columns = scored_genres(labels[mask])
+        intervals, _ = bootstrap(labels[mask], probabilities[mask], 0.5, np.full(labels.shape[1], 0.5), columns, seed)
+        row: list[Any] = [name, int(mask.sum()), len(columns)]
+        of_model, of_prior = (average_precisions(labels[mask], scored[mask], columns) for scored in (probabilities, prior))
+        for score in both:
+            row += [of_model[score], of_prior[score], *intervals[score]]
         rows.append(row)
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=header)
+
+
+def average_precisions(labels: np.ndarray, probabilities: np.ndarray, columns: np.ndarray) -> dict[str, float]:
+    """Macro average precision over the genres `columns`, and micro average precision."""
+    return {
+        "macro_average_precision": macro_average_precision(labels, probabilities, columns),
+        "micro_average_precision": micro_average_precision(labels, probabilities),
+    }

@@ -6,11 +6,16 @@ temperature scaling (Guo et al. 2017, arXiv:1706.04599) with intercepts. Weights
 which no part was fitted, so that an uninformative part gets a weight near 0. Predictions for validation posters are out of fold.
 """
 
+import zipfile
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
+
+from poster_genres.errors import InputError
+from poster_genres.files import whole_file
 
 # Parts that use the same input share an initial weight of 1.
 GROUPS = (("networks", "probe"), ("letters", "meaning"), ("objects",))
@@ -94,3 +99,29 @@ def out_of_fold_logits(evidence: dict[str, np.ndarray], labels: np.ndarray) -> n
         fusion = fit_fusion({part: values[train] for part, values in evidence.items()}, labels[train])
         logits[test] = fusion.logits({part: values[test] for part, values in evidence.items()})
     return logits
+
+
+def save_evidence(evidence: dict[str, np.ndarray], path: Path) -> None:
+    """Write the logits of each part of a model. The same logits always give the same bytes."""
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **evidence)  # type: ignore[arg-type]
+
+
+def read_evidence(path: Path, parts: list[str], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Read a file of `save_evidence`: float32 (posters, genres) for each part.
+
+    Raises
+    ------
+    InputError
+        The file is missing or damaged, or is of other parts, posters or genres.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            evidence = {part: file[part] for part in file.files}
+    except FileNotFoundError:
+        raise InputError(f"{path}: not there yet; `dvc repro` makes it") from None
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile):
+        raise InputError(f"{path}: damaged; `dvc repro` makes it again") from None
+    if list(evidence) != parts or any(logits.shape != shape for logits in evidence.values()):
+        raise InputError(f"{path}: not of models/model.pt or not of data/cache; `dvc repro` makes them again")
+    return evidence

@@ -19,7 +19,7 @@ SHOWN = 12
 THUMBNAIL = (270, 400)
 # A wrong genre with at least this probability is a confident mistake, and the loudest thing on the page.
 SURE = 0.5
-LOW_IS_GOOD = ("hamming_loss", "binary_cross_entropy", "macro_calibration_error")
+LOW_IS_GOOD = ("hamming_loss", "binary_cross_entropy", "macro_calibration_error", "macro_calibration_error_by_chance")
 # In rem, as in report.html: width of a poster with boxes; letter width (about), padding and line height of captions.
 BROAD, LETTER, MARGIN, LINE = 11.25, 0.45, 0.3, 1.0
 

@@ -11,27 +11,31 @@ MIN_POSITIVES = 10
 SHRINKAGE = 20
 
 
-def scored_genres(labels: np.ndarray) -> np.ndarray:
-    """The genres that macro scores average over: those with at least MIN_POSITIVES positive posters.
+def scored_genres(*splits: np.ndarray) -> np.ndarray:
+    """The genres that macro scores average over, the same in all splits: those with MIN_POSITIVES positive posters or more in each.
 
-    If no genre has as many, as in a tiny data set, those with any. A genre that all posters have is left out, as it cannot be
-    ranked rightly or wrongly.
+    If no genre has as many, as in a tiny data set, those with any. A genre that all posters of a split have is left out, as it
+    cannot be ranked rightly or wrongly. Splits without posters do not count.
+
+    Parameters
+    ----------
+    splits : the labels of each split
 
     Returns
     -------
-    int (genres,), columns of `labels`; empty if no genre can be scored
+    int (genres,), columns of the labels; empty if no genre can be scored
     """
-    positives = labels.sum(axis=0)
+    columns = np.zeros(0, int)
     for least in (MIN_POSITIVES, 1):
-        columns = np.flatnonzero((positives >= least) & (positives < len(labels)))
+        positives = [(labels.sum(axis=0), len(labels)) for labels in splits if len(labels)]
+        columns = np.flatnonzero(np.all([(count >= least) & (count < posters) for count, posters in positives], axis=0))
         if len(columns):
-            return columns
+            break
     return columns
 
 
-def macro_average_precision(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The mean over `scored_genres` of the average precision; 0.0 if there is no such genre."""
-    columns = scored_genres(labels)
+def macro_average_precision(labels: np.ndarray, probabilities: np.ndarray, columns: np.ndarray) -> float:
+    """The mean over the genres `columns`, from `scored_genres`, of the average precision; 0.0 if there are none."""
     return float(average_precision_score(labels[:, columns], probabilities[:, columns])) if len(columns) else 0.0
 
 

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from poster_genres.errors import InputError
 from poster_genres.fusion import out_of_fold_logits
 from poster_genres.logistic import fit_logistic
 from poster_genres.model import BATCH, Model, evidence_of_detections, image_logits
+from poster_genres.movies import SPLITS
 from poster_genres.network import Network
 from poster_genres.objects import PosterDetections
 from poster_genres.parameters import Recipe
@@ -150,7 +152,8 @@ class Training:
         validation cross-entropy
     posters : uint8 (N, height, width, 3)
     labels : float32 (N, genres), 0 or 1
-    splits : (N,), "train", "validation" or "test"; test posters are not used
+    splits : (N,), "train", "validation" or "test"; test posters are not used, but for
+        how many have each genre, which decides the genres that macro scores are over
     contents : the detections on each of the N posters, for two streams
     """
 
@@ -167,7 +170,7 @@ class Training:
         self.model, self.recipe, self.device = model, recipe, device
         self.posters, self.labels = posters, labels
         self.load_posters = loader(posters, device)
-        self.train_rows, self.validation_rows = np.flatnonzero(splits == "train"), np.flatnonzero(splits == "validation")
+        self.train_rows, self.validation_rows, self.test_rows = (np.flatnonzero(splits == split) for split in SPLITS)
         self.history: list[dict[str, Any]] = []
         # The best epoch's weights, empty where the probe alone is best, and logits, float32 (validation posters, genres).
         self.best: list[dict[str, Tensor]] = []
@@ -184,6 +187,14 @@ class Training:
                 average = AveragedModel(network, avg_fn=exponential_average(recipe.ema_decay), use_buffers=True)
             learner = Learner(network, processes.distribute(network), average, *build_optimizer(network, recipe, steps))
             self.learners.append(learner)
+
+    @cached_property
+    def columns(self) -> np.ndarray:
+        """The genres that macro scores are over, int (genres,)."""
+        # Imported here, as it imports scikit-learn, for which the first training step need not wait.
+        from poster_genres.scores import scored_genres
+
+        return scored_genres(self.labels[self.validation_rows], self.labels[self.test_rows])
 
     def start_from_probe(self) -> None:
         """Fit a linear probe on the features of the pretrained network: epoch 0 of metrics/history.csv.
@@ -212,7 +223,7 @@ class Training:
         self.history.append(
             {
                 "epoch": 0,
-                **score_epoch("train", self.labels[self.train_rows], train_logits),
+                **score_epoch("train", self.labels[self.train_rows], train_logits, self.columns),
                 **self._score_validation(self.evidence),
                 "learning_rate": 0.0,
                 "seconds": seconds,
@@ -235,7 +246,7 @@ class Training:
         if not all(np.isfinite(logits).all() for logits in evidence.values()):
             raise diverged()
         labels = self.labels[self.validation_rows]
-        return score_epoch("validation", labels, out_of_fold_logits(evidence, labels))
+        return score_epoch("validation", labels, out_of_fold_logits(evidence, labels), self.columns)
 
     def best_evidence(self) -> dict[str, np.ndarray]:
         """The logits of each part of the model at its best epoch, float32 (validation posters, genres)."""
@@ -305,7 +316,7 @@ class Training:
                     progress.update(len(batch))
         arrays = (np.concatenate(scored_rows), torch.cat(scored_logits).cpu().numpy())
         rows, logits = (np.concatenate(processes.all_gather(array)) for array in arrays)
-        return score_epoch("train", self.labels[rows], logits)
+        return score_epoch("train", self.labels[rows], logits, self.columns)
 
     def _step(self, learner: Learner, batch: np.ndarray) -> Tensor:
         """Take a training step on a batch of rows; returns the logits of this process's shard of it."""
@@ -374,8 +385,8 @@ def diverged() -> InputError:
     return InputError("params.yaml: learning_rate: training diverged, the network's outputs are not finite; try a tenth of it")
 
 
-def score_epoch(split: str, labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-    """The scores of one split for a row of metrics/history.csv.
+def score_epoch(split: str, labels: np.ndarray, logits: np.ndarray, columns: np.ndarray) -> dict[str, float]:
+    """The scores of one split for a row of metrics/history.csv, macro scores over the genres `columns`.
 
     Posters are ranked by logits, as probabilities near 1 round to the same number.
 
@@ -384,7 +395,6 @@ def score_epoch(split: str, labels: np.ndarray, logits: np.ndarray) -> dict[str,
     InputError
         A logit is not finite.
     """
-    # Imported here, as it imports scikit-learn, for which the first training step need not wait.
     from poster_genres import scores
 
     if not np.isfinite(logits).all():
@@ -393,6 +403,6 @@ def score_epoch(split: str, labels: np.ndarray, logits: np.ndarray) -> dict[str,
     return {
         f"{split}_loss": scores.binary_cross_entropy(labels, probabilities),
         f"{split}_accuracy": float(((probabilities >= 0.5) == (labels > 0)).mean()),
-        f"{split}_macro_average_precision": scores.macro_average_precision(labels, logits),
+        f"{split}_macro_average_precision": scores.macro_average_precision(labels, logits, columns),
         f"{split}_micro_average_precision": scores.micro_average_precision(labels, logits),
     }

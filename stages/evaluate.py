@@ -1,10 +1,10 @@
 """Score the trained model on validation and test posters, and for comparison the prior: the genres' frequencies in training.
 
-In: models/model.pt, data/cache, data/detections, metrics/history.csv. Out, in metrics/: evaluation.json (the headline), scores.csv
-(all scores, with 95 % intervals), genres_*.csv (one row per genre), precision_recall.csv, reliability.csv, confusions.csv (which
-genres are mistaken for which, beyond chance), decades.csv, duplicates.csv (near-duplicate posters in different splits), words.csv
-(the words that indicate a genre, beyond chance), figures/ and report.html, the report. All are also logged to the MLflow run of
-models/run.json. Run: `python -m stages.evaluate`.
+In: models/, data/cache, data/detections, metrics/history.csv. Out, in metrics/: evaluation.json (the headline), scores.csv (all
+scores, with 95 % intervals), genres_*.csv (one row per genre), predictions.csv (one row per poster, for `stages.compare`),
+precision_recall.csv, reliability.csv, confusions.csv (which genres are mistaken for which, beyond chance), decades.csv,
+duplicates.csv (near-duplicate posters in different splits), words.csv (the words that indicate a genre, beyond chance), figures/
+and report.html, the report. All are also logged to the MLflow run of models/run.json. Run: `python -m stages.evaluate`.
 """
 
 from pathlib import Path
@@ -21,17 +21,18 @@ from poster_genres import errors, evaluation, figures, finished_run
 from poster_genres.devices import prepare
 from poster_genres.duplicates import find_duplicates, perceptual_hashes
 from poster_genres.files import whole_file, write_json
-from poster_genres.fusion import equal_weights, out_of_fold_logits
+from poster_genres.fusion import equal_weights, out_of_fold_logits, read_evidence
 from poster_genres.model import Model, predict_evidence
 from poster_genres.movies import labels_of
 from poster_genres.objects import PosterDetections
 from poster_genres.parameters import EvaluateParameters, read_parameters
 from poster_genres.report import choose_examples, describe_poster, write_report
-from poster_genres.scores import MIN_POSITIVES, tune_thresholds
+from poster_genres.scores import MIN_POSITIVES, scored_genres, tune_thresholds
 from poster_genres.tensor_cache import Posters
 from poster_genres.tracking import caveat
 
 METRICS = Path("metrics")
+VALIDATION = Path("models/validation.npz")
 FIGURES = METRICS / "figures"
 # The few scores that fit in `dvc metrics show` and `dvc exp show`; metrics/scores.csv has all.
 HEADLINE = {
@@ -59,9 +60,9 @@ def precision_recall(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFr
     return pd.DataFrame({"recall": recall[points], "precision": precision[points]})
 
 
-def write_table(table: pd.DataFrame, path: Path) -> None:
+def write_table(table: pd.DataFrame, path: Path, float_format: str = "%.6g") -> None:
     with whole_file(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+        table.to_csv(temporary, index=False, float_format=float_format, lineterminator="\n")
 
 
 def decades_of(movies: pd.DataFrame) -> np.ndarray:
@@ -92,18 +93,31 @@ class Predictions(NamedTuple):
 def predict_splits(
     model: Model, posters: Posters, movies: pd.DataFrame, contents: list[PosterDetections] | None, device: torch.device
 ) -> dict[str, Predictions]:
-    """Predict validation and test posters."""
+    """Predict test posters, and validation posters from what `train` has kept of them."""
     assert model.fusion is not None
     labels, splits = labels_of(movies), movies["split"].to_numpy(str)
     predictions = {}
     for split in ("validation", "test"):
         rows = np.flatnonzero(splits == split)
-        evidence = predict_evidence(model, posters, device, rows, contents)
-        # The fusion's weights are fitted on validation posters, so their own logits must be out of fold.
-        logits = out_of_fold_logits(evidence, labels[rows]) if split == "validation" else model.fusion.logits(evidence)
+        if split == "validation":
+            evidence = read_evidence(VALIDATION, model.fusion.parts, labels[rows].shape)
+            # The fusion's weights are fitted on validation posters, so their own logits must be out of fold.
+            logits = out_of_fold_logits(evidence, labels[rows])
+        else:
+            evidence = predict_evidence(model, posters, device, rows, contents)
+            logits = model.fusion.logits(evidence)
         prior = np.tile(np.array(model.prior, np.float32), (len(rows), 1))
         predictions[split] = Predictions(labels[rows], evidence, expit(logits), prior)
     return predictions
+
+
+def table_of_predictions(genres: list[str], movies: pd.DataFrame, predictions: dict[str, Predictions]) -> pd.DataFrame:
+    """One row per validation and test poster: id, split and the probability of each genre, those of validation out of fold."""
+    tables = []
+    for split, predicted in predictions.items():
+        rows = movies.loc[movies["split"] == split, ["id", "split"]].reset_index(drop=True)
+        tables.append(pd.concat([rows, pd.DataFrame(predicted.probabilities, columns=genres)], axis=1))
+    return pd.concat(tables)
 
 
 def score_splits(
@@ -118,18 +132,19 @@ def score_splits(
     thresholds = np.array(model.thresholds)
     # Also tuned on validation. The prior's F1 is highest when it predicts every genre, which shrunk thresholds would prevent.
     prior_thresholds = tune_thresholds(predictions["validation"].labels, predictions["validation"].prior, shrinkage=0)
+    columns = scored_genres(*(split.labels for split in predictions.values()))
     rows: list[dict[str, Any]] = []
     scores: dict[str, dict[str, float]] = {}
     by_genre = {}
     for split, (labels, _, probabilities, prior) in predictions.items():
-        model_scores = evaluation.score(labels, probabilities, model.threshold, thresholds)
-        prior_scores = evaluation.score(labels, prior, *prior_thresholds)
-        intervals, genre_intervals = evaluation.bootstrap(labels, probabilities, model.threshold, thresholds, seed)
+        model_scores = evaluation.score(labels, probabilities, model.threshold, thresholds, columns)
+        prior_scores = evaluation.score(labels, prior, *prior_thresholds, columns)
+        intervals, genre_intervals = evaluation.bootstrap(labels, probabilities, model.threshold, thresholds, columns, seed)
         for name, value in model_scores.items():
             low, high = intervals.get(name, (np.nan, np.nan))
             rows.append({"split": split, "score": name, "model": value, "prior": prior_scores[name], "low": low, "high": high})
         scores |= {f"{split} model": model_scores, f"{split} prior": prior_scores}
-        by_genre[split] = evaluation.score_genres(model.genres, labels, probabilities, prior, thresholds)
+        by_genre[split] = evaluation.score_genres(model.genres, labels, probabilities, prior, thresholds, columns)
         by_genre[split][["low", "high"]] = genre_intervals
     headline = {key: {name: round(scores[scored][name], 4) for name in names} for key, (scored, names) in HEADLINE.items()}
     return pd.DataFrame(rows), by_genre, headline
@@ -159,7 +174,7 @@ def print_scores(test_scores: pd.DataFrame, by_genre: pd.DataFrame, posters: int
     left_out = by_genre[~by_genre["scored"]]
     if len(left_out):
         names = ", ".join(f"{row.genre} ({row.positives})" for row in left_out.itertuples())
-        print(f"macro scores leave out the genres with fewer than {MIN_POSITIVES} test posters: {names}")
+        print(f"macro scores leave out genres with fewer than {MIN_POSITIVES} validation or test posters: {names} on test posters")
     if note:
         print(note)
 
@@ -260,6 +275,7 @@ def main() -> None:
     genre_tables = {f"genres_{split}": table for split, table in by_genre.items()}
     for name, table in {"scores": scores, **genre_tables, **tables}.items():
         write_table(table, METRICS / f"{name}.csv")
+    write_table(table_of_predictions(model.genres, movies, predictions), METRICS / "predictions.csv", "%.9g")
     write_json(METRICS / "evaluation.json", headline)
 
     history = pd.read_csv(METRICS / "history.csv")

@@ -1,7 +1,8 @@
 """Train networks on the cached posters, and keep the weights of the epoch with the lowest validation cross-entropy.
 
 In: data/cache and, for two_stream/…, data/detections. Out: models/model.pt; metrics/history.csv, one row per epoch;
-models/run.json, which identifies the MLflow run. An interrupted training, started again, resumes after its last completed epoch.
+models/validation.npz, the logits of the model's parts for validation posters, which are not predicted again; models/run.json, which
+identifies the MLflow run. An interrupted training, started again, resumes after its last completed epoch.
 Run: `python -m stages.train`; with `processes: 4` it launches four processes, and on several machines `torchrun` launches it.
 """
 
@@ -26,7 +27,7 @@ from poster_genres.architectures import needs_objects
 from poster_genres.devices import prepare
 from poster_genres.errors import InputError
 from poster_genres.files import repository, whole_file, write_json
-from poster_genres.fusion import fit_fusion, out_of_fold_logits
+from poster_genres.fusion import fit_fusion, out_of_fold_logits, save_evidence
 from poster_genres.model import Model, save_model
 from poster_genres.movies import genres_of, labels_of
 from poster_genres.network import find_architecture
@@ -41,6 +42,7 @@ from poster_genres.words import fit_words
 CACHE = Path("data/cache")
 DETECTIONS = Path("data/detections")
 HISTORY = Path("metrics/history.csv")
+VALIDATION = Path("models/validation.npz")
 # Checkpoints of abandoned trainings are deleted after a week.
 KEPT_SECONDS = 7 * 24 * 3600
 
@@ -197,6 +199,7 @@ def finish(training: Training) -> None:
     model.threshold, thresholds = scores.tune_thresholds(labels, expit(out_of_fold_logits(evidence, labels)))
     model.thresholds = thresholds.tolist()
     save_model(model, Path("models/model.pt"))
+    save_evidence(evidence, VALIDATION)
 
 
 def prepare_training(parameters: TrainParameters, device: torch.device) -> Training:

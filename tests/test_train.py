@@ -86,9 +86,9 @@ def test_of_many_training_posters_some_are_scored_and_all_are_learned_from(cache
     labels, splits = labels_of(movies), movies["split"].to_numpy(str)
     scored: list[int] = []
 
-    def count(split: str, labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+    def count(split: str, labels: np.ndarray, logits: np.ndarray, columns: np.ndarray) -> dict[str, float]:
         scored.append(len(labels))
-        return score_epoch(split, labels, logits)
+        return score_epoch(split, labels, logits, columns)
 
     monkeypatch.setattr(training, "score_epoch", count)
     rows = []

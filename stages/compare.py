@@ -1,0 +1,101 @@
+"""Compare two experiments on the same posters: `python -m stages.compare A B`.
+
+A and B are experiments, branches, tags or commits; without B, the workspace is compared with A. Differences are those of
+validation posters: who looks at the test while choosing, chooses by it. `--split test` is for the end.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from poster_genres import errors
+from poster_genres.errors import InputError
+from poster_genres.evaluation import paired_differences
+from poster_genres.movies import genres_of, labels_of, read_movies
+from poster_genres.scores import scored_genres
+
+WORKSPACE = "workspace"
+MOVIES, PREDICTIONS = Path("data/movies.csv"), Path("metrics/predictions.csv")
+SPLITS = ("validation", "test")
+
+
+def read_experiment(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The movies and the predictions of an experiment, or of the workspace.
+
+    Raises
+    ------
+    InputError
+        There is no such experiment, or it has not finished.
+    """
+    if name == WORKSPACE:
+        return read_tables(Path(), name)
+    # DVC is imported here, where it takes a second.
+    from dvc.api import DVCFileSystem
+    from dvc.exceptions import DvcException
+    from dvc.scm import SCMError
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            files = DVCFileSystem(rev=name)
+            for path in (MOVIES, PREDICTIONS):
+                Path(folder, path).parent.mkdir()
+                files.get_file(path.as_posix(), str(Path(folder, path)))
+        except SCMError:
+            raise InputError(f"{name}: no experiment, branch, tag or commit of that name; `dvc exp show` lists them") from None
+        except (DvcException, OSError):
+            raise InputError(f"{name}: has no {PREDICTIONS}, or it is not in DVC's cache; was it run to its end?") from None
+        return read_tables(Path(folder), name)
+
+
+def read_tables(folder: Path, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables of an experiment in a folder. Raises InputError."""
+    if not (folder / PREDICTIONS).is_file():
+        raise InputError(f"{name}: has no {PREDICTIONS}; `dvc repro` makes it")
+    predictions = pd.read_csv(folder / PREDICTIONS, dtype={"id": "str", "split": "str"}, keep_default_na=False, encoding="utf-8")
+    return read_movies(folder / MOVIES), predictions
+
+
+def labels_and_probabilities(movies: pd.DataFrame, predictions: pd.DataFrame, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Of the posters of a split, float32 and float64 (posters, genres)."""
+    rows = predictions[predictions["split"] == split]
+    known = movies.set_index("id").loc[rows["id"]].reset_index()
+    return labels_of(known[movies.columns]), rows.iloc[:, 2:].to_numpy(np.float64)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m stages.compare", description=__doc__.split(":", maxsplit=1)[0])
+    parser.add_argument("first", metavar="A", help="an experiment, branch, tag or commit")
+    parser.add_argument("second", metavar="B", nargs="?", default=WORKSPACE, help=f"another ({WORKSPACE})")
+    parser.add_argument("--split", choices=SPLITS, default=SPLITS[0], help=f"the posters to compare on ({SPLITS[0]})")
+    arguments = parser.parse_args()
+    names = (arguments.first, arguments.second)
+    (movies, first), (other_movies, second) = (read_experiment(name) for name in names)
+    if list(first.columns) != list(second.columns):
+        raise InputError(f"{names[0]} and {names[1]}: are about different genres, and cannot be compared")
+    if list(first["id"]) != list(second["id"]) or not movies[genres_of(movies)].equals(other_movies[genres_of(movies)]):
+        raise InputError(f"{names[0]} and {names[1]}: other posters or labels; only runs on one data set, limit and seed compare")
+    columns = scored_genres(*(labels_and_probabilities(movies, first, split)[0] for split in SPLITS))
+    (labels, of_first), (_, of_second) = (labels_and_probabilities(movies, table, arguments.split) for table in (first, second))
+    print_differences(paired_differences(labels, of_first, of_second, columns), names, f"{len(labels)} {arguments.split} posters")
+
+
+def print_differences(table: pd.DataFrame, names: tuple[str, str], posters: str) -> None:
+    """Print one row per score, and below them whether the difference is beyond chance."""
+    width = max(len(name) for name in (*names, "0.0000"))
+    print(f"{posters:28}{names[0]:>{width}}  {names[1]:>{width}}  difference   95 % interval")
+    for row in table.itertuples():
+        interval = f"{row.low:+.4f} to {row.high:+.4f}"
+        scores = f"{row.first:{width}.4f}  {row.second:{width}.4f}     {row.difference:+.4f}"
+        print(f"{row.score.replace('_', ' '):28}{scores}   {interval}")
+    headline = table.iloc[0]
+    if headline["low"] > 0 or headline["high"] < 0:
+        print(f"by macro average precision {names[int(headline['low'] > 0)]} is better, beyond chance on these posters")
+    else:
+        print("by macro average precision the difference is within chance on these posters")
+
+
+if __name__ == "__main__":
+    errors.run(main)
