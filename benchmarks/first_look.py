@@ -58,7 +58,7 @@ def without_words(folder: Path) -> None:
     content = torch.load(path, weights_only=True)
     fusion = content["fusion"]
     kept = [i for i, part in enumerate(fusion["parts"]) if part in ("networks", "probe")]
-    fusion |= {"parts": [fusion["parts"][i] for i in kept], "weights": fusion["weights"][kept]}
+    fusion |= {"parts": [fusion["parts"][i] for i in kept], "matrices": fusion["matrices"][kept]}
     path.unlink()  # DVC may have linked it to its cache
     torch.save(content | {"architecture": "efficientnet_lite1", "words": None, "detectors": {}}, path)
 

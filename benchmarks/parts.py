@@ -1,8 +1,8 @@
 """What each part of a model contributes on real posters: image networks, linear probe, words, and objects of COCO's classes.
 
 Run: `python -m benchmarks.parts [DATASET] [--detector FILE.onnx] [--architecture NAME] [--size H W] [--seeds 0 1 2]`, by default on
-../shared with its YOLOX-Nano. For each seed all parts are trained once; then the fusion's weights and intercepts are
-fitted on validation for each choice of parts, and test posters are scored. Differences are paired: both models are scored on the
+../shared with its YOLOX-Nano. For each seed all parts are trained once; then for each choice of parts their fusion is fitted as
+training fits it, and test posters are scored. Differences are paired: both models are scored on the
 same 1,000 bootstrap resamples of posters; the mean over seeds comes with its standard error over posters. Works in a temporary
 copy of the project; Linux and macOS.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.paired import HEADER, row, score_resampled
 from benchmarks.pipeline import DATASET, machine, project_copy, run_python, set_parameters
 from poster_genres.devices import prepare
-from poster_genres.fusion import fit_fusion, out_of_fold_logits
+from poster_genres.fusion import fit_fusion, fit_stack, out_of_fold_logits
 from poster_genres.model import load_model, predict_evidence
 from poster_genres.movies import genres_of, labels_of
 from poster_genres.objects import read_detections
@@ -37,29 +37,53 @@ CHOICES: dict[str, tuple[tuple[str, ...], str | None]] = {
 }
 
 
-def evidence_of(folder: Path, split: str) -> tuple[dict[str, np.ndarray], np.ndarray, list[str]]:
-    """The logits of each part of the model in a project's folder for a split; the split's labels; the genres."""
+# Trains, and writes the evidence of training posters, out of fold, and of validation posters.
+TRAIN = """
+import numpy as np
+from poster_genres import errors
+from stages import train
+
+finish = train.finish
+
+
+def keep(training):
+    np.savez("train.npz", labels=training.labels[training.train_rows], **training.train_evidence)
+    np.savez("validation.npz", labels=training.labels[training.validation_rows], **training.best_evidence())
+    finish(training)
+
+
+train.finish = keep
+errors.run(train.main)
+"""
+Evidence = dict[str, np.ndarray]
+
+
+def test_evidence(folder: Path) -> tuple[Evidence, list[str]]:
+    """The test posters' labels and the logits of each part of the model in a project's folder; and the genres."""
     posters, movies = read_cache(folder / "data" / "cache")
     device = prepare()
     model = load_model(folder / "models" / "model.pt", device)
     detected = read_detections(folder / "data" / "detections", list(movies["id"])).posters
-    rows = np.flatnonzero(movies["split"] == split)
-    return predict_evidence(model, posters, device, rows, detected), labels_of(movies)[rows], genres_of(movies)
+    rows = np.flatnonzero(movies["split"] == "test")
+    evidence = predict_evidence(model, posters, device, rows, detected)
+    return {"labels": labels_of(movies)[rows], **evidence}, genres_of(movies)
 
 
-def compare(parts: dict[str, tuple[dict[str, np.ndarray], np.ndarray]], genres: list[str], seed: int) -> dict[str, np.ndarray]:
+def compare(splits: dict[str, Evidence], genres: list[str], seed: int) -> dict[str, np.ndarray]:
     """The result of `score_resampled` for both splits and each choice of parts, by `SPLIT: CHOICE`."""
     scored = {}
-    validation, truth = parts["validation"]
-    for split, (evidence, labels) in parts.items():
-        for name, (chosen, _) in CHOICES.items():
-            kept = [part for part in chosen if part in validation]
-            fitted = {part: validation[part] for part in kept}
-            if split == "validation":
-                logits = out_of_fold_logits(fitted, truth)
-            else:
-                logits = fit_fusion(fitted, truth).logits({part: evidence[part] for part in kept})
-            scored[f"{split}: {name}"] = score_resampled(labels, logits, genres, seed)
+    labels = {split: evidence["labels"] for split, evidence in splits.items()}
+    for name, (chosen, _) in CHOICES.items():
+        train, validation, test = (
+            {part: splits[split][part] for part in chosen if part in splits[split]} for split in ("train", "validation", "test")
+        )
+        stack = fit_stack(train, labels["train"]) if train else None
+        logits = {
+            "validation": out_of_fold_logits(stack, validation, labels["validation"]),
+            "test": fit_fusion(stack, validation, labels["validation"]).logits(test),
+        }
+        for split, values in logits.items():
+            scored[f"{split}: {name}"] = score_resampled(labels[split], values, genres, seed)
     return scored
 
 
@@ -93,20 +117,20 @@ def main() -> None:
         for seed in arguments.seeds:
             chosen = {"seed": seed, "detectors": detectors, "architecture": architecture, "epochs": epochs, **size}
             set_parameters(folder, dataset=str(arguments.dataset.resolve()), **chosen)
-            for stage in ("join", "cache", "detect", "train"):
-                seconds, memory = run_python(["-m", f"stages.{stage}"], folder)
+            for stage in ("join", "cache", "detect"):
+                run_python(["-m", f"stages.{stage}"], folder)
+            seconds, memory = run_python(["-c", TRAIN], folder)
             print(f"seed {seed}: training took {seconds:.0f} s and {memory:.0f} MB", flush=True)
-            parts = {}
-            for split in ("validation", "test"):
-                evidence, labels, genres = evidence_of(folder, split)
-                parts[split] = (evidence, labels)
-                if arguments.keep:
-                    arguments.keep.mkdir(parents=True, exist_ok=True)
-                    np.savez(arguments.keep / f"{seed}-{split}.npz", labels=labels, **evidence)  # type: ignore[arg-type]
+            splits = {split: dict(np.load(folder / f"{split}.npz")) for split in ("train", "validation")}
+            splits["test"], genres = test_evidence(folder)
+            if arguments.keep:
+                arguments.keep.mkdir(parents=True, exist_ok=True)
+                for split, evidence in splits.items():
+                    np.savez(arguments.keep / f"{seed}-{split}.npz", **evidence)
             if arguments.keep:
                 (arguments.keep / "genres.json").write_text(json.dumps(genres), encoding="utf-8")
                 shutil.copy(folder / "metrics" / "history.csv", arguments.keep / f"{seed}-history.csv")
-            runs.append(compare(parts, genres, seed))
+            runs.append(compare(splits, genres, seed))
             # After each training, because they take long.
             print(f"\n{machine()}; {architecture} at {arguments.size}; seeds {arguments.seeds[: len(runs)]}")
             print_tables(runs)

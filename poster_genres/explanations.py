@@ -14,13 +14,13 @@ from poster_genres.objects import PosterDetections
 def logits_by_object(model: Model, content: PosterDetections) -> np.ndarray:
     """What each detection on a poster, text included, adds to the logits: float32 (objects, genres)."""
     fusion = fusion_of(model)
-    total = np.zeros((len(content.objects), len(model.genres)), np.float32)
+    total = np.zeros((len(content.objects), len(model.genres)))
     if model.words is not None:
         letters, meaning = model.words.by_object(content)
-        total += fusion.weight("letters") * letters + fusion.weight("meaning") * meaning
+        total += letters @ fusion.matrix("letters") + meaning @ fusion.matrix("meaning")
     if model.objects is not None:
-        total += fusion.weight("objects") * model.objects.by_object(content)
-    return total
+        total += model.objects.by_object(content) @ fusion.matrix("objects")
+    return total.astype(np.float32)
 
 
 def fusion_of(model: Model) -> Fusion:
@@ -28,18 +28,20 @@ def fusion_of(model: Model) -> Fusion:
     return model.fusion or equal_weights(["networks"], len(model.genres))
 
 
-def attributions(network: Network, pixels: Tensor, genres: list[int]) -> list[tuple[Tensor, ...]]:
-    """For each genre, activations times the logit's gradients of each of the network's feature maps, summed over channels.
+def attributions(network: Network, pixels: Tensor, weights: Tensor) -> list[tuple[Tensor, ...]]:
+    """For each weighted sum of the network's logits, activations times the sum's gradients of each of its feature maps, summed over
+    channels.
 
-    Where features are averages over a map, these add up to the logit without its bias. The network is frozen by this.
+    Where features are averages over a map, these add up to the sum without the biases. The network is frozen by this.
 
     Parameters
     ----------
     pixels : float32 (1, 3, height, width), normalised
+    weights : float32 (sums, genres)
 
     Returns
     -------
-    For each genre, float32 (1, 1, rows, columns) for each feature map.
+    For each sum, float32 (1, 1, rows, columns) for each feature map.
     """
     leaves: list[Tensor] = []
 
@@ -54,12 +56,12 @@ def attributions(network: Network, pixels: Tensor, genres: list[int]) -> list[tu
         logits = network(pixels)[0]
     finally:
         hook.remove()
-    by_genre = []
-    for genre in genres:
-        gradients = torch.autograd.grad(logits[genre], leaves, retain_graph=True)
+    by_sum = []
+    for total in weights @ logits:
+        gradients = torch.autograd.grad(total, leaves, retain_graph=True)
         products = [leaf.detach() * gradient for leaf, gradient in zip(leaves, gradients, strict=True)]
-        by_genre.append(tuple(product.sum(dim=1, keepdim=True) for product in products))
-    return by_genre
+        by_sum.append(tuple(product.sum(dim=1, keepdim=True) for product in products))
+    return by_sum
 
 
 def explain(model: Model, poster: np.ndarray, genres: list[int], device: torch.device) -> np.ndarray:
@@ -82,19 +84,20 @@ def explain(model: Model, poster: np.ndarray, genres: list[int], device: torch.d
     pixels = model.normalise(torch.tensor(poster[None], device=device))
     size = (model.height, model.width)
     fusion = fusion_of(model)
-    weighted = [(network, fusion.weight("networks") / len(model.networks)) for network in model.networks]
+    weighted = [(network, fusion.matrix("networks") / len(model.networks)) for network in model.networks]
     if model.probe is not None:
-        weighted.append((model.probe, fusion.weight("probe")))
+        weighted.append((model.probe, fusion.matrix("probe")))
     views = (False, True) if model.flip else (False,)
     # Feature maps of one size are added before they are enlarged, which takes most of the time.
     by_size: dict[tuple[int, ...], Tensor] = {}
-    for network, weight in weighted:
+    for network, matrix in weighted:
+        weights = torch.tensor(matrix.T[genres], dtype=torch.float32, device=device)
         for mirrored in views:
-            by_genre = attributions(network, pixels.flip(3) if mirrored else pixels, genres)
+            by_genre = attributions(network, pixels.flip(3) if mirrored else pixels, weights)
             for by_map in zip(*by_genre, strict=True):
                 values = torch.cat(by_map)
                 # Per area: a position in a coarse feature map covers more of the poster than one in a fine one.
-                density = weight / len(views) * values * (values.shape[2] * values.shape[3])
+                density = values / len(views) * (values.shape[2] * values.shape[3])
                 density = density.flip(3) if mirrored else density
                 by_size[density.shape] = by_size.get(density.shape, torch.zeros_like(density)) + density
     maps = torch.zeros(len(genres), *size, device=device)

@@ -1,127 +1,184 @@
 """Stacking: combining the logits of a model's parts, which are the image networks, the linear probe, the text and the objects.
 
-Each part is fitted on training posters; its evidence is one logit per genre. The model's logits are a weighted sum of the parts'
-logits plus one intercept per genre: logistic regression on the parts' logits (stacking, Wolpert 1992), or, with a single part,
-temperature scaling (Guo et al. 2017, arXiv:1706.04599) with intercepts. Weights and intercepts are fitted on validation posters, on
-which no part was fitted, so that an uninformative part gets a weight near 0. Predictions for validation posters are out of fold.
+Each part is fitted on training posters; its evidence is one logit per genre. All but the networks are also fitted in folds, so that
+there is out-of-fold evidence of the training posters, on which `fit_stack` fits how the parts add up (stacking, Wolpert 1992).
+Training networks in folds would take too long: on validation posters, `fit_fusion` fits with a single weight how much of what
+fine-tuning changed in the probe counts; or, without a probe, one weight for the networks and one for the stack.
 """
 
-import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit
 
-from poster_genres.errors import InputError
-from poster_genres.files import whole_file
-
 # Parts that use the same input share an initial weight of 1.
-GROUPS = (("networks", "probe"), ("letters", "meaning"), ("objects",))
-# Standard deviations of the normal priors of weights and intercepts. With 0.5, the intercept of a genre with ten validation posters
-# moves about two thirds of the way. From 0.1 to 3, neither changes the cross-entropy on 600 validation posters by 0.001.
+GROUPS = (("networks", "probe"), ("letters", "meaning"), ("objects",), ("stack",))
+# Standard deviations of the normal priors: of a part's weight and of the intercepts, of `fit_weights`; and, for `fit_stack`, of how
+# far a genre's own weight is from its part's, and of the weights between genres. Chosen on validation.
 WEIGHT_DEVIATION = 0.5
-INTERCEPT_DEVIATION = 0.5
+INTERCEPT_DEVIATION = 0.2
+OWN_DEVIATION = 0.3
+CROSS_DEVIATION = 0.06
 FOLDS = 5
 
 
 @dataclass
 class Fusion:
-    """A weighted sum of the parts' logits.
+    """A linear map from the parts' logits to the model's.
 
     Attributes
     ----------
     parts : their names
-    weights : float64 (parts,), non-negative
+    matrices : float64 (parts, genres, genres): by which a part's logits, a row each poster, are multiplied from the right. The
+        diagonal holds each genre's own weight; the rest lets genres speak for and against each other
     intercepts : float64 (genres,)
     """
 
     parts: list[str]
-    weights: np.ndarray
+    matrices: np.ndarray
     intercepts: np.ndarray
 
     def logits(self, evidence: dict[str, np.ndarray]) -> np.ndarray:
         """The model's logits, float32 (posters, genres), given each part's logits of the same shape."""
-        total = sum(weight * evidence[part] for part, weight in zip(self.parts, self.weights, strict=True))
+        total = sum(evidence[part].astype(np.float64) @ matrix for part, matrix in zip(self.parts, self.matrices, strict=True))
         return np.asarray(total + self.intercepts, np.float32)
 
+    def matrix(self, part: str) -> np.ndarray:
+        """The matrix of a part; zeros if the model has no part of that name."""
+        return np.asarray(self.matrices[self.parts.index(part)] if part in self.parts else np.zeros_like(self.matrices[0]))
+
     def weight(self, part: str) -> float:
-        """The weight of a part; 0 if the model has no part of that name."""
-        return float(self.weights[self.parts.index(part)]) if part in self.parts else 0.0
+        """The mean of a part's weights for the genre that a logit is of; 0 if the model has no part of that name."""
+        return float(self.matrix(part).diagonal().mean())
+
+
+def weighted_sum(parts: list[str], weights: np.ndarray, intercepts: np.ndarray) -> Fusion:
+    """The fusion with one weight for each part, (parts,), and with these intercepts."""
+    return Fusion(parts, weights[:, None, None] * np.eye(len(intercepts)), intercepts)
+
+
+def initial_weights(parts: list[str]) -> np.ndarray:
+    """The mean within each of GROUPS, summed over groups, which assumes that image, text and objects are conditionally independent
+    given the genre: float64 (parts,)."""
+    return np.array([1 / len(set(group) & set(parts)) for part in parts for group in GROUPS if part in group])
 
 
 def equal_weights(parts: list[str], genres: int) -> Fusion:
-    """The initial fusion: the mean within each of GROUPS, summed over groups, which assumes that image, text and objects are
-    conditionally independent given the genre."""
-    weights = [1 / len(set(group) & set(parts)) for part in parts for group in GROUPS if part in group]
-    return Fusion(parts, np.array(weights), np.zeros(genres))
+    """The fusion of `initial_weights`, without intercepts."""
+    return weighted_sum(parts, initial_weights(parts), np.zeros(genres))
 
 
-def fit_fusion(evidence: dict[str, np.ndarray], labels: np.ndarray) -> Fusion:
-    """Fit weights and intercepts: the maximum a posteriori estimate, with priors centred at `equal_weights`.
+def fit_weights(evidence: dict[str, np.ndarray], labels: np.ndarray) -> Fusion:
+    """Fit one weight for each part and the intercepts: the maximum a posteriori estimate, with priors centred at `equal_weights`.
+
+    With a single part it is temperature scaling (Guo et al. 2017, arXiv:1706.04599) with intercepts.
 
     Parameters
     ----------
     evidence : each part's logits, float32 (posters, genres), for posters on which no part was fitted
     labels : float32 (posters, genres), 0 or 1
     """
-    start = equal_weights(list(evidence), labels.shape[1])
-    part_logits = np.stack([evidence[part].astype(np.float64) for part in start.parts])
-    n_parts = len(start.parts)
+    parts = list(evidence)
+    start, intercepts = initial_weights(parts), np.zeros(labels.shape[1])
+    part_logits = np.stack([evidence[part].astype(np.float64) for part in parts])
+    n_parts = len(parts)
 
     def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
         weights, intercepts = values[:n_parts], values[n_parts:]
         logits = np.tensordot(weights, part_logits, 1) + intercepts
         error = expit(logits) - labels
-        penalty_gradients = (weights - start.weights) / WEIGHT_DEVIATION**2, intercepts / INTERCEPT_DEVIATION**2
-        total = np.sum(np.logaddexp(0, logits) - labels * logits)
-        total += (penalty_gradients[0] @ (weights - start.weights) + penalty_gradients[1] @ intercepts) / 2
+        penalty_gradients = (weights - start) / WEIGHT_DEVIATION**2, intercepts / INTERCEPT_DEVIATION**2
+        total = log_loss(logits, labels) + (penalty_gradients[0] @ (weights - start) + penalty_gradients[1] @ intercepts) / 2
         gradients = np.tensordot(part_logits, error, 2) + penalty_gradients[0], error.sum(axis=0) + penalty_gradients[1]
-        return float(total), np.concatenate(gradients)
+        return total, np.concatenate(gradients)
 
     bounds = [(0, None)] * n_parts + [(None, None)] * labels.shape[1]
-    initial = np.concatenate([start.weights, start.intercepts])
+    initial = np.concatenate([start, intercepts])
     values = minimize(loss, initial, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 500}).x
-    return Fusion(start.parts, values[:n_parts], values[n_parts:])
+    return weighted_sum(parts, values[:n_parts], values[n_parts:])
 
 
-def out_of_fold_logits(evidence: dict[str, np.ndarray], labels: np.ndarray) -> np.ndarray:
-    """Cross-validated logits, float32 (posters, genres): each poster's fusion is fitted on the other folds.
+def fit_stack(evidence: dict[str, np.ndarray], labels: np.ndarray) -> Fusion:
+    """Fit a matrix for each part and the intercepts: logistic regressions on all parts' logits of all genres, with normal priors
+    centred at `fit_weights`.
+
+    The parameters are those of `fit_weights`; the evidence may be out of fold.
+    """
+    start = fit_weights(evidence, labels)
+    genres = labels.shape[1]
+    inputs = np.concatenate([evidence[part].astype(np.float64) for part in start.parts], axis=1)
+    # Relative to their means, so that weights between genres leave the intercepts as they are.
+    means = inputs.mean(axis=0)
+    inputs -= means
+    base = start.logits(evidence).astype(np.float64)
+    deviations = np.where(np.eye(genres) > 0, OWN_DEVIATION, CROSS_DEVIATION)
+    precisions = np.tile(deviations**-2, (len(start.parts), 1))
+
+    def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
+        changes, intercepts = values[:-genres].reshape(-1, genres), values[-genres:]
+        logits = base + inputs @ changes + intercepts
+        error = expit(logits) - labels
+        penalty_gradients = changes * precisions, intercepts / INTERCEPT_DEVIATION**2
+        total = log_loss(logits, labels) + (np.vdot(penalty_gradients[0], changes) + penalty_gradients[1] @ intercepts) / 2
+        gradients = inputs.T @ error + penalty_gradients[0], error.sum(axis=0) + penalty_gradients[1]
+        return total, np.concatenate([gradient.ravel() for gradient in gradients])
+
+    values = minimize(loss, np.zeros(precisions.size + genres), jac=True, method="L-BFGS-B", options={"maxiter": 500}).x
+    changes = values[:-genres].reshape(-1, genres)
+    intercepts = start.intercepts + values[-genres:] - means @ changes
+    return Fusion(start.parts, start.matrices + changes.reshape(start.matrices.shape), intercepts)
+
+
+def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The sum over posters and genres of the binary cross-entropy, in nats."""
+    return float(np.sum(np.logaddexp(0, logits) - labels * logits))
+
+
+def fit_fusion(stack: Fusion | None, evidence: dict[str, np.ndarray], labels: np.ndarray) -> Fusion:
+    """The fusion of a whole model: the stack and, where there are any, the networks, with weights fitted on validation posters.
+
+    Parameters
+    ----------
+    stack : of all parts but the networks; None if there is no other part
+    evidence, labels : of validation posters, as for `fit_weights`
+    """
+    if "networks" not in evidence:
+        assert stack is not None
+        return stack
+    genres = labels.shape[1]
+    if stack is None:
+        return fit_weights({"networks": evidence["networks"]}, labels)
+    if "probe" in stack.parts:
+        # The networks started as the probe: what counts is what training changed.
+        change = evidence["networks"].astype(np.float64) - evidence["probe"]
+        logits = stack.logits(evidence).astype(np.float64)
+        share = minimize_scalar(lambda weight: log_loss(logits + weight * change, labels), bounds=(0, 1), method="bounded").x
+        matrices = stack.matrices.copy()
+        matrices[stack.parts.index("probe")] -= share * np.eye(genres)
+        return Fusion(["networks", *stack.parts], np.concatenate([share * np.eye(genres)[None], matrices]), stack.intercepts)
+    # Without its intercepts, as the networks' logits have the genres' frequencies in them.
+    beside = stack.logits(evidence) - stack.intercepts
+    both = fit_weights({"networks": evidence["networks"], "stack": beside}, labels)
+    matrices = np.concatenate([both.matrices[:1], both.weight("stack") * stack.matrices])
+    return Fusion(["networks", *stack.parts], matrices, both.intercepts)
+
+
+def out_of_fold_logits(stack: Fusion | None, evidence: dict[str, np.ndarray], labels: np.ndarray) -> np.ndarray:
+    """Logits of validation posters, float32 (posters, genres): each poster's fusion is fitted on the other folds.
 
     The parameters are those of `fit_fusion`. Scores of these logits are not biased by the fit.
     """
-    posters = len(labels)
-    folds = np.random.default_rng(0).permutation(posters) % FOLDS
     logits = np.empty(labels.shape, np.float32)
-    for fold in range(FOLDS):
-        train, test = folds != fold, folds == fold
-        fusion = fit_fusion({part: values[train] for part, values in evidence.items()}, labels[train])
+    for train, test in folds(len(labels)):
+        fusion = fit_fusion(stack, {part: values[train] for part, values in evidence.items()}, labels[train])
         logits[test] = fusion.logits({part: values[test] for part, values in evidence.items()})
     return logits
 
 
-def save_evidence(evidence: dict[str, np.ndarray], path: Path) -> None:
-    """Write the logits of each part of a model. The same logits always give the same bytes."""
-    with whole_file(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **evidence)  # type: ignore[arg-type]
-
-
-def read_evidence(path: Path, parts: list[str], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Read a file of `save_evidence`: float32 (posters, genres) for each part.
-
-    Raises
-    ------
-    InputError
-        The file is missing or damaged, or is of other parts, posters or genres.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            evidence = {part: file[part] for part in file.files}
-    except FileNotFoundError:
-        raise InputError(f"{path}: not there yet; `dvc repro` makes it") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile):
-        raise InputError(f"{path}: damaged; `dvc repro` makes it again") from None
-    if list(evidence) != parts or any(logits.shape != shape for logits in evidence.values()):
-        raise InputError(f"{path}: not of models/model.pt or not of data/cache; `dvc repro` makes them again")
-    return evidence
+def folds(rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """FOLDS random divisions of rows, bool (rows,), into those to fit on and those to predict."""
+    fold_of = np.random.default_rng(0).permutation(rows) % FOLDS
+    for fold in range(FOLDS):
+        yield fold_of != fold, fold_of == fold

@@ -22,8 +22,8 @@ from poster_genres.objects import PosterDetections
 from poster_genres.tensor_cache import Posters
 from poster_genres.words import Words
 
-FORMAT = "poster-genres model, version 7"
-OLD_FORMATS = ("poster-genres model, version 5", "poster-genres model, version 6")
+FORMAT = "poster-genres model, version 8"
+OLD_FORMATS = tuple(f"poster-genres model, version {version}" for version in (5, 6, 7))
 BATCH = 64
 # Of a network of which only the weights count.
 ANY_SIZE = (224, 224)
@@ -192,7 +192,7 @@ def save_model(model: Model, path: Path) -> None:
     checkpoint["objects"] = None if model.objects is None else model.objects.state()
     checkpoint["fusion"] = {
         "parts": model.fusion.parts,
-        "weights": torch.from_numpy(model.fusion.weights),
+        "matrices": torch.from_numpy(model.fusion.matrices),
         "intercepts": torch.from_numpy(model.fusion.intercepts),
     }
 
@@ -238,7 +238,7 @@ def check_pretrained(path: Path, architecture: Architecture, pretrained: dict[st
 
 
 def load_model(path: Path, device: torch.device) -> Model:
-    """Load a file written by `save_model`, of this format version or the two before. No code in the file is run.
+    """Load a file written by `save_model`, of this format version or the three before. No code in the file is run.
 
     Raises
     ------
@@ -262,7 +262,7 @@ def load_model(path: Path, device: torch.device) -> Model:
         if file_format in OLD_FORMATS:
             from poster_genres.old_model import convert
 
-            checkpoint = convert(checkpoint, version_5=file_format == OLD_FORMATS[0])
+            checkpoint = convert(checkpoint, int(file_format[-1]))
         size = checkpoint["height"], checkpoint["width"]
         architecture = find_architecture(checkpoint["architecture"], checkpoint["backbone"])
 
@@ -283,7 +283,7 @@ def load_model(path: Path, device: torch.device) -> Model:
         if isinstance(objects, dict):
             objects = ObjectModel.load(objects)
         state = checkpoint.pop("fusion")
-        fusion = Fusion(state["parts"], state["weights"].numpy(), state["intercepts"].numpy())
+        fusion = Fusion(state["parts"], state["matrices"].numpy(), state["intercepts"].numpy())
         return Model(networks=networks, probe=probe, words=words, objects=objects, fusion=fusion, **checkpoint)
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: damaged, or from another version of this project: {str(error).splitlines()[0]}") from None

@@ -1,4 +1,4 @@
-"""Conversion of model files of versions 5 and 6, so that they still load and their predictions do not change."""
+"""Conversion of model files of versions 5 to 7, so that they still load and their predictions do not change."""
 
 from typing import Any
 
@@ -48,19 +48,23 @@ class ObjectStreams(ObjectModel):
         return np.zeros((len(content.objects), self.genres), np.float32)
 
 
-def convert(old: dict[str, Any], version_5: bool) -> dict[str, Any]:
-    """Convert a checkpoint of version 5 or 6 to version 7, for `load_model`.
+def convert(old: dict[str, Any], version: int) -> dict[str, Any]:
+    """Convert a checkpoint of version 5, 6 or 7 to version 8, for `load_model`.
 
-    Version 6 held all of a network's weights, and n-grams' weights as float32.
+    Version 7 had one weight for each part. Version 6 held all of a network's weights, and n-grams' weights as float32.
     """
-    checkpoint = (convert_5(old) if version_5 else dict(old)) | {"pretrained": None}
-    if checkpoint["words"] is not None:
+    checkpoint = convert_5(old) if version == 5 else dict(old)
+    if version < 7:
+        checkpoint["pretrained"] = None
+    if version < 7 and checkpoint["words"] is not None:
         words = dict(checkpoint["words"])
         weights = words.pop("weights")
         # Not rounded to levels, which would change the predictions a little.
         words |= {"levels": weights, "scales": torch.ones(len(weights)), "vocabulary": "\n".join(words["vocabulary"])}
         checkpoint["words"] = words
-    return checkpoint
+    fusion = dict(checkpoint["fusion"])
+    fusion["matrices"] = fusion.pop("weights")[:, None, None] * torch.eye(len(checkpoint["genres"]), dtype=torch.float64)
+    return checkpoint | {"fusion": fusion}
 
 
 def convert_5(old: dict[str, Any]) -> dict[str, Any]:

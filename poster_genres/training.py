@@ -21,7 +21,7 @@ from poster_genres import processes
 from poster_genres.augmentation import augment, random_transforms
 from poster_genres.devices import autocast
 from poster_genres.errors import InputError
-from poster_genres.fusion import out_of_fold_logits
+from poster_genres.fusion import Fusion, fit_fusion, fit_stack, folds, out_of_fold_logits
 from poster_genres.logistic import fit_logistic
 from poster_genres.model import BATCH, Model, evidence_of_detections, image_logits
 from poster_genres.movies import SPLITS
@@ -155,6 +155,7 @@ class Training:
     splits : (N,), "train", "validation" or "test"; test posters are not used, but for
         how many have each genre, which decides the genres that macro scores are over
     contents : the detections on each of the N posters, for two streams
+    train_evidence : for two streams, the logits of words and objects for training posters, out of fold
     """
 
     def __init__(
@@ -166,6 +167,7 @@ class Training:
         recipe: Recipe,
         device: torch.device,
         contents: list[PosterDetections] | None = None,
+        train_evidence: dict[str, np.ndarray] | None = None,
     ) -> None:
         self.model, self.recipe, self.device = model, recipe, device
         self.posters, self.labels = posters, labels
@@ -175,7 +177,10 @@ class Training:
         # The best epoch's weights, empty where the probe alone is best, and logits, float32 (validation posters, genres).
         self.best: list[dict[str, Tensor]] = []
         self.best_logits: np.ndarray | None = None
-        # Logits for validation posters of the parts that are not trained here.
+        # Out-of-fold logits for training posters of the parts that are not trained here, and how these parts add up.
+        self.train_evidence = dict(train_evidence or {})
+        self.stack = fit_stack(self.train_evidence, labels[self.train_rows]) if self.train_evidence else None
+        # Logits for validation posters of the same parts.
         validation_contents = None if contents is None else [contents[row] for row in self.validation_rows]
         self.evidence = evidence_of_detections(model, validation_contents)
         steps = recipe.epochs * len(batch_starts(len(self.train_rows), recipe.batch_size))
@@ -208,17 +213,25 @@ class Training:
             shard = frozen_features(probe, self.model, self.posters, processes.shard(rows), self.device)
             features[split] = torch.from_numpy(processes.all_gather_rows(shard.transpose(0, 1).numpy())).transpose(0, 1)
         train_labels, validation_labels = (torch.from_numpy(self.labels[rows]) for rows in (self.train_rows, self.validation_rows))
-        best_loss = math.inf
+        best_loss, best_decay = math.inf, 0.0
         for decay in DECAYS:
             weight, bias = fit_logistic(features["train"].flatten(0, 1), train_labels.repeat(2, 1), decay)
             logits = features["validation"].mean(dim=0) @ weight.T + bias
             loss = float(binary_cross_entropy_with_logits(logits, validation_labels))
             if loss < best_loss:
-                best_loss, best_weight, best_bias = loss, weight, bias
+                best_loss, best_decay, best_weight, best_bias = loss, decay, weight, bias
         for network in (probe, *self.model.networks):
             set_head(network, best_weight, best_bias)
+        # Logits for training posters, out of fold.
+        logits = torch.empty_like(train_labels)
+        for fitted, predicted in folds(len(train_labels)):
+            of_fold = features["train"][:, fitted]
+            weight, bias = fit_logistic(of_fold.flatten(0, 1), train_labels[fitted].repeat(2, 1), best_decay)
+            logits[predicted] = features["train"][:, predicted].mean(dim=0) @ weight.T + bias
+        self.train_evidence["probe"] = logits.numpy()
         self.use_probe(probe)
-        train_logits = (features["train"].mean(dim=0) @ best_weight.T + best_bias).numpy()
+        assert self.stack is not None
+        train_logits = self.stack.logits(self.train_evidence)
         seconds = time.perf_counter() - start
         self.history.append(
             {
@@ -232,9 +245,10 @@ class Training:
         )
 
     def use_probe(self, probe: Network) -> None:
-        """Make this network, which is not trained further, a part of the model."""
+        """Make this network, which is not trained further, a part of the model. Its `train_evidence` is there."""
         self.model.probe = probe
         self.evidence["probe"] = self._validation_logits([probe])
+        self.stack = fit_stack(self.train_evidence, self.labels[self.train_rows])
 
     def _validation_logits(self, networks: list[Network]) -> np.ndarray:
         """The mean of the networks' logits, float32 (validation posters, genres)."""
@@ -245,8 +259,15 @@ class Training:
         """The validation scores of the whole model: stacking weights are fitted in folds, and the scores are out of fold."""
         if not all(np.isfinite(logits).all() for logits in evidence.values()):
             raise diverged()
-        labels = self.labels[self.validation_rows]
-        return score_epoch("validation", labels, out_of_fold_logits(evidence, labels), self.columns)
+        return score_epoch("validation", self.labels[self.validation_rows], self.validation_logits(evidence), self.columns)
+
+    def validation_logits(self, evidence: dict[str, np.ndarray]) -> np.ndarray:
+        """The whole model's logits, given each part's, float32 (validation posters, genres); the fusion is fitted in folds."""
+        return out_of_fold_logits(self.stack, evidence, self.labels[self.validation_rows])
+
+    def fusion(self, evidence: dict[str, np.ndarray]) -> Fusion:
+        """How a model's parts add up, given their logits for validation posters."""
+        return fit_fusion(self.stack, evidence, self.labels[self.validation_rows])
 
     def best_evidence(self) -> dict[str, np.ndarray]:
         """The logits of each part of the model at its best epoch, float32 (validation posters, genres)."""
@@ -259,10 +280,16 @@ class Training:
         start = time.perf_counter()
         processes.broadcast_random_state()
         learning_rate = self.learners[0].optimizer.param_groups[0]["lr"]
-        row = self._train_epoch(f"epoch {epoch}/{self.recipe.epochs}")
+        rows, train_logits = self._train_epoch(f"epoch {epoch}/{self.recipe.epochs}")
         train_seconds = time.perf_counter() - start
         logits = self._validation_logits([learner.scored for learner in self.learners])
-        row |= self._score_validation({"networks": logits} | self.evidence)
+        evidence = {"networks": logits} | self.evidence
+        row = self._score_validation(evidence)
+        # The same model on training posters.
+        of_rows = np.searchsorted(self.train_rows, rows)
+        train_evidence = {"networks": train_logits} | {part: values[of_rows] for part, values in self.train_evidence.items()}
+        train_logits = self.fusion(evidence).logits(train_evidence)
+        row = score_epoch("train", self.labels[rows], train_logits, self.columns) | row
         if row["validation_loss"] < self.best_loss():
             self.best = [
                 {key: value.detach().clone() for key, value in learner.scored.state_dict().items()} for learner in self.learners
@@ -292,13 +319,13 @@ class Training:
         losses = [row["validation_loss"] for row in self.history]
         return len(losses) - 1 - losses.index(min(losses))
 
-    def _train_epoch(self, name: str) -> dict[str, float]:
+    def _train_epoch(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Train each network once on all training posters.
 
         Returns
         -------
-        Running scores, as of `score_epoch`: of augmented posters, by the weights at each step, without the words' logits, which are
-        overfitted to these posters. Of more than SCORED posters, only every second batch counts, or every third, …
+        Rows, int (n,), and the networks' logits for them, float32 (n, genres): of augmented posters, by the weights at each step.
+        Of more than SCORED posters, only of every second batch, or every third, …
         """
         every = math.ceil(len(self.train_rows) * len(self.learners) / SCORED)
         scored_rows: list[np.ndarray] = []
@@ -316,7 +343,9 @@ class Training:
                     progress.update(len(batch))
         arrays = (np.concatenate(scored_rows), torch.cat(scored_logits).cpu().numpy())
         rows, logits = (np.concatenate(processes.all_gather(array)) for array in arrays)
-        return score_epoch("train", self.labels[rows], logits, self.columns)
+        if not np.isfinite(logits).all():
+            raise diverged()
+        return rows, logits
 
     def _step(self, learner: Learner, batch: np.ndarray) -> Tensor:
         """Take a training step on a batch of rows; returns the logits of this process's shard of it."""
@@ -351,6 +380,7 @@ class Training:
         return {
             "learners": [learner.state() for learner in self.learners],
             "probe": None if self.model.probe is None else self.model.probe.state_dict(),
+            "probe out of fold": None if self.model.probe is None else torch.from_numpy(self.train_evidence["probe"]),
             "best": self.best,
             "best logits": None if self.best_logits is None else torch.from_numpy(self.best_logits),
             "history": self.history,
@@ -365,6 +395,7 @@ class Training:
         if state["probe"] is not None:
             probe = copy.deepcopy(self.model.networks[0])
             probe.load_state_dict(state["probe"])
+            self.train_evidence["probe"] = state["probe out of fold"].numpy()
             self.use_probe(probe)
         self.best, self.history = state["best"], state["history"]
         self.best_logits = None if state["best logits"] is None else state["best logits"].numpy()

@@ -20,8 +20,9 @@ from sklearn.metrics import precision_recall_curve
 from poster_genres import errors, evaluation, figures, finished_run
 from poster_genres.devices import prepare
 from poster_genres.duplicates import find_duplicates, perceptual_hashes
+from poster_genres.errors import InputError
 from poster_genres.files import whole_file, write_json
-from poster_genres.fusion import equal_weights, out_of_fold_logits, read_evidence
+from poster_genres.fusion import equal_weights
 from poster_genres.model import Model, predict_evidence
 from poster_genres.movies import labels_of
 from poster_genres.objects import PosterDetections
@@ -32,7 +33,7 @@ from poster_genres.tensor_cache import Posters
 from poster_genres.tracking import caveat
 
 METRICS = Path("metrics")
-VALIDATION = Path("models/validation.npz")
+VALIDATION = Path("models/validation.npy")
 FIGURES = METRICS / "figures"
 # The few scores that fit in `dvc metrics show` and `dvc exp show`; metrics/scores.csv has all.
 HEADLINE = {
@@ -82,33 +83,51 @@ def duplicates_between_splits(posters: Posters, movies: pd.DataFrame) -> pd.Data
 
 
 class Predictions(NamedTuple):
-    """One split's labels (posters, genres), each part's logits, the model's probabilities and the prior's; float32."""
+    """One split's labels (posters, genres), the model's probabilities and the prior's; float32."""
 
     labels: np.ndarray
-    evidence: dict[str, np.ndarray]
     probabilities: np.ndarray
     prior: np.ndarray
 
 
+def read_validation(shape: tuple[int, ...]) -> np.ndarray:
+    """The model's logits for validation posters, float32 (posters, genres), out of fold, as `train` wrote them.
+
+    Raises
+    ------
+    InputError
+        They are not there, damaged, or not of this shape.
+    """
+    try:
+        logits = np.load(VALIDATION, allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"{VALIDATION}: not there yet; `dvc repro` makes it") from None
+    except (ValueError, OSError, EOFError):
+        raise InputError(f"{VALIDATION}: damaged; remove it, and `dvc repro` makes it again") from None
+    if logits.shape != shape:
+        raise InputError(f"{VALIDATION}: of other posters or genres than data/cache; `dvc repro` makes it again")
+    return np.asarray(logits, np.float32)
+
+
 def predict_splits(
     model: Model, posters: Posters, movies: pd.DataFrame, contents: list[PosterDetections] | None, device: torch.device
-) -> dict[str, Predictions]:
-    """Predict test posters, and validation posters from what `train` has kept of them."""
+) -> tuple[dict[str, Predictions], np.ndarray]:
+    """Predict test posters; what the model says of validation posters, `train` has written.
+
+    Returns
+    -------
+    The predictions by split, and the test posters' probabilities with the parts' initial weights, before any fit.
+    """
     assert model.fusion is not None
     labels, splits = labels_of(movies), movies["split"].to_numpy(str)
+    of_split = {split: np.flatnonzero(splits == split) for split in ("validation", "test")}
+    evidence = predict_evidence(model, posters, device, of_split["test"], contents)
+    logits = {"validation": read_validation(labels[of_split["validation"]].shape), "test": model.fusion.logits(evidence)}
     predictions = {}
-    for split in ("validation", "test"):
-        rows = np.flatnonzero(splits == split)
-        if split == "validation":
-            evidence = read_evidence(VALIDATION, model.fusion.parts, labels[rows].shape)
-            # The fusion's weights are fitted on validation posters, so their own logits must be out of fold.
-            logits = out_of_fold_logits(evidence, labels[rows])
-        else:
-            evidence = predict_evidence(model, posters, device, rows, contents)
-            logits = model.fusion.logits(evidence)
+    for split, rows in of_split.items():
         prior = np.tile(np.array(model.prior, np.float32), (len(rows), 1))
-        predictions[split] = Predictions(labels[rows], evidence, expit(logits), prior)
-    return predictions
+        predictions[split] = Predictions(labels[rows], expit(logits[split]), prior)
+    return predictions, expit(equal_weights(list(evidence), len(model.genres)).logits(evidence))
 
 
 def table_of_predictions(genres: list[str], movies: pd.DataFrame, predictions: dict[str, Predictions]) -> pd.DataFrame:
@@ -136,7 +155,7 @@ def score_splits(
     rows: list[dict[str, Any]] = []
     scores: dict[str, dict[str, float]] = {}
     by_genre = {}
-    for split, (labels, _, probabilities, prior) in predictions.items():
+    for split, (labels, probabilities, prior) in predictions.items():
         model_scores = evaluation.score(labels, probabilities, model.threshold, thresholds, columns)
         prior_scores = evaluation.score(labels, prior, *prior_thresholds, columns)
         intervals, genre_intervals = evaluation.bootstrap(labels, probabilities, model.threshold, thresholds, columns, seed)
@@ -205,12 +224,12 @@ def draw_figures(
     by_genre: pd.DataFrame,
     tables: dict[str, pd.DataFrame],
     test: Predictions,
+    unfitted: np.ndarray,
 ) -> dict[str, Figure]:
-    """The figures of the report and of MLflow, by name."""
+    """The figures of the report and of MLflow, by name. `unfitted` holds the test posters' probabilities before the fit."""
     prior = scores[scores["split"] == "validation"].set_index("score")["prior"]
     of_validation = {"loss": prior["binary_cross_entropy"], "macro_average_precision": prior["macro_average_precision"]}
     prior_curve = precision_recall(test.labels, test.prior)
-    unfitted = expit(equal_weights(list(test.evidence), len(model.genres)).logits(test.evidence))
     return {
         "curves": figures.draw_curves(history, of_validation),
         "genres": figures.draw_genres(by_genre),
@@ -230,7 +249,7 @@ def describe_run(
     experiment = tags.get("dvc.experiment")
     architecture = f"{model.architecture}, posters of {model.height} x {model.width} pixels"
     kept = history["epoch"][history["validation_loss"].argmin()]
-    parts = zip(model.fusion.parts, model.fusion.weights, strict=True)
+    weights = ", ".join(f"{part} {model.fusion.weight(part):.2f}" for part in model.fusion.parts)
     how = {
         "Trained": f"{tags.get('trained', 'unknown')}, from commit {tags.get('commit', 'unknown: no Git')}",
         "Data set": f"{parameters.dataset}, hash {tags.get('dvc.data', 'unknown: without dvc repro')}",
@@ -238,7 +257,7 @@ def describe_run(
         "Command": f"dvc exp apply {experiment} && dvc repro" if experiment else "dvc repro",
         "MLflow run": f"{run['name']}; tags.training = '{tags['training']}'",
         "Network": f"{architecture}, epoch {kept} of {history['epoch'].max()}",
-        "Parts and their weights": ", ".join(f"{part} {weight:.2f}" for part, weight in parts),
+        "Parts and their mean weights": weights,
     }
     if model.classes:
         how["Detectors"] = ", ".join(f"{name} ({version})" for name, version in model.detectors.items()) or "detections.csv"
@@ -264,7 +283,7 @@ def main() -> None:
     device = prepare()
     inputs = finished_run.read_inputs(device)
     model, posters, movies, contents = inputs
-    predictions = predict_splits(model, posters, movies, contents, device)
+    predictions, unfitted = predict_splits(model, posters, movies, contents, device)
     test = predictions["test"]
     scores, by_genre, headline = score_splits(model, predictions, seed)
     tables = tables_of_test(model, posters, movies, contents, test, seed)
@@ -279,7 +298,7 @@ def main() -> None:
     write_json(METRICS / "evaluation.json", headline)
 
     history = pd.read_csv(METRICS / "history.csv")
-    drawn = draw_figures(model, history, scores, by_genre["test"], tables, test)
+    drawn = draw_figures(model, history, scores, by_genre["test"], tables, test, unfitted)
     for name, figure in drawn.items():
         figures.save_png(figure, FIGURES / f"{name}.png", 180)
     about = describe_run(model, history, movies, parameters, doubt)

@@ -1,8 +1,8 @@
 """Train networks on the cached posters, and keep the weights of the epoch with the lowest validation cross-entropy.
 
 In: data/cache and, for two_stream/…, data/detections. Out: models/model.pt; metrics/history.csv, one row per epoch;
-models/validation.npz, the logits of the model's parts for validation posters, which are not predicted again; models/run.json, which
-identifies the MLflow run. An interrupted training, started again, resumes after its last completed epoch.
+models/validation.npy, the model's logits for validation posters, float32 (posters, genres), out of fold, for `evaluate`;
+models/run.json, which identifies the MLflow run. An interrupted training, started again, resumes after its last completed epoch.
 Run: `python -m stages.train`; with `processes: 4` it launches four processes, and on several machines `torchrun` launches it.
 """
 
@@ -13,6 +13,8 @@ import json
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,8 @@ from poster_genres.architectures import needs_objects
 from poster_genres.devices import prepare
 from poster_genres.errors import InputError
 from poster_genres.files import repository, whole_file, write_json
-from poster_genres.fusion import fit_fusion, out_of_fold_logits, save_evidence
-from poster_genres.model import Model, save_model
+from poster_genres.fusion import folds
+from poster_genres.model import Model, evidence_of_detections, save_model
 from poster_genres.movies import genres_of, labels_of
 from poster_genres.network import find_architecture
 from poster_genres.object_model import LEAST, count_classes, fit_objects
@@ -42,7 +44,7 @@ from poster_genres.words import fit_words
 CACHE = Path("data/cache")
 DETECTIONS = Path("data/detections")
 HISTORY = Path("metrics/history.csv")
-VALIDATION = Path("models/validation.npz")
+VALIDATION = Path("models/validation.npy")
 # Checkpoints of abandoned trainings are deleted after a week.
 KEPT_SECONDS = 7 * 24 * 3600
 
@@ -185,21 +187,35 @@ def run_epochs(training: Training, tracking: Tracking | None, checkpoint: Path, 
 
 
 def finish(training: Training) -> None:
-    """Restore the best weights, fit the fusion and tune the thresholds on validation, and save the model."""
+    """Restore the best weights, fit the fusion and tune the thresholds on validation, and save the model and its logits there."""
     from poster_genres import scores
 
     training.finish()
     model = training.model
-    labels, evidence = training.labels[training.validation_rows], training.best_evidence()
-    model.fusion = fit_fusion(evidence, labels)
-    print(
-        "weights of the parts: "
-        + ", ".join(f"{name} {weight:.2f}" for name, weight in zip(evidence, model.fusion.weights, strict=True))
-    )
-    model.threshold, thresholds = scores.tune_thresholds(labels, expit(out_of_fold_logits(evidence, labels)))
+    evidence = training.best_evidence()
+    model.fusion = training.fusion(evidence)
+    print("mean weights of the parts: " + ", ".join(f"{part} {model.fusion.weight(part):.2f}" for part in model.fusion.parts))
+    logits = training.validation_logits(evidence)
+    model.threshold, thresholds = scores.tune_thresholds(training.labels[training.validation_rows], expit(logits))
     model.thresholds = thresholds.tolist()
     save_model(model, Path("models/model.pt"))
-    save_evidence(evidence, VALIDATION)
+    with whole_file(VALIDATION) as temporary, temporary.open("wb") as file:
+        np.save(file, logits, allow_pickle=False)
+
+
+def detections_out_of_fold(
+    model: Model, contents: list[PosterDetections], labels: np.ndarray, classes: list[str]
+) -> dict[str, np.ndarray]:
+    """Logits of words and objects, those that the model has, for its training posters, float32 (posters, genres), out of fold."""
+    evidence = {part: np.zeros(labels.shape, np.float32) for part in evidence_of_detections(model, contents[:1])}
+    for train, test in folds(len(contents)):
+        to_fit, to_predict = (list(compress(contents, mask)) for mask in (train, test))
+        of_fold = replace(model, words=fit_words(to_fit, labels[train]), objects=fit_objects(to_fit, labels[train], classes))
+        for part, logits in evidence_of_detections(of_fold, to_predict).items():
+            # A fold may have enough of a class for a part that the whole has not, if it has not enough of another.
+            if part in evidence:
+                evidence[part][test] = logits
+    return evidence
 
 
 def prepare_training(parameters: TrainParameters, device: torch.device) -> Training:
@@ -217,12 +233,13 @@ def prepare_training(parameters: TrainParameters, device: torch.device) -> Train
         raise InputError("data/cache: one poster is not enough to train on; raise `limit` or lower `validation`")
     detections = read_detections(DETECTIONS, list(movies["id"])) if needs_objects(parameters.architecture) else None
     model = new_model(parameters, genres, posters.shape, labels[rows].mean(axis=0), device, detections)
-    contents = None
+    contents, train_evidence = None, None
     if detections is not None:
         contents = detections.posters
         train_contents = [contents[row] for row in rows]
         model.words = fit_words(train_contents, labels[rows])
         model.objects = fit_objects(train_contents, labels[rows], detections.classes)
+        train_evidence = detections_out_of_fold(model, train_contents, labels[rows], detections.classes)
         if processes.rank() == 0:
             print_detections(model, train_contents)
     if processes.rank() == 0:
@@ -230,7 +247,7 @@ def prepare_training(parameters: TrainParameters, device: torch.device) -> Train
         numbers = f"{len(rows)} posters to train, {(splits == 'validation').sum()} to validate"
         devices = device.type if processes.world_size() == 1 else f"{processes.world_size()} x {device.type}"
         print(f"{model.architecture}: {size:,} parameters on {devices}, {numbers}", flush=True)
-    return Training(model, posters, labels, splits, parameters.recipe, device, contents)
+    return Training(model, posters, labels, splits, parameters.recipe, device, contents, train_evidence)
 
 
 def train(parameters: TrainParameters, description: dict[str, Any], device: torch.device) -> None:

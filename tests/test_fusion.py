@@ -11,7 +11,17 @@ from scipy.special import expit
 from poster_genres import fusion, scores
 from poster_genres.errors import InputError
 from poster_genres.evaluation import calibration_error
-from poster_genres.fusion import equal_weights, fit_fusion, out_of_fold_logits
+from poster_genres.fusion import (
+    CROSS_DEVIATION,
+    Fusion,
+    equal_weights,
+    fit_fusion,
+    fit_stack,
+    fit_weights,
+    initial_weights,
+    out_of_fold_logits,
+    weighted_sum,
+)
 from poster_genres.model import Model, load_model, predict_logits, save_model
 from poster_genres.network import find_architecture
 from poster_genres.object_model import LEAST, ObjectModel, count_classes, fit_objects
@@ -36,61 +46,145 @@ def world(posters: int, seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 def test_weights_and_intercepts_are_found() -> None:
     labels, evidence = world(20_000, 0)
     evidence["networks"] += 0.7  # each genre is said too often
-    fitted = fit_fusion(evidence, labels)
+    fitted = fit_weights(evidence, labels)
     assert fitted.parts == ["networks", "letters"]
-    np.testing.assert_allclose(fitted.weights, [1, 1 / 1.5], atol=0.04)
+    np.testing.assert_allclose([fitted.weight("networks"), fitted.weight("letters")], [1, 1 / 1.5], atol=0.04)
     np.testing.assert_allclose(fitted.intercepts, -0.7, atol=0.12)
     assert calibration_error(labels, expit(fitted.logits(evidence))) < 0.01
-    assert fitted.weight("letters") == fitted.weights[1]
     assert fitted.weight("objects") == 0
     # Alone, a part is scaled, as by a temperature.
-    (weight,) = fit_fusion({"networks": 3 * evidence["networks"]}, labels).weights
-    assert weight == pytest.approx(fit_fusion({"networks": evidence["networks"]}, labels).weights[0] / 3, rel=0.02)
+    scaled, alone = (fit_weights({"networks": scale * evidence["networks"]}, labels).weight("networks") for scale in (3, 1))
+    assert scaled == pytest.approx(alone / 3, rel=0.02)
 
 
 def test_a_part_that_says_nothing_does_no_harm() -> None:
-    labels, evidence = world(600, 1)
+    labels, evidence = world(3000, 1)
     noise = np.random.default_rng(2).normal(0, 1, labels.shape).astype(np.float32)
-    with_noise = fit_fusion(evidence | {"objects": noise}, labels)
-    assert 0 <= with_noise.weight("objects") < 0.05
-    plain, noisy = (out_of_fold_logits(parts, labels) for parts in (evidence, evidence | {"objects": noise}))
-    losses = [scores.binary_cross_entropy(labels, expit(logits)) for logits in (plain, noisy)]
+    assert 0 <= fit_weights(evidence | {"objects": noise}, labels).weight("objects") < 0.05
+    fitted, held = slice(2400), slice(2400, None)
+    plain, noisy = (
+        fit_stack({part: values[fitted] for part, values in parts.items()}, labels[fitted]).logits(
+            {part: values[held] for part, values in parts.items()}
+        )
+        for parts in (evidence, evidence | {"objects": noise})
+    )
+    losses = [scores.binary_cross_entropy(labels[held], expit(logits)) for logits in (plain, noisy)]
     assert losses[1] - losses[0] < 0.001
-    difference = np.diff([scores.macro_average_precision(labels, logits, np.arange(GENRES)) for logits in (plain, noisy)])[0]
+    difference = np.diff([scores.macro_average_precision(labels[held], logits, np.arange(GENRES)) for logits in (plain, noisy)])[0]
     assert abs(difference) < 0.005
 
 
 def test_a_few_posters_move_little() -> None:
     labels, evidence = world(4, 3)
-    fitted, start = fit_fusion(evidence, labels), equal_weights(list(evidence), GENRES)
-    assert np.abs(fitted.weights - start.weights).max() < 0.5
-    assert np.abs(fitted.intercepts).max() < 0.5
-    assert np.isfinite(out_of_fold_logits({part: values[:1] for part, values in evidence.items()}, labels[:1])).all()
+    start = equal_weights(list(evidence), GENRES)
+    for fitted in (fit_weights(evidence, labels), fit_stack(evidence, labels)):
+        assert np.abs(fitted.matrices - start.matrices).max() < 0.6
+        assert np.abs(fitted.intercepts).max() < 0.5
+    assert np.isfinite(out_of_fold_logits(None, {"networks": evidence["networks"][:1]}, labels[:1])).all()
+
+
+def test_genres_speak_for_each_other() -> None:
+    # The second genre is never said by itself, but goes with the first.
+    random = np.random.default_rng(5)
+    heard = random.normal(0, 1, (2000, 2)).astype(np.float32)
+    labels = (random.random(heard.shape) < expit(2 * heard[:, :1] + [0, -1])).astype(np.float32)
+    fitted = fit_stack({"probe": heard}, labels)
+    (own, for_second), (for_first, _) = fitted.matrices[0]
+    assert own > 1
+    assert for_second > CROSS_DEVIATION
+    assert abs(for_first) < CROSS_DEVIATION
+    losses = [
+        scores.binary_cross_entropy(labels[:, 1:], expit(model.logits({"probe": heard}))[:, 1:])
+        for model in (fit_weights({"probe": heard}, labels), fitted)
+    ]
+    assert losses[1] < losses[0] - 0.01
+    # Where each genre is said by its own logit alone, weights between genres are near zero.
+    truth, evidence = world(2000, 6)
+    between = fit_stack(evidence, truth).matrices * (1 - np.eye(GENRES))
+    assert np.abs(between).max() < 2 * CROSS_DEVIATION
+
+
+def test_the_stack_is_the_most_probable_one() -> None:
+    labels, evidence = world(300, 7)
+    fitted = fit_stack(evidence, labels)
+
+    def logits(model: Fusion) -> float:
+        start = fit_weights(evidence, labels)
+        change = model.matrices - start.matrices
+        own = change[:, np.eye(GENRES) > 0] / fusion.OWN_DEVIATION
+        cross = change[:, np.eye(GENRES) == 0] / CROSS_DEVIATION
+        means = np.concatenate([values.mean(axis=0, dtype=np.float64) for values in evidence.values()])
+        intercepts = model.intercepts - start.intercepts + means @ change.reshape(-1, GENRES)
+        likelihood = fusion.log_loss(sum(evidence[part] @ model.matrix(part) for part in evidence) + model.intercepts, labels)
+        return float(likelihood + ((own**2).sum() + (cross**2).sum() + ((intercepts / fusion.INTERCEPT_DEVIATION) ** 2).sum()) / 2)
+
+    best, random = logits(fitted), np.random.default_rng(0)
+    for _ in range(20):
+        moved = Fusion(
+            fitted.parts,
+            fitted.matrices + random.normal(0, 0.01, fitted.matrices.shape),
+            fitted.intercepts + random.normal(0, 0.01, GENRES),
+        )
+        assert logits(moved) > best
+
+
+def test_networks_count_by_what_training_changed() -> None:
+    labels, evidence = world(4000, 8)
+    probe = evidence["networks"] + np.random.default_rng(9).normal(0, 1, labels.shape).astype(np.float32)
+    parts = {"probe": probe, "letters": evidence["letters"]}
+    stack = fit_stack({part: values[:2000] for part, values in parts.items()}, labels[:2000])
+    held = {part: values[2000:] for part, values in parts.items()}
+    truth = labels[2000:]
+    # Training that changed nothing changes nothing; training that found what there is to see takes the probe's place.
+    same = fit_fusion(stack, held | {"networks": held["probe"]}, truth)
+    np.testing.assert_allclose(same.logits(held | {"networks": held["probe"]}), stack.logits(held), atol=1e-5)
+    better = held | {"networks": evidence["networks"][2000:]}
+    fitted = fit_fusion(stack, better, truth)
+    assert 0.4 < fitted.weight("networks") <= 1
+    before, after = (scores.binary_cross_entropy(truth, expit(logits)) for logits in (stack.logits(held), fitted.logits(better)))
+    assert after < before - 0.01
+    worse = held | {"networks": np.random.default_rng(1).normal(0, 1, truth.shape).astype(np.float32)}
+    assert fit_fusion(stack, worse, truth).weight("networks") < 0.2
+    assert fit_fusion(stack, held, truth) is stack
+
+
+def test_networks_from_random_weights_join_what_words_say() -> None:
+    labels, evidence = world(4000, 10)
+    stack = fit_stack({"letters": evidence["letters"][:2000]}, labels[:2000])
+    held, truth = {part: values[2000:] for part, values in evidence.items()}, labels[2000:]
+    fitted = fit_fusion(stack, held, truth)
+    assert fitted.parts == ["networks", "letters"]
+    assert calibration_error(truth, expit(fitted.logits(held))) < 0.03
+    alone = fit_fusion(None, {"networks": held["networks"]}, truth)
+    losses = [scores.binary_cross_entropy(truth, expit(model.logits(held))) for model in (alone, fitted)]
+    assert losses[1] < losses[0] - 0.02
 
 
 def test_posters_are_scored_by_what_others_taught(monkeypatch: pytest.MonkeyPatch) -> None:
     labels, evidence = world(101, 4)
     fitted_on: list[int] = []
 
-    def noted(parts: dict[str, np.ndarray], truth: np.ndarray) -> fusion.Fusion:
+    def noted(stack: Fusion | None, parts: dict[str, np.ndarray], truth: np.ndarray) -> Fusion:
         fitted_on.append(len(truth))
-        return fit_fusion(parts, truth)
+        return fit_fusion(stack, parts, truth)
 
     monkeypatch.setattr(fusion, "fit_fusion", noted)
-    logits = out_of_fold_logits(evidence, labels)
+    stack = weighted_sum(["letters"], np.ones(1), np.zeros(GENRES))
+    logits = out_of_fold_logits(stack, evidence, labels)
     assert sorted(fitted_on) == [80, 81, 81, 81, 81]
     # With other labels of one poster its own logits stay, and others' move.
     changed = labels.copy()
     changed[7] = 1 - changed[7]
-    again = out_of_fold_logits(evidence, changed)
+    again = out_of_fold_logits(stack, evidence, changed)
     assert np.array_equal(again[7], logits[7])
     assert not np.array_equal(again, logits)
 
 
 def test_parts_of_one_kind_share_a_weight() -> None:
-    start = equal_weights(["networks", "probe", "letters", "meaning", "objects"], 3)
-    np.testing.assert_array_equal(start.weights, [0.5, 0.5, 0.5, 0.5, 1])
-    np.testing.assert_array_equal(equal_weights(["probe", "objects"], 3).weights, [1, 1])
+    parts = ["networks", "probe", "letters", "meaning", "objects"]
+    np.testing.assert_array_equal(initial_weights(parts), [0.5, 0.5, 0.5, 0.5, 1])
+    np.testing.assert_array_equal(initial_weights(["probe", "objects"]), [1, 1])
+    assert [equal_weights(parts, 3).weight(part) for part in parts] == [0.5, 0.5, 0.5, 0.5, 1]
 
 
 def on_poster(*labels: str, text: str = "") -> PosterDetections:
@@ -111,7 +205,11 @@ def test_planted_objects_help_and_random_ones_do_not_harm(planted: bool) -> None
     assert learned is not None
     truth, parts = labels[2400:], {part: values[2400:] for part, values in evidence.items()}
     beside = parts | {"objects": learned.logits(detected[2400:])}
-    before, after = (out_of_fold_logits(one, truth) for one in (parts, beside))
+    taught, half = truth[::2], slice(None, None, 2)
+    before, after = (
+        fit_stack({part: values[half] for part, values in one.items()}, taught).logits(one)[1::2] for one in (parts, beside)
+    )
+    truth = truth[1::2]
     columns = scores.scored_genres(truth)
     gain = np.diff([scores.macro_average_precision(truth, logits, columns) for logits in (before, after)])[0]
     loss = scores.binary_cross_entropy(truth, expit(after)) - scores.binary_cross_entropy(truth, expit(before))
@@ -196,13 +294,18 @@ def old_words(model: Model) -> dict[str, Any]:
     return state | {"vocabulary": model.words.vocabulary, "weights": torch.from_numpy(model.words.weights)}
 
 
-def test_models_of_version_6_predict_as_they_did(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [6, 7])
+def test_models_of_versions_6_and_7_predict_as_they_did(tmp_path: Path, version: int) -> None:
     model, detected = two_stream_model()
     model.fusion = equal_weights(["networks", "letters", "meaning", "objects"], 3)
     save_model(model, tmp_path / "now.pt")
     content = torch.load(tmp_path / "now.pt", weights_only=True)
-    del content["pretrained"]
-    content |= {"format": "poster-genres model, version 6", "words": old_words(model)}
+    content["fusion"]["weights"] = torch.from_numpy(initial_weights(model.fusion.parts))
+    del content["fusion"]["matrices"]
+    content["format"] = f"poster-genres model, version {version}"
+    if version == 6:
+        del content["pretrained"]
+        content["words"] = old_words(model)
     torch.save(content, tmp_path / "model.pt")
     posters = np.random.default_rng(0).integers(0, 256, (60, 40, 32, 3), dtype=np.uint8)
     expected = predict_logits(model, posters, CPU, detected=detected)

@@ -231,10 +231,11 @@ def test_an_explanation_adds_up_to_the_logit() -> None:
     if architecture_of.load_pretrained is not None:
         architecture_of.load_pretrained(network)
     pixels = torch.randn(1, 3, 64, 64)
-    _, by_map = attributions(network, pixels, [0, 1])
+    first, by_map = attributions(network, pixels, torch.tensor([[1.0, -2.0], [0.0, 1.0]]))
     assert len(by_map) == 17
-    total = sum(float(one.sum()) for one in by_map)
-    assert total == pytest.approx(float((network(pixels)[0, 1] - network.get_parameter("head.1.bias")[1]).detach()), abs=1e-4)
+    logits = (network(pixels)[0] - network.get_parameter("head.1.bias")).tolist()
+    assert sum(float(one.sum()) for one in by_map) == pytest.approx(logits[1], abs=1e-4)
+    assert sum(float(one.sum()) for one in first) == pytest.approx(logits[0] - 2 * logits[1], abs=1e-4)
 
 
 def test_an_explanation_is_drawn(trained: Path, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_of_many_training_posters_some_are_scored_and_all_are_learned_from(cache
         model = new_model(parameters, genres_of(movies), posters.shape, labels[splits == "train"].mean(axis=0), CPU)
         rows.append(training.Training(model, posters, labels, splits, parameters.recipe, CPU).run_epoch())
     # Of 48 posters in batches of 16 all; then those of every second batch.
-    assert scored == [48, 12, 32, 12]
+    assert scored == [12, 48, 12, 32]
     assert rows[0]["validation_loss"] == rows[1]["validation_loss"]
     assert rows[0]["train_loss"] != rows[1]["train_loss"]
 
