@@ -20,7 +20,7 @@ from sklearn.metrics import precision_recall_curve
 from poster_genres import errors, evaluation, figures, finished_run
 from poster_genres.devices import prepare
 from poster_genres.duplicates import find_duplicates, perceptual_hashes
-from poster_genres.files import whole_file, write_json
+from poster_genres.files import whole_file, whole_folder, write_json
 from poster_genres.fusion import equal_weights, out_of_fold_logits
 from poster_genres.model import Model, predict_evidence
 from poster_genres.movies import labels_of
@@ -264,8 +264,9 @@ def main() -> None:
 
     history = pd.read_csv(METRICS / "history.csv")
     drawn = draw_figures(model, history, scores, by_genre["test"], tables, test)
-    for name, figure in drawn.items():
-        figures.save_png(figure, FIGURES / f"{name}.png", 180)
+    with whole_folder(FIGURES) as folder:
+        for name, figure in drawn.items():
+            figures.save_png(figure, folder / f"{name}.png", 180)
     about = describe_run(model, history, movies, parameters, doubt)
     charts = {name: figures.as_svg(figure, ABOUT[name]) for name, figure in drawn.items()}
     if len(history) == 1:
