@@ -182,7 +182,7 @@ def read_detections(folder: Path, ids: list[str]) -> DatasetDetections:
         sentences = dict(zip(metadata["movies"], np.load(folder / "sentences.npy", allow_pickle=False), strict=True))
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: not there yet; `dvc repro` makes it") from None
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError, EOFError):
         raise InputError(f"{folder}: damaged; remove it, and `dvc repro` makes it again") from None
     if not metadata["classes"] or not set(ids) <= set(sentences):
         raise InputError(f"{folder}: not of these movies, or of another architecture; `dvc repro` makes it again")

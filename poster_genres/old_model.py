@@ -1,4 +1,4 @@
-"""Conversion of model files of versions 5 and 6, so that they still load and their predictions do not change."""
+"""Conversion of model files of versions 5 to 7, so that they still load and their predictions do not change."""
 
 from typing import Any
 
@@ -48,12 +48,14 @@ class ObjectStreams(ObjectModel):
         return np.zeros((len(content.objects), self.genres), np.float32)
 
 
-def convert(old: dict[str, Any], version_5: bool) -> dict[str, Any]:
-    """Convert a checkpoint of version 5 or 6 to version 7, for `load_model`.
+def convert(old: dict[str, Any], version: int) -> dict[str, Any]:
+    """Convert a checkpoint of an earlier version to version 8, for `load_model`.
 
-    Version 6 held all of a network's weights, and n-grams' weights as float32.
+    Version 7 had no SHA-256 at its end. Version 6 held all of a network's weights, and n-grams' weights as float32.
     """
-    checkpoint = (convert_5(old) if version_5 else dict(old)) | {"pretrained": None}
+    if version == 7:
+        return old
+    checkpoint = (convert_5(old) if version == 5 else dict(old)) | {"pretrained": None}
     if checkpoint["words"] is not None:
         words = dict(checkpoint["words"])
         weights = words.pop("weights")

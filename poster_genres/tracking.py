@@ -223,7 +223,11 @@ def log_epoch(row: dict[str, Any]) -> None:
     """Log the metrics in a row of metrics/history.csv to the active run."""
     import mlflow
 
-    mlflow.log_metrics({curve_name(key): float(value) for key, value in row.items() if key != "epoch"}, step=int(row["epoch"]))
+    mlflow.log_metrics(
+        # As metrics/history.csv has them.
+        {curve_name(key): float(f"{value:.6g}") for key, value in row.items() if key != "epoch"},
+        step=int(row["epoch"]),
+    )
 
 
 def log_missing_epochs(history: list[dict[str, Any]]) -> None:

@@ -131,7 +131,8 @@ def score_splits(
         scores |= {f"{split} model": model_scores, f"{split} prior": prior_scores}
         by_genre[split] = evaluation.score_genres(model.genres, labels, probabilities, prior, thresholds)
         by_genre[split][["low", "high"]] = genre_intervals
-    headline = {key: {name: round(scores[scored][name], 4) for name in names} for key, (scored, names) in HEADLINE.items()}
+    # With as many digits as the tables, from which MLflow has its numbers.
+    headline = {key: {name: float(f"{scores[scored][name]:.6g}") for name in names} for key, (scored, names) in HEADLINE.items()}
     return pd.DataFrame(rows), by_genre, headline
 
 
