@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from scipy.special import expit
 from torch import Tensor
 
-from poster_genres.architectures import is_detector, is_hugging_face, is_known, needs_objects
+from poster_genres.architectures import ONNX, in_folder, is_detector, is_hugging_face, is_known, needs_objects
 from poster_genres.devices import autocast
 from poster_genres.errors import InputError, printable
 from poster_genres.files import sha256, whole_file
@@ -140,7 +140,7 @@ class Content(BaseModel):
             raise ValueError(f"architecture {self.architecture[:60]!r} is unknown")
         if is_hugging_face(self.architecture) != bool(self.backbone):
             raise ValueError("a backbone belongs to hf/…, and to no other architecture")
-        if unknown := [name for name in self.detectors if not is_detector(name)]:
+        if unknown := [name for name in self.detectors if not is_detector(name) or (name.startswith(ONNX) and not in_folder(name))]:
             raise ValueError(f"detector {unknown[0][:60]!r} is unknown")
         if len(set(self.genres)) < len(self.genres) or len(self.genres) != len(self.prior):
             raise ValueError("not one share for each genre")
@@ -391,6 +391,8 @@ def restore(path: Path, checkpoint: dict[str, Any], device: torch.device) -> Mod
     if content.backbone:
         check_size(architecture, [*parts["networks"], *([parts["probe"]] if parts["probe"] else [])], genres, size)
     if named is not None:
+        if architecture.weights_file is None:
+            raise ValueError(f"{content.architecture} has no pretrained weights")
         check_pretrained(path, architecture, named)
     pretrained = {} if named is None else pretrained_weights(architecture)
 

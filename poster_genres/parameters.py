@@ -96,6 +96,7 @@ class JoinParameters(Values):
     label_columns: Annotated[str | list[str], Field(description="the name of a column, a list of such names, or 'auto'")]
     separator: Annotated[str, Field(min_length=1, description="a text, 'none', or 'auto'")]
     split_by: Annotated[Literal["hash", "files"], Field(description="hash or files")]
+    max_poster_megabytes: Annotated[Number, Field(gt=0, description="a number above 0")]
     max_identical_posters: Positive
     limit: Positive
     validation: Part

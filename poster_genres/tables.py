@@ -16,12 +16,14 @@ from typing import Any
 
 import pandas as pd
 
-from poster_genres.dataset import File, read_bytes
+from poster_genres.dataset import File, open_file, read_bytes
 from poster_genres.errors import InputError
 from poster_genres.texts import unique
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".xlsx", ".xls")
 DELIMITERS = (",", ";", "\t", "|")
+# So much of a long text is read to see whether it is a table.
+HEAD = 1 << 16
 # Lines that show which delimiter a file has.
 SAMPLE = 50
 # Single-byte and East Asian encodings that spreadsheets write, told apart by charset-normalizer where UTF-8 does not fit.
@@ -98,8 +100,11 @@ def read_table(dataset: Path, file: File) -> Table | None:
     name = f"{dataset}/{file.name}"
     if file.suffix in (".parquet", ".xlsx", ".xls"):
         return _read_frame(dataset, file, name)
-    data = read_bytes(dataset, file.archive, file.path)
-    text, encoding = decode(data, name)
+    if file.suffix == ".txt" and file.size > HEAD:
+        with open_file(dataset, file.archive, file.path) as opened:
+            if not _may_be_table(opened.read(HEAD)):
+                return None
+    text, encoding = decode(read_bytes(dataset, file.archive, file.path), name)
     first_line = text.strip("\ufeff \t\r\n").partition("\n")[0]
     text_only = file.suffix == ".txt" and not first_line.startswith("{") and not any(sign in first_line for sign in DELIMITERS)
     if not first_line or text_only:
@@ -110,6 +115,12 @@ def read_table(dataset: Path, file: File) -> Table | None:
     if file.suffix == ".txt" and first_line.startswith("{"):
         return _from_records(_mongo_records(text, name), file, [encoding, "groundtruth"])
     return _read_csv(text, encoding, file, name)
+
+
+def _may_be_table(head: bytes) -> bool:
+    """Whether a text that begins so may be a table: a delimiter is in its first line, or it is an object. In UTF-8 and UTF-16."""
+    line = head.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n").partition(b"\n")[0]
+    return line.startswith(b"{") or any(sign.encode() in line for sign in DELIMITERS)
 
 
 def _read_csv(text: str, encoding: str, file: File, name: str) -> Table:

@@ -13,6 +13,7 @@ import inspect
 import json
 import sqlite3
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -22,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from poster_genres import errors
-from poster_genres.dataset import File, list_files, read_bytes
+from poster_genres.dataset import File, hash_of, list_files, read_bytes
 from poster_genres.errors import InputError
 from poster_genres.files import no_space, repository, write_json
 from poster_genres.movies import read_movies
@@ -74,9 +75,16 @@ class Store:
             raise InputError(f"{self.path}: {error}; remove it, and what is on posters is found again") from None
 
 
+def digest(dataset: Path, archive: str, path: str) -> str:
+    """The SHA-256 of a poster's file; that of nothing if it cannot be read."""
+    with contextlib.suppress(OSError, KeyError, zipfile.BadZipFile, EOFError, ValueError, zlib.error):
+        return hash_of(dataset, archive, path)
+    return hashlib.sha256().hexdigest()
+
+
 def read_poster(dataset: Path, archive: str, path: str) -> bytes:
     """The bytes of a poster's file; empty if it cannot be read, which `detection.detect` then reports."""
-    with contextlib.suppress(OSError, KeyError, zipfile.BadZipFile, EOFError, ValueError):
+    with contextlib.suppress(OSError, KeyError, zipfile.BadZipFile, EOFError, ValueError, zlib.error):
         return read_bytes(dataset, archive, path)
     return b""
 
@@ -96,7 +104,7 @@ def detect_movies(
     from poster_genres.detection import detect, open_detector
 
     locations = dict(zip(movies["id"], zip(movies["archive"], movies["poster"], strict=True), strict=True))
-    digests = {movie: hashlib.sha256(read_poster(dataset, *location)).hexdigest() for movie, location in locations.items()}
+    digests = {movie: digest(dataset, *location) for movie, location in locations.items()}
     by_movie: dict[str, list[Detection]] = {movie: [] for movie in locations}
     reasons: dict[str, str] = {}
     versions: dict[str, str] = {}
