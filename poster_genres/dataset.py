@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
+from typing import cast
 
 from poster_genres.errors import InputError
 
@@ -110,7 +111,7 @@ def open_file(dataset: Path, archive: str, path: str) -> Iterator[BufferedIOBase
     """
     try:
         with open_archive(dataset / archive).open(path) if archive else (dataset / path).open("rb") as file:
-            yield file
+            yield cast(BufferedIOBase, file)
     except (NotImplementedError, RuntimeError) as error:  # an unknown compression, an encrypted member
         raise zipfile.BadZipFile(str(error)) from None
 
