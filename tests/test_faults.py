@@ -236,8 +236,8 @@ LAUGHS = ", ".join(["[&a0 [x, x, x, x, x]", *(f"&a{i + 1} [*a{i}, *a{i}, *a{i}, 
         (
             "metadata: auto ",
             f"metadata: {LAUGHS} ",
-            "metadata: should be the name of a file, a list of such names, or 'auto', not [['x', 'x', 'x', 'x', ...], [[...], [...], "
-            "[...], [...]], [[...], [...], [...], [...]], [[...], [...], [...], [...]], ...]",
+            "metadata: should be the name of a file, a list of such names, or 'auto', not [['x', 'x', 'x', 'x', ...], "
+            "[[...], [...], [...], [...]], [[...], [...], [...], [...]], [[...], [...], [...], [...]], ...]",
         ),
         (
             "  epochs:\n  - 2\n",
