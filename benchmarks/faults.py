@@ -1,8 +1,8 @@
 """Nothing lost, nothing let in: what kills, full disks, crowds and hostile content leave of the pipeline.
 
 Run: `python -m benchmarks.faults [--only kills crowd] [--rounds 20]`. Works in temporary clones of the project as committed, on the
-sample with `residual`; Linux. `full` and `readonly` mount file systems, for which they need root. A table at the end tells what survived;
-what did not is printed with the reason, and the exit code is 1.
+sample with `residual`; Linux. `full` and `readonly` mount file systems, for which they need root. A table at the end tells what
+survived; what did not is printed with the reason, and the exit code is 1.
 """
 
 import argparse

@@ -73,16 +73,13 @@ def _unfinished(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
         for leftover in folder.glob(".*.part"):
             _remove_unlocked(leftover)
         _remove(temporary)
+        # Before it is locked, another process may take it for a leftover and remove it.
         while descriptor < 0:
-            with suppress(FileNotFoundError):
-                make(temporary)
-                # Before it is locked, another process may take it for a leftover.
-                descriptor = os.open(temporary, os.O_RDONLY)
-        with suppress(OSError):  # on file systems without locks nothing is removed
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            make(temporary)
+            descriptor = _locked(temporary)
         yield temporary
     except (OSError, RuntimeError) as error:
-        if is_full(error, folder):
+        if is_full(error):
             folder = next(parent for parent in path.parents if parent.suffix != ".part")
             raise no_space(folder) from None
         raise
@@ -97,13 +94,28 @@ def no_space(folder: Path) -> InputError:
     return InputError(f"{folder}: no space left on the disk; make room, and type the same command again")
 
 
-def is_full(error: Exception, folder: Path) -> bool:
-    """Whether a write failed because the disk with this folder is full, or a quota reached."""
+def is_full(error: Exception) -> bool:
+    """Whether a write failed because the disk is full, or a quota reached."""
     if isinstance(error, OSError):
         # NumPy asks for the space before it writes.
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "Not enough free space" in str(error)
     # PyTorch says only where it stopped.
-    return "unexpected pos" in str(error) and shutil.disk_usage(folder).free < 1 << 16
+    return "unexpected pos" in str(error)
+
+
+def _locked(path: Path) -> int:
+    """A descriptor by which a file or folder is locked until it is closed; -1 where it is gone."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return -1
+    with suppress(OSError):  # on file systems without locks nothing is removed
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(descriptor), path.stat()):
+            return descriptor
+    os.close(descriptor)
+    return -1
 
 
 def _remove_unlocked(path: Path) -> None:

@@ -319,9 +319,9 @@ def test_an_archive_is_read_as_far_as_it_says(tmp_path: Path, monkeypatch: pytes
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The file of a small model."""
-    network = find_architecture("tutorial").build(2, 64, 64)
+    network = find_architecture("tutorial").build(2, 80, 80)
     names, normalisation = ["Comedy", "Drama"], (list(STANDARD.mean), list(STANDARD.std))
-    model = Model("tutorial", names, 64, 64, *normalisation, [network], [0.5, 0.2], fusion=equal_weights(["networks"], 2))
+    model = Model("tutorial", names, 80, 80, *normalisation, [network], [0.5, 0.2], fusion=equal_weights(["networks"], 2))
     path = tmp_path_factory.mktemp("model") / "model.pt"
     save_model(model, path)
     return path.read_bytes()
