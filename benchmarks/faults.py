@@ -38,7 +38,7 @@ Failures = list[str]
 def start(command: list[str], folder: Path, **variables: str) -> subprocess.Popen[str]:
     """A command with all that it starts in a process group of its own, whose output is kept for later."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(command, cwd=folder, env=environment() | variables, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload, no-any-return]
+    return subprocess.Popen(command, cwd=folder, env=environment() | variables, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload]
 
 
 def finish(command: list[str], folder: Path, **variables: str) -> tuple[int, str]:
