@@ -1,8 +1,11 @@
 """The files of a data set, in folders of any depth and in zip archives, which are read without unpacking them."""
 
 import hashlib
+import lzma
 import os
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,7 +99,7 @@ def open_archive(path: Path) -> zipfile.ZipFile:
         if record and record[zipfile._ECD_SIZE] > MAX_DIRECTORY:  # type: ignore[attr-defined]
             raise InputError(f"{path}: has too many files for one archive; unpack it, or make several of it")
         return zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, EOFError, struct.error) as error:
         raise InputError(f"{path}: not a readable zip archive ({error}); download it again") from None
 
 
@@ -112,7 +115,7 @@ def open_file(dataset: Path, archive: str, path: str) -> Iterator[BufferedIOBase
     try:
         with open_archive(dataset / archive).open(path) if archive else (dataset / path).open("rb") as file:
             yield cast(BufferedIOBase, file)
-    except (NotImplementedError, RuntimeError) as error:  # an unknown compression, an encrypted member
+    except (NotImplementedError, RuntimeError, zlib.error, lzma.LZMAError) as error:
         raise zipfile.BadZipFile(str(error)) from None
 
 
@@ -122,6 +125,20 @@ def read_bytes(dataset: Path, archive: str, path: str) -> bytes:
         size = open_archive(dataset / archive).getinfo(path).file_size if archive else os.fstat(file.fileno()).st_size
         # With the size, as zipfile otherwise unpacks without end what says that it is small.
         return file.read(size)
+
+
+def read_table_bytes(dataset: Path, file: File) -> bytes:
+    """The content of a file that is needed.
+
+    Raises
+    ------
+    InputError
+        It cannot be read.
+    """
+    try:
+        return read_bytes(dataset, file.archive, file.path)
+    except (OSError, zipfile.BadZipFile, EOFError, KeyError, ValueError) as error:
+        raise InputError(f"{dataset}/{file.name}: not readable ({error}); copy or download it again") from None
 
 
 def hash_of(dataset: Path, archive: str, path: str) -> str:

@@ -4,11 +4,13 @@ A cell is text, stripped of spaces, or what JSON and Parquet have in its place: 
 """
 
 import codecs
+import contextlib
 import csv
 import io
 import json
 import math
 import re
+import zipfile
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
@@ -16,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from poster_genres.dataset import File, open_file, read_bytes
+from poster_genres.dataset import File, open_file, read_table_bytes
 from poster_genres.errors import InputError
 from poster_genres.texts import unique
 
@@ -101,10 +103,12 @@ def read_table(dataset: Path, file: File) -> Table | None:
     if file.suffix in (".parquet", ".xlsx", ".xls"):
         return _read_frame(dataset, file, name)
     if file.suffix == ".txt" and file.size > HEAD:
-        with open_file(dataset, file.archive, file.path) as opened:
-            if not _may_be_table(opened.read(HEAD)):
-                return None
-    text, encoding = decode(read_bytes(dataset, file.archive, file.path), name)
+        # What cannot be read is said below, where all of it is.
+        with contextlib.suppress(OSError, zipfile.BadZipFile, EOFError, KeyError):
+            with open_file(dataset, file.archive, file.path) as opened:
+                if not _may_be_table(opened.read(HEAD)):
+                    return None
+    text, encoding = decode(read_table_bytes(dataset, file), name)
     first_line = text.strip("\ufeff \t\r\n").partition("\n")[0]
     text_only = file.suffix == ".txt" and not first_line.startswith("{") and not any(sign in first_line for sign in DELIMITERS)
     if not first_line or text_only:
@@ -262,7 +266,7 @@ def _cell(value: Any) -> Any:
 
 
 def _read_frame(dataset: Path, file: File, name: str) -> Table:
-    data = io.BytesIO(read_bytes(dataset, file.archive, file.path))
+    data = io.BytesIO(read_table_bytes(dataset, file))
     try:
         frame = pd.read_parquet(data) if file.suffix == ".parquet" else pd.read_excel(data, dtype=object)
     except ImportError as error:

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from poster_genres import errors
-from poster_genres.dataset import File, hash_of, list_files, read_bytes
+from poster_genres.dataset import File, hash_of, list_files, read_bytes, read_table_bytes
 from poster_genres.errors import InputError
 from poster_genres.files import no_space, repository, write_json
 from poster_genres.movies import read_movies
@@ -162,7 +162,7 @@ def given_objects(dataset: Path, files: list[File]) -> dict[str, list[Detection]
         return None
     if len(tables) > 1:
         raise InputError(f"{dataset}: {len(tables)} files {GIVEN} ({', '.join(file.name for file in tables)}); keep one")
-    return parse_objects(read_bytes(dataset, tables[0].archive, tables[0].path), f"{dataset}/{tables[0].name}")
+    return parse_objects(read_table_bytes(dataset, tables[0]), f"{dataset}/{tables[0].name}")
 
 
 def main() -> None:

@@ -477,6 +477,8 @@ def test_any_parameters_are_read_or_refused(tmp_path: Path, text: str) -> None:
 
 
 @given(flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=5), size=st.integers(0, 600))
+@example(flips=[(1733, 0)], size=0)
+@example(flips=[(1730, 0)], size=0)
 @FUZZ
 def test_any_archive_is_read_or_refused(tmp_path: Path, flips: list[tuple[int, int]], size: int) -> None:
     buffer = io.BytesIO()
