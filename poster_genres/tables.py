@@ -104,10 +104,10 @@ def read_table(dataset: Path, file: File) -> Table | None:
         return _read_frame(dataset, file, name)
     if file.suffix == ".txt" and file.size > HEAD:
         # What cannot be read is said below, where all of it is.
-        with contextlib.suppress(OSError, zipfile.BadZipFile, EOFError, KeyError):
-            with open_file(dataset, file.archive, file.path) as opened:
-                if not _may_be_table(opened.read(HEAD)):
-                    return None
+        unreadable = contextlib.suppress(OSError, zipfile.BadZipFile, EOFError, KeyError)
+        with unreadable, open_file(dataset, file.archive, file.path) as opened:
+            if not _may_be_table(opened.read(HEAD)):
+                return None
     text, encoding = decode(read_table_bytes(dataset, file), name)
     first_line = text.strip("\ufeff \t\r\n").partition("\n")[0]
     text_only = file.suffix == ".txt" and not first_line.startswith("{") and not any(sign in first_line for sign in DELIMITERS)
