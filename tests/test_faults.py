@@ -45,6 +45,7 @@ from stages.train import read_checkpoint, save_checkpoint
 from tests.conftest import ROOT, jpeg
 
 CPU = torch.device("cpu")
+CONFUSIONS = ["missed", "said", "share", "elsewhere", "low", "high"]
 
 
 def hidden(folder: Path) -> list[str]:
@@ -142,9 +143,6 @@ def test_a_full_disk_is_one_line_with_the_folder(write: Callable[[Path], None], 
         f"{folder / 'a.db'}: disk I/O error; remove it, and what is on posters is found again",  # which SQLite says of a limit
     )
     assert [path.name for path in folder.iterdir() if path.name != "a.db"] == []
-
-
-CONFUSIONS = ["missed", "said", "share", "elsewhere", "low", "high"]
 
 
 def torch_file(path: Path) -> None:
