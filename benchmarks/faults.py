@@ -77,11 +77,10 @@ def leftovers(folder: Path) -> Failures:
 
 
 def run_statuses(folder: Path) -> list[str]:
+    if not (folder / "mlflow.db").is_file():
+        return []
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as store:
-        try:
-            return [status for (status,) in store.execute("SELECT status FROM runs")]
-        except sqlite3.OperationalError:
-            return []
+        return [status for (status,) in store.execute("SELECT status FROM runs")]
 
 
 def one_line(status: int, output: str) -> Failures:
