@@ -303,7 +303,7 @@ def main() -> None:
     joined = join(metadata, posters, parameters)
     write_movies(joined.movies, Path("data/movies.csv"))
     write_json(Path("metrics/join.json"), joined.counts)
-    print("\n".join(describe(joined, metadata, parameters)))
+    print("\n".join(map(errors.printable, describe(joined, metadata, parameters))))
 
 
 if __name__ == "__main__":
