@@ -1,14 +1,25 @@
 """The files of a data set, in folders of any depth and in zip archives, which are read without unpacking them."""
 
+import hashlib
+import lzma
 import os
+import struct
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
+from typing import cast
 
 from poster_genres.errors import InputError
 
 POSTER_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".dib", ".tif", ".tiff")
+# The most bytes of an archive's directory, and of a table.
+MAX_DIRECTORY = 50_000_000
+MAX_TABLE = 2_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,22 +93,55 @@ def _list_archive(path: Path, relative: str) -> list[File]:
 def open_archive(path: Path) -> zipfile.ZipFile:
     """Open a zip archive once per process, as reading its directory again for each poster would take most of the time."""
     try:
+        with path.open("rb") as file:
+            # The size of the directory at the archive's end, of which a member takes some sixty bytes, and a kilobyte in memory.
+            record = zipfile._EndRecData(file)  # type: ignore[attr-defined]
+        if record and record[zipfile._ECD_SIZE] > MAX_DIRECTORY:  # type: ignore[attr-defined]
+            raise InputError(f"{path}: has too many files for one archive; unpack it, or make several of it")
         return zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, EOFError, struct.error) as error:
         raise InputError(f"{path}: not a readable zip archive ({error}); download it again") from None
 
 
-def read_bytes(dataset: Path, archive: str, path: str) -> bytes:
-    """The content of a data set's file.
+@contextmanager
+def open_file(dataset: Path, archive: str, path: str) -> Iterator[BufferedIOBase]:
+    """Open a data set's file to read it; of a member of an archive no more than its directory says can be read.
 
     Raises
     ------
     OSError, zipfile.BadZipFile
         The file cannot be read.
     """
-    if archive:
-        try:
-            return open_archive(dataset / archive).read(path)
-        except (NotImplementedError, RuntimeError) as error:  # an unknown compression, an encrypted member
-            raise zipfile.BadZipFile(str(error)) from None
-    return (dataset / path).read_bytes()
+    try:
+        with open_archive(dataset / archive).open(path) if archive else (dataset / path).open("rb") as file:
+            yield cast(BufferedIOBase, file)
+    except (NotImplementedError, RuntimeError, zlib.error, lzma.LZMAError) as error:
+        raise zipfile.BadZipFile(str(error)) from None
+
+
+def read_bytes(dataset: Path, archive: str, path: str) -> bytes:
+    """The content of a data set's file; for what it raises, see `open_file`."""
+    with open_file(dataset, archive, path) as file:
+        size = open_archive(dataset / archive).getinfo(path).file_size if archive else os.fstat(file.fileno()).st_size
+        # With the size, as zipfile otherwise unpacks without end what says that it is small.
+        return file.read(size)
+
+
+def read_table_bytes(dataset: Path, file: File) -> bytes:
+    """The content of a file that is needed.
+
+    Raises
+    ------
+    InputError
+        It cannot be read.
+    """
+    try:
+        return read_bytes(dataset, file.archive, file.path)
+    except (OSError, zipfile.BadZipFile, EOFError, KeyError, ValueError) as error:
+        raise InputError(f"{dataset}/{file.name}: not readable ({error}); copy or download it again") from None
+
+
+def hash_of(dataset: Path, archive: str, path: str) -> str:
+    """The SHA-256 of a data set's file, in hexadecimal, read in chunks; for what it raises, see `open_file`."""
+    with open_file(dataset, archive, path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,11 +1,13 @@
 """How a stage ends: without output, or with one clear line and exit code 1."""
 
+import errno
 import gc
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import NoReturn
 
 
@@ -26,6 +28,12 @@ def require(packages: Iterable[str], needed_by: str) -> None:
             version(package)
         except PackageNotFoundError:
             raise InputError(f"{needed_by} needs {package}: pip install -r requirements.txt") from None
+
+
+def printable(text: str) -> str:
+    """A text on one line, as a terminal may show it: control characters, escape sequences and marks that turn the direction of
+    writing are written out, as `\\x1b`."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode() for sign in text)
 
 
 _interrupted: list[int] = []
@@ -55,7 +63,7 @@ def run(main: Callable[[], None]) -> NoReturn:
         main()
     except InputError as error:
         # In distributed training all ranks raise it, and rank 0 prints it.
-        sys.exit(f"error: {error}" if os.environ.get("RANK", "0") == "0" else 1)
+        sys.exit(printable(f"error: {error}") if os.environ.get("RANK", "0") == "0" else 1)
     except KeyboardInterrupt:
         print("interrupted: what was finished is kept, and nothing half-written", file=sys.stderr)
         sys.exit(130)
@@ -64,9 +72,9 @@ def run(main: Callable[[], None]) -> NoReturn:
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno != errno.ENOSPC:
             raise
-        sys.exit(f"error: {error.filename}: {error.strerror}")
+        sys.exit(printable(f"error: {error.filename or Path.cwd()}: {error.strerror}"))
     # Skips the last garbage collection, which takes up to a second.
     gc.freeze()
     sys.exit(0)

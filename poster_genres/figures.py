@@ -3,6 +3,8 @@
 import io
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -43,8 +45,16 @@ MOST = 5
 LISTED = 10
 
 
+@contextmanager
+def missing_glyphs_allowed() -> Iterator[None]:
+    """For characters that the font lacks, matplotlib draws a placeholder and warns; here it does not."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
 def save_png(figure: Figure, path: Path, dpi: int) -> None:
-    with whole_file(path) as temporary:
+    with whole_file(path) as temporary, missing_glyphs_allowed():
         # Without version and date in the file, the same run gives the same bytes.
         figure.savefig(temporary, dpi=dpi, format="png", metadata={"Software": None}, bbox_inches="tight")
 
@@ -52,7 +62,7 @@ def save_png(figure: Figure, path: Path, dpi: int) -> None:
 def as_svg(figure: Figure, about: str) -> str:
     """The figure as an SVG element for an HTML page that defines COLORS as variables, with a text for those who do not see it."""
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": about}):
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": about}), missing_glyphs_allowed():
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     text = buffer.getvalue()
@@ -183,9 +193,7 @@ def _draw_detections(axes: Axes, detections: list[Detection], captions: list[str
     """Draw the boxes of detections on a poster of (height, width) pixels, with their captions."""
     label = {"boxstyle": f"square,pad={PAD}", "facecolor": "black", "edgecolor": "none", "alpha": 0.72}
     font: dict[str, Any] = {"color": "white", "fontsize": CAPTION, "ha": "left", "va": "top", "zorder": 4, "parse_math": False}
-    with warnings.catch_warnings():
-        # For characters that the font lacks, matplotlib draws a placeholder and warns.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+    with missing_glyphs_allowed():
         texts = [axes.text(0, 0, text, bbox=label, **font) for text in captions]
         axes.apply_aspect()
         frame = axes.get_window_extent()
@@ -243,11 +251,9 @@ def draw_explanation(
         counting = [i for i in np.argsort(-added, kind="stable") if added[i] >= COUNTS][:MOST]
         words = [f"{cut(detections[i].text or detections[i].label, 14)} +{added[i]:.1f}" for i in counting]
         _draw_detections(axes, [detections[i] for i in counting], words, *poster.shape[:2])
-        axes.set_title(f"{genre} ({probability:.3f})", fontsize=11)
+        axes.set_title(f"{genre} ({probability:.3f})", fontsize=11, parse_math=False)
     for axes in (whole, *panels):
         axes.set_axis_off()
     bar = figure.colorbar(ScalarMappable(Normalize(0, top), "inferno"), cax=figure.add_subplot(grid[:, -1]))
     bar.set_label("what regions add to the logit, per whole poster")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # as above
-        save_png(figure, path, 110)
+    save_png(figure, path, 110)

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from pydantic import BaseModel, ValidationError, field_validator
 
 from poster_genres.architectures import detector_module, is_hugging_face, needs_objects
 from poster_genres.devices import choose_device
@@ -76,18 +77,35 @@ def read_inputs(device: torch.device) -> Inputs:
     return model, posters, movies, dataset.posters
 
 
+class Description(BaseModel):
+    """The content of models/run.json, from `tracking.describe_run`."""
+
+    name: str
+    parameters: dict[str, str]
+    tags: dict[str, str]
+
+    @field_validator("tags")
+    @classmethod
+    def _of_a_training(cls, tags: dict[str, str]) -> dict[str, str]:
+        if not tags.get("training", "").isalnum() or "architecture" not in tags:
+            raise ValueError("no training")
+        return tags
+
+
 def read_run() -> dict[str, Any]:
     """The description of the run, written by `train`.
 
     Raises
     ------
     InputError
-        No training has finished yet.
+        No training has finished yet, or the file is damaged.
     """
     try:
-        return dict(json.loads(RUN.read_text(encoding="utf-8")))
+        return Description.model_validate_json(RUN.read_bytes()).model_dump()
     except FileNotFoundError:
         raise InputError(f"{RUN}: not there yet; `dvc repro` makes it") from None
+    except ValidationError:
+        raise InputError(f"{RUN}: damaged; remove it, and `dvc repro` makes it again") from None
 
 
 def complete(inputs: Inputs | None = None) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from poster_genres.dataset import File, read_bytes
+from poster_genres.dataset import File, hash_of
 from poster_genres.errors import InputError
 
 # How an ID was matched, for people.
@@ -42,11 +42,14 @@ class Posters:
     ----------
     dataset : for messages
     files : of posters, by name
+    most : the bytes that a poster may have; larger ones are left out, and are in `too_large`
     """
 
-    def __init__(self, dataset: str, files: list[File]) -> None:
-        self.dataset, self.files = dataset, files
-        self.by_stem = _index((_names(file)[1], i) for i, file in enumerate(files))
+    def __init__(self, dataset: str, files: list[File], most: int = 100_000_000) -> None:
+        self.dataset = dataset
+        self.files = [file for file in files if file.size <= most]
+        self.too_large = [file for file in files if file.size > most]
+        self.by_stem = _index((_names(file)[1], i) for i, file in enumerate(self.files))
 
     @cached_property
     def by_form(self) -> dict[str, list[int]]:
@@ -153,7 +156,7 @@ class Posters:
         if len({file.size for file in files}) > 1:
             return False
         try:
-            return len({read_bytes(Path(self.dataset), file.archive, file.path) for file in files}) == 1
+            return len({hash_of(Path(self.dataset), file.archive, file.path) for file in files}) == 1
         except Exception:  # unreadable for any reason, as in stages.join
             return False
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from poster_genres.dataset import POSTER_SUFFIXES, File
+from poster_genres.dataset import MAX_TABLE, POSTER_SUFFIXES, File
 from poster_genres.errors import InputError
 from poster_genres.labels import read_labels, tidy
 from poster_genres.matching import Posters
@@ -157,12 +157,13 @@ def read_tables(dataset: Path, files: list[File], choice: str | list[str]) -> tu
     """
     names = [choice] if isinstance(choice, str) else choice
     candidates = [file for file in files if file.suffix in SUFFIXES and PurePosixPath(file.path).name not in OTHER_TABLES]
-    ignored: list[str] = []
+    ignored = [f"{file.name} ({file.size / 1e9:.1f} GB)" for file in candidates if file.size > MAX_TABLE]
+    candidates = [file for file in candidates if file.size <= MAX_TABLE]
     if set(names) <= {AUTO, "csv", "groundtruth"}:
         doubtful = [file for file in candidates if NO_TRUTH & set(re.split(r"[\W_]+", file.stem.casefold()))]
         if len(doubtful) < len(candidates):
             candidates = [file for file in candidates if file not in doubtful]
-            ignored = [f"{file.name} (by its name; `metadata` can name it)" for file in doubtful]
+            ignored += [f"{file.name} (by its name; `metadata` can name it)" for file in doubtful]
     else:
         by_name = {file.name: file for file in candidates} | {PurePosixPath(file.path).name: file for file in candidates}
         for name in names:

@@ -1,19 +1,24 @@
 """A trained model: its single file with all that inference needs, and its predictions."""
 
 import contextlib
+import hashlib
+import io
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from scipy.special import expit
 from torch import Tensor
 
+from poster_genres.architectures import ONNX, in_folder, is_detector, is_hugging_face, is_known, needs_objects
 from poster_genres.devices import autocast
-from poster_genres.errors import InputError
+from poster_genres.errors import InputError, printable
 from poster_genres.files import sha256, whole_file
 from poster_genres.fusion import Fusion, equal_weights
 from poster_genres.network import Architecture, Network, find_architecture
@@ -23,7 +28,10 @@ from poster_genres.tensor_cache import Posters
 from poster_genres.words import Words
 
 FORMAT = "poster-genres model, version 8"
-OLD_FORMATS = tuple(f"poster-genres model, version {version}" for version in (5, 6, 7))
+OLD_FORMATS = tuple(f"poster-genres model, version {number}" for number in (5, 6, 7))
+# What stands before the SHA-256 at the end of the file, and the length of both.
+SEAL = "sha256 "
+SEAL_LENGTH = len(SEAL) + 64
 BATCH = 64
 # Of a network of which only the weights count.
 ANY_SIZE = (224, 224)
@@ -84,6 +92,61 @@ class Model:
         mean, std = (torch.tensor(values * posters.shape[2], device=posters.device) for values in (self.mean, self.std))
         rows.sub_(mean).div_(std)
         return pixels.permute(0, 3, 1, 2)
+
+
+def _printable(name: str) -> str:
+    if not name or not name.isprintable():
+        raise ValueError(f"{printable(name)!r} is no name")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_printable)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Side = Annotated[int, Field(ge=32, le=8192)]
+Three = Annotated[list[Finite], Field(min_length=3, max_length=3)]
+
+
+def _positive(numbers: list[float]) -> list[float]:
+    if min(numbers) <= 0:
+        raise ValueError("a deviation that is not above 0")
+    return numbers
+
+
+class Content(BaseModel):
+    """What a model's file holds beside tensors, for `Model`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    architecture: str
+    genres: Annotated[list[Name], Field(min_length=1)]
+    height: Side
+    width: Side
+    mean: Three
+    std: Annotated[Three, AfterValidator(_positive)]
+    prior: list[Share]
+    detectors: dict[str, Name]
+    classes: list[str]
+    flip: bool
+    backbone: dict[str, Any]
+    # The default is for files of earlier versions, which lack this field.
+    interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
+    threshold: Share
+    thresholds: list[Share] | None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if not is_known(self.architecture):
+            raise ValueError(f"architecture {self.architecture[:60]!r} is unknown")
+        if is_hugging_face(self.architecture) != bool(self.backbone):
+            raise ValueError("a backbone belongs to hf/…, and to no other architecture")
+        if unknown := [name for name in self.detectors if not is_detector(name) or (name.startswith(ONNX) and not in_folder(name))]:
+            raise ValueError(f"detector {unknown[0][:60]!r} is unknown")
+        if len(set(self.genres)) < len(self.genres) or len(self.genres) != len(self.prior):
+            raise ValueError("not one share for each genre")
+        if self.thresholds is not None and len(self.thresholds) != len(self.genres):
+            raise ValueError("not one threshold for each genre")
+        return self
 
 
 def image_logits(
@@ -211,9 +274,36 @@ def save_model(model: Model, path: Path) -> None:
 
     checkpoint["networks"] = [state_dict(network) for network in model.networks]
     checkpoint["probe"] = None if model.probe is None else state_dict(model.probe)
-    # Given a path, torch would write the temporary file's name into the archive.
-    with whole_file(path) as temporary, temporary.open("wb") as file:
-        torch.save({"format": FORMAT, **checkpoint}, file)
+    with whole_file(path) as temporary:
+        # Given a path, torch would write the temporary file's name into the archive.
+        with temporary.open("wb") as file:
+            torch.save({"format": FORMAT, **checkpoint}, file)
+        seal(temporary)
+
+
+def seal(path: Path) -> None:
+    """Write the SHA-256 of all before it to the end of a zip archive, as its comment."""
+    with path.open("r+b") as file:
+        # The last two bytes of an archive without a comment are the comment's length.
+        file.seek(-2, io.SEEK_END)
+        file.write(SEAL_LENGTH.to_bytes(2, "little"))
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.write(f"{SEAL}{digest}".encode())
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether a file ends in the SHA-256 of all before it, as `seal` wrote it."""
+    with path.open("rb") as file:
+        size = file.seek(0, io.SEEK_END) - SEAL_LENGTH
+        file.seek(max(size, 0))
+        sealed = file.read()
+        file.seek(0)
+        digest = hashlib.sha256()
+        while size > 0 and (chunk := file.read(min(size, 1 << 24))):
+            digest.update(chunk)
+            size -= len(chunk)
+    return sealed == f"{SEAL}{digest.hexdigest()}".encode()
 
 
 def pretrained_weights(architecture: Architecture) -> dict[str, Tensor]:
@@ -243,47 +333,122 @@ def load_model(path: Path, device: torch.device) -> Model:
     Raises
     ------
     InputError
-        The file does not exist, was not written by `save_model`, or its weights do not fit its network; or the package with its
-        pretrained weights is not installed in the right version.
+        The file does not exist, was not written by `save_model` or was changed since, or its weights do not fit its network; or the
+        package with its pretrained weights is not installed in the right version.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such model file; `dvc repro` trains one")
-    checkpoint = None
-    # Only torch's zip format: its older format is a bare pickle.
-    if zipfile.is_zipfile(path):
-        # For an untrusted file, torch's restricted unpickler may raise any exception.
-        with contextlib.suppress(Exception):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    checkpoint = read_archive(path)
     file_format = checkpoint.pop("format", None) if isinstance(checkpoint, dict) else None
     if file_format not in (FORMAT, *OLD_FORMATS):
         raise InputError(f"{path}: not a model that this pipeline wrote; it was refused and no code in it was run")
     assert isinstance(checkpoint, dict)
+    if file_format == FORMAT and not is_sealed(path):
+        raise InputError(f"{path}: changed since it was written: its SHA-256 is another; copy or train it again")
     try:
+        for name, tensor in tensors_of(checkpoint):
+            check_tensor(name, tensor)
         if file_format in OLD_FORMATS:
             from poster_genres.old_model import convert
 
-            checkpoint = convert(checkpoint, int(file_format[-1]))
-        size = checkpoint["height"], checkpoint["width"]
-        architecture = find_architecture(checkpoint["architecture"], checkpoint["backbone"])
+            checkpoint = convert(checkpoint, OLD_FORMATS.index(file_format) + 5)
+        return restore(path, checkpoint, device)
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, MemoryError) as error:
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        if isinstance(error, ValidationError):
+            fault = error.errors(include_url=False)[0]
+            reason = ": ".join((*map(str, fault["loc"]), fault["msg"].removeprefix("Value error, ")))
+        raise InputError(f"{path}: damaged, or from another version of this project: {reason[:200]}") from None
 
-        named = checkpoint.pop("pretrained")
-        if named is not None:
-            check_pretrained(path, architecture, named)
-        pretrained = {} if named is None else pretrained_weights(architecture)
 
-        def load_network(state_dict: dict[str, Tensor]) -> Network:
-            network = architecture.build(len(checkpoint["genres"]), *size)
-            network.load_state_dict(pretrained | state_dict)
-            return network.to(device)
+def read_archive(path: Path) -> object:
+    """What `torch.save` wrote to a file; None where it cannot be read."""
+    # Only torch's zip format, as its older format is a bare pickle; and not compressed, as a small file could then fill memory.
+    # For an untrusted file, zipfile and torch's restricted unpickler may raise any exception.
+    with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:
+        compressed = any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
+        # Before version 8, zip's own checksums show what was changed.
+        if not compressed and (archive.comment or archive.testzip() is None):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    return None
 
-        networks = [load_network(state_dict) for state_dict in checkpoint.pop("networks")]
-        probe = None if (state_dict := checkpoint.pop("probe")) is None else load_network(state_dict)
-        words = None if (state := checkpoint.pop("words")) is None else Words.load(state)
-        objects = checkpoint.pop("objects")
-        if isinstance(objects, dict):
-            objects = ObjectModel.load(objects)
-        state = checkpoint.pop("fusion")
-        fusion = Fusion(state["parts"], state["matrices"].numpy(), state["intercepts"].numpy())
-        return Model(networks=networks, probe=probe, words=words, objects=objects, fusion=fusion, **checkpoint)
-    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: damaged, or from another version of this project: {str(error).splitlines()[0]}") from None
+
+def restore(path: Path, checkpoint: dict[str, Any], device: torch.device) -> Model:
+    """A model from the content of its file.
+
+    Raises
+    ------
+    InputError
+        Its pretrained weights are not there; see `check_pretrained`.
+    ValueError, KeyError, TypeError, RuntimeError, …
+        The content is not what `save_model` writes.
+    """
+    named = checkpoint.pop("pretrained")
+    parts = {key: checkpoint.pop(key) for key in ("networks", "probe", "words", "objects", "fusion")}
+    content = Content.model_validate(checkpoint)
+    genres, size = len(content.genres), (content.height, content.width)
+    architecture = find_architecture(content.architecture, content.backbone or None)
+    if content.backbone:
+        check_size(architecture, [*parts["networks"], *([parts["probe"]] if parts["probe"] else [])], genres, size)
+    if named is not None:
+        if architecture.weights_file is None:
+            raise ValueError(f"{content.architecture} has no pretrained weights")
+        check_pretrained(path, architecture, named)
+    pretrained = {} if named is None else pretrained_weights(architecture)
+
+    def load_network(state_dict: dict[str, Tensor]) -> Network:
+        network = architecture.build(genres, *size)
+        network.load_state_dict(pretrained | state_dict)
+        return network.to(device)
+
+    networks = [load_network(state_dict) for state_dict in parts["networks"]]
+    probe = None if parts["probe"] is None else load_network(parts["probe"])
+    words = None if parts["words"] is None else Words.load(parts["words"])
+    objects = parts["objects"]
+    if isinstance(objects, dict):
+        objects = ObjectModel.load(objects)
+    state = parts["fusion"]
+    fusion = Fusion(state["parts"], state["matrices"].numpy(), state["intercepts"].numpy())
+    there = {"networks": networks, "probe": probe, "letters": words, "meaning": words, "objects": objects}
+    if not fusion.parts or sorted(fusion.parts) != sorted(part for part, model in there.items() if model):
+        raise ValueError("its weights are not those of its parts")
+    if (words or objects) and not needs_objects(content.architecture):
+        raise ValueError("words and objects belong to two_stream/… only")
+    if {genres} != {genres, *(model.genres for model in (words, objects) if model)}:
+        raise ValueError("its parts are of other genres")
+    if fusion.matrices.shape != (len(fusion.parts), genres, genres) or fusion.intercepts.shape != (genres,):
+        raise ValueError("not a matrix for each part, and an intercept for each genre")
+    model = Model(networks=networks, probe=probe, words=words, objects=objects, fusion=fusion, **vars(content))
+    model.thresholds = model.thresholds or [model.threshold] * genres
+    return model
+
+
+def check_size(architecture: Architecture, state_dicts: list[dict[str, Tensor]], genres: int, size: tuple[int, int]) -> None:
+    """Check, before memory is taken, that a backbone's configuration is of networks with these weights. Raises ValueError."""
+    with torch.device("meta"):
+        expected = {name: value.shape for name, value in architecture.build(genres, *size).state_dict().items()}
+    if any({name: value.shape for name, value in state_dict.items()} != expected for state_dict in state_dicts):
+        raise ValueError("its weights are not those of its backbone")
+
+
+def tensors_of(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """All tensors in dictionaries, lists and modules, with their names."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from tensors_of(item, f"{name}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from tensors_of(item, f"{name}.{i}".lstrip("."))
+
+
+def check_tensor(name: str, tensor: Tensor) -> None:
+    """Check that a tensor from a file holds finite numbers, and no more of them than the file does. Raises ValueError."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.device.type != "cpu":
+        raise ValueError(f"{name} is no plain tensor")
+    # A tensor may repeat what it holds without end.
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError(f"{name} claims more numbers than the file has")
+    if not torch.isfinite(tensor).all():
+        raise ValueError(f"{name} holds numbers that are not finite")

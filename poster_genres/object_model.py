@@ -60,7 +60,12 @@ class ObjectModel:
 
     @classmethod
     def load(cls, state: dict[str, Any]) -> "ObjectModel":
-        return cls(state["classes"], state["mean"].numpy(), state["weights"].numpy())
+        """The model of a file's values and tensors. Raises ValueError where they do not fit each other."""
+        model = cls(state["classes"], state["mean"].numpy(), state["weights"].numpy())
+        inputs = len(model.classes) * len(MEASURES)
+        if model.mean.shape != (inputs,) or model.weights.ndim != 2 or len(model.weights) != inputs:
+            raise ValueError("its objects do not fit each other")
+        return model
 
 
 def count_classes(contents: list[PosterDetections], classes: list[str]) -> dict[str, int]:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from poster_genres.errors import InputError
-from poster_genres.files import whole_file, write_json
+from poster_genres.files import whole_folder, write_json
 
 NUMBERS = ["confidence", "left", "top", "width", "height"]
 COLUMNS = ["id", "label", *NUMBERS, "text"]
@@ -159,16 +159,13 @@ class DatasetDetections:
 def write_detections(dataset: DatasetDetections, folder: Path) -> None:
     """Write objects.csv, one row per detection; sentences.npy, one row per movie; and detectors.json, with the movie IDs."""
     rows = [(movie, *detection) for movie, content in dataset.by_movie.items() for detection in content.objects]
-    with whole_file(folder / "objects.csv") as temporary:
-        table = pd.DataFrame(rows, columns=COLUMNS)
-        table.to_csv(temporary, index=False, encoding="utf-8", float_format="%.6g", lineterminator="\n")
+    table = pd.DataFrame(rows, columns=COLUMNS)
     sentences = np.array([content.sentence for content in dataset.posters], np.float32)
-    with whole_file(folder / "sentences.npy") as temporary, temporary.open("wb") as file:
-        np.save(file, sentences, allow_pickle=False)
-    write_json(
-        folder / "detectors.json",
-        {"detectors": dataset.detectors, "classes": dataset.classes, "movies": list(dataset.by_movie)},
-    )
+    about = {"detectors": dataset.detectors, "classes": dataset.classes, "movies": list(dataset.by_movie)}
+    with whole_folder(folder) as temporary:
+        table.to_csv(temporary / "objects.csv", index=False, encoding="utf-8", float_format="%.6g", lineterminator="\n")
+        np.save(temporary / "sentences.npy", sentences, allow_pickle=False)
+        write_json(temporary / "detectors.json", about)
 
 
 def read_detections(folder: Path, ids: list[str]) -> DatasetDetections:
@@ -185,7 +182,7 @@ def read_detections(folder: Path, ids: list[str]) -> DatasetDetections:
         sentences = dict(zip(metadata["movies"], np.load(folder / "sentences.npy", allow_pickle=False), strict=True))
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: not there yet; `dvc repro` makes it") from None
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError, EOFError):
         raise InputError(f"{folder}: damaged; remove it, and `dvc repro` makes it again") from None
     if not metadata["classes"] or not set(ids) <= set(sentences):
         raise InputError(f"{folder}: not of these movies, or of another architecture; `dvc repro` makes it again")

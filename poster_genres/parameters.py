@@ -26,6 +26,7 @@ from poster_genres.errors import InputError
 
 PARAMETERS, RECIPES = Path("params.yaml"), Path(__file__).parent / "recipes.yaml"
 AUTO, DEFAULT = "auto", "default"
+MOST_DIGITS = 40
 
 
 def _not_boolean(value: Any) -> Any:
@@ -55,6 +56,8 @@ Part = Annotated[Number, Field(gt=0, lt=1, description="a number between 0 and 1
 Share = Annotated[Number, Field(ge=0, le=1, description="a number from 0 to 1")]
 LessThanOne = Annotated[Number, Field(ge=0, lt=1, description="a number from 0 to less than 1")]
 YesOrNo = Annotated[bool, Field(description="true or false")]
+# What a key may have as its value. Nothing deeper, as a few lines of YAML can stand for lists without end.
+Scalar = bool | int | float | str | None
 Folder = Annotated[str, Field(min_length=1, description="the path of a folder")]
 
 
@@ -93,6 +96,7 @@ class JoinParameters(Values):
     label_columns: Annotated[str | list[str], Field(description="the name of a column, a list of such names, or 'auto'")]
     separator: Annotated[str, Field(min_length=1, description="a text, 'none', or 'auto'")]
     split_by: Annotated[Literal["hash", "files"], Field(description="hash or files")]
+    max_poster_megabytes: Annotated[Number, Field(gt=0, description="a number above 0")]
     max_identical_posters: Positive
     limit: Positive
     validation: Part
@@ -148,7 +152,7 @@ class Parameters(JoinParameters, CacheParameters):
     patience: Natural
     processes: Few
     sweep: Annotated[
-        dict[str, Annotated[list[Any], Field(min_length=1)]],
+        dict[str, Annotated[list[Scalar | list[Scalar]], Field(min_length=1)]],
         Field(description="keys of this file, each with a list of values"),
     ]
 
@@ -271,6 +275,8 @@ def _refuse_repeated_keys(loader: _Loader, node: yaml.MappingNode) -> dict[Any, 
 
 
 def _refuse_odd_numbers(loader: _Loader, node: yaml.ScalarNode) -> int:
+    if len(node.value) > MOST_DIGITS:
+        raise yaml.MarkedYAMLError(problem=f"a number of {len(node.value)} digits", problem_mark=node.start_mark)
     if not re.fullmatch(r"[-+]?(0|[1-9][0-9_]*)", node.value):
         problem = f"{shown(node.value)} would be read as {loader.construct_yaml_int(node)}; write the number, or quote the text"
         raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
@@ -290,7 +296,9 @@ def _read_yaml(path: Path) -> Any:
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f"line {error.problem_mark.line + 1}: "
         raise InputError(f"{path}: {line}{error.problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except RecursionError:
+        raise InputError(f"{path}: lists or keys in each other, too deep to be read") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())[:200]}") from None
 
 

@@ -4,11 +4,13 @@ A cell is text, stripped of spaces, or what JSON and Parquet have in its place: 
 """
 
 import codecs
+import contextlib
 import csv
 import io
 import json
 import math
 import re
+import zipfile
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
@@ -16,12 +18,14 @@ from typing import Any
 
 import pandas as pd
 
-from poster_genres.dataset import File, read_bytes
+from poster_genres.dataset import File, open_file, read_table_bytes
 from poster_genres.errors import InputError
 from poster_genres.texts import unique
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".xlsx", ".xls")
 DELIMITERS = (",", ";", "\t", "|")
+# So much of a long text is read to see whether it is a table.
+HEAD = 1 << 16
 # Lines that show which delimiter a file has.
 SAMPLE = 50
 # Single-byte and East Asian encodings that spreadsheets write, told apart by charset-normalizer where UTF-8 does not fit.
@@ -98,8 +102,13 @@ def read_table(dataset: Path, file: File) -> Table | None:
     name = f"{dataset}/{file.name}"
     if file.suffix in (".parquet", ".xlsx", ".xls"):
         return _read_frame(dataset, file, name)
-    data = read_bytes(dataset, file.archive, file.path)
-    text, encoding = decode(data, name)
+    if file.suffix == ".txt" and file.size > HEAD:
+        # What cannot be read is said below, where all of it is.
+        unreadable = contextlib.suppress(OSError, zipfile.BadZipFile, EOFError, KeyError)
+        with unreadable, open_file(dataset, file.archive, file.path) as opened:
+            if not _may_be_table(opened.read(HEAD)):
+                return None
+    text, encoding = decode(read_table_bytes(dataset, file), name)
     first_line = text.strip("\ufeff \t\r\n").partition("\n")[0]
     text_only = file.suffix == ".txt" and not first_line.startswith("{") and not any(sign in first_line for sign in DELIMITERS)
     if not first_line or text_only:
@@ -110,6 +119,12 @@ def read_table(dataset: Path, file: File) -> Table | None:
     if file.suffix == ".txt" and first_line.startswith("{"):
         return _from_records(_mongo_records(text, name), file, [encoding, "groundtruth"])
     return _read_csv(text, encoding, file, name)
+
+
+def _may_be_table(head: bytes) -> bool:
+    """Whether a text that begins so may be a table: a delimiter is in its first line, or it is an object. In UTF-8 and UTF-16."""
+    line = head.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n").partition(b"\n")[0]
+    return line.startswith(b"{") or any(sign.encode() in line for sign in DELIMITERS)
 
 
 def _read_csv(text: str, encoding: str, file: File, name: str) -> Table:
@@ -251,7 +266,7 @@ def _cell(value: Any) -> Any:
 
 
 def _read_frame(dataset: Path, file: File, name: str) -> Table:
-    data = io.BytesIO(read_bytes(dataset, file.archive, file.path))
+    data = io.BytesIO(read_table_bytes(dataset, file))
     try:
         frame = pd.read_parquet(data) if file.suffix == ".parquet" else pd.read_excel(data, dtype=object)
     except ImportError as error:

@@ -4,6 +4,8 @@
 cache, the original run's tag is restored with the model. `finished_run` completes the run.
 """
 
+import atexit
+import fcntl
 import logging
 import os
 import signal
@@ -12,7 +14,7 @@ import sys
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -122,12 +124,54 @@ def connect() -> str:
             return str(experiment.experiment_id)
 
 
+def find_runs(experiment: str, training: str) -> list[Any]:
+    """The run with this training tag, if there is one."""
+    import mlflow
+
+    return list(mlflow.search_runs([experiment], f"tags.training = '{training}'", max_results=1, output_format="list"))
+
+
+def held_folder() -> Path:
+    """The folder with a file for each training whose run is being written, which is locked as long as the process lives."""
+    return repository() / ".dvc" / "tmp" / "running"
+
+
+def hold(training: str) -> None:
+    """Tell other processes that this one writes the run of a training, until it ends, however that is."""
+    path = held_folder() / training
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not closed, as that would unlock it.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CREAT)
+    with suppress(OSError):  # on file systems without locks no run is ended
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    atexit.register(path.unlink, missing_ok=True)
+
+
+def end_killed_runs(experiment: str) -> None:
+    """Give the status KILLED to the runs of processes that were killed, which could not say so."""
+    import mlflow
+
+    for path in held_folder().glob("*"):
+        with suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for run in find_runs(experiment, path.name):
+                    if run.info.status == "RUNNING":
+                        mlflow.MlflowClient().set_terminated(run.info.run_id, "KILLED")
+                path.unlink()
+            finally:
+                os.close(descriptor)
+
+
 def start_run(experiment: str, description: dict[str, Any], **options: Any) -> Any:
     """Resume the run with the description's training tag, or create it with its parameters and tags; return the active run."""
     import mlflow
 
+    end_killed_runs(experiment)
     training = description["tags"]["training"]
-    runs = mlflow.search_runs([experiment], f"tags.training = '{training}'", max_results=1, output_format="list")
+    hold(training)
+    runs = find_runs(experiment, training)
     if runs:
         run = mlflow.start_run(run_id=runs[0].info.run_id, **options)
         # An experiment that resumes an interrupted one has another name.
@@ -223,7 +267,11 @@ def log_epoch(row: dict[str, Any]) -> None:
     """Log the metrics in a row of metrics/history.csv to the active run."""
     import mlflow
 
-    mlflow.log_metrics({curve_name(key): float(value) for key, value in row.items() if key != "epoch"}, step=int(row["epoch"]))
+    mlflow.log_metrics(
+        # As metrics/history.csv has them.
+        {curve_name(key): float(f"{value:.6g}") for key, value in row.items() if key != "epoch"},
+        step=int(row["epoch"]),
+    )
 
 
 def log_missing_epochs(history: list[dict[str, Any]]) -> None:

@@ -17,6 +17,8 @@ MEANING_C = 1.0
 # Character n-grams, as text recognition often confuses single letters; and the number of training posters each must be on.
 NGRAM_RANGE = (3, 5)
 MIN_DF = 3
+# `sentences.LENGTH`, which is not imported, as training does not depend on the sentence model.
+SENTENCE = 384
 ARRAYS = ("frequencies", "levels", "scales", "sentence_weights", "offset", "sentence_offset")
 
 
@@ -40,6 +42,10 @@ class Words:
     sentence_weights: np.ndarray
     offset: np.ndarray
     sentence_offset: np.ndarray
+
+    @property
+    def genres(self) -> int:
+        return len(self.offset)
 
     @property
     def weights(self) -> np.ndarray:
@@ -88,7 +94,13 @@ class Words:
 
     @classmethod
     def load(cls, state: dict[str, Any]) -> "Words":
-        return cls(state["vocabulary"].split("\n"), *(state[name].numpy() for name in ARRAYS))
+        """The model of a file's values and tensors. Raises ValueError where they do not fit each other."""
+        words = cls(state["vocabulary"].split("\n"), *(state[name].numpy() for name in ARRAYS))
+        n, genres = len(words.vocabulary), words.genres
+        shapes = ((n,), (n, genres), (n,), (SENTENCE, genres), (genres,), (genres,))
+        if tuple(getattr(words, name).shape for name in ARRAYS) != shapes or len(set(words.vocabulary)) != n:
+            raise ValueError("its words do not fit each other")
+        return words
 
 
 def new_vectorizer(**options: Any) -> "TfidfVectorizer":

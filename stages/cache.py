@@ -4,7 +4,6 @@ In: data/movies.csv and the posters of `dataset`. Out, in data/cache: posters-00
 and movies.csv, the same movies in the same order; metrics/cache.json. Run: `python -m stages.cache`.
 """
 
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 from poster_genres import errors
 from poster_genres.errors import InputError
-from poster_genres.files import write_json
+from poster_genres.files import whole_folder, write_json
 from poster_genres.movies import SPLITS, read_movies, write_movies
 from poster_genres.parameters import CacheParameters, read_parameters
 from poster_genres.posters import Unreadable, decode_shard, size_of
@@ -109,16 +108,14 @@ def write_cache(
     """
     locations = movies[["archive", "poster"]]
     size = shard_size(len(movies))
-    # Absolute, because Dask workers run in folders of their own.
-    temporary = folder.with_name(f".{folder.name}.part").resolve()
-    shutil.rmtree(temporary, ignore_errors=True)
     shards = (list(locations[start : start + size].itertuples(index=False, name=None)) for start in range(0, len(movies), size))
-    tasks = (
-        delayed(decode_shard)(dataset.resolve(), shard, height, width, interpolation, temporary / shard_name(number))
-        for number, shard in enumerate(shards)
-    )
     reasons: list[str] = []
-    try:
+    # Absolute, because Dask workers run in folders of their own.
+    with whole_folder(folder.absolute()) as temporary:
+        tasks = (
+            delayed(decode_shard)(dataset.resolve(), shard, height, width, interpolation, temporary / shard_name(number))
+            for number, shard in enumerate(shards)
+        )
         with workers(dask_scheduler), tqdm(total=len(movies), desc="cache", unit=" posters", disable=None) as progress:
             for shard_reasons in Parallel(return_as="generator", batch_size=1)(tasks):
                 reasons += shard_reasons
@@ -139,10 +136,6 @@ def write_cache(
         for leftover in temporary.glob(".*.part"):  # written by lost workers
             leftover.unlink()
         write_movies(kept, temporary / "movies.csv")
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return {
         "posters": len(kept),
         "height": height,

@@ -13,7 +13,9 @@ import inspect
 import json
 import sqlite3
 import zipfile
+import zlib
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,9 +23,9 @@ import numpy as np
 import pandas as pd
 
 from poster_genres import errors
-from poster_genres.dataset import File, list_files, read_bytes
+from poster_genres.dataset import File, hash_of, list_files, read_bytes, read_table_bytes
 from poster_genres.errors import InputError
-from poster_genres.files import repository, write_json
+from poster_genres.files import no_space, repository, write_json
 from poster_genres.movies import read_movies
 from poster_genres.objects import DatasetDetections, Detection, PosterDetections, parse_objects, text_of, write_detections
 from poster_genres.parameters import DetectParameters, read_parameters
@@ -34,29 +36,55 @@ COUNTS = Path("metrics/detect.json")
 
 
 class Store:
-    """Earlier detections and sentence embeddings, by the SHA-256 of poster or text, in an SQLite file that processes share."""
+    """Earlier detections and sentence embeddings, by the SHA-256 of poster or text, in an SQLite file that processes share.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read or written.
+    """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.connection = sqlite3.connect(path, timeout=60)
+        with self._said():
+            self.connection = sqlite3.connect(path, timeout=60)
         # Not waiting for the disk: what a power failure loses is found again.
-        self.connection.execute("PRAGMA synchronous = OFF")
-        with self.connection:
-            self.connection.execute("CREATE TABLE IF NOT EXISTS found (poster, detector, objects, PRIMARY KEY (poster, detector))")
+        self._run("PRAGMA synchronous = OFF")
+        self._run("CREATE TABLE IF NOT EXISTS found (poster, detector, objects, PRIMARY KEY (poster, detector))")
 
     def get(self, digest: str, detector: str) -> Any:
         """The stored value, or None."""
-        row = self.connection.execute("SELECT objects FROM found WHERE poster = ? AND detector = ?", (digest, detector)).fetchone()
-        return None if row is None else json.loads(row[0])
+        rows = self._run("SELECT objects FROM found WHERE poster = ? AND detector = ?", digest, detector)
+        return json.loads(rows[0][0]) if rows else None
 
     def put(self, digest: str, detector: str, value: Any) -> None:
-        with self.connection:
-            self.connection.execute("INSERT OR REPLACE INTO found VALUES (?, ?, ?)", (digest, detector, json.dumps(value)))
+        self._run("INSERT OR REPLACE INTO found VALUES (?, ?, ?)", digest, detector, json.dumps(value))
+
+    def _run(self, statement: str, *values: str) -> list[Any]:
+        with self._said(), self.connection:
+            return self.connection.execute(statement, values).fetchall()
+
+    @contextlib.contextmanager
+    def _said(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            if "disk is full" in str(error):
+                raise no_space(self.path.parent) from None
+            raise InputError(f"{self.path}: {error}; remove it, and what is on posters is found again") from None
+
+
+def digest(dataset: Path, archive: str, path: str) -> str:
+    """The SHA-256 of a poster's file; that of nothing if it cannot be read."""
+    with contextlib.suppress(OSError, KeyError, zipfile.BadZipFile, EOFError, ValueError, zlib.error):
+        return hash_of(dataset, archive, path)
+    return hashlib.sha256().hexdigest()
 
 
 def read_poster(dataset: Path, archive: str, path: str) -> bytes:
     """The bytes of a poster's file; empty if it cannot be read, which `detection.detect` then reports."""
-    with contextlib.suppress(OSError, KeyError, zipfile.BadZipFile, EOFError, ValueError):
+    with contextlib.suppress(OSError, KeyError, zipfile.BadZipFile, EOFError, ValueError, zlib.error):
         return read_bytes(dataset, archive, path)
     return b""
 
@@ -76,7 +104,7 @@ def detect_movies(
     from poster_genres.detection import detect, open_detector
 
     locations = dict(zip(movies["id"], zip(movies["archive"], movies["poster"], strict=True), strict=True))
-    digests = {movie: hashlib.sha256(read_poster(dataset, *location)).hexdigest() for movie, location in locations.items()}
+    digests = {movie: digest(dataset, *location) for movie, location in locations.items()}
     by_movie: dict[str, list[Detection]] = {movie: [] for movie in locations}
     reasons: dict[str, str] = {}
     versions: dict[str, str] = {}
@@ -134,7 +162,7 @@ def given_objects(dataset: Path, files: list[File]) -> dict[str, list[Detection]
         return None
     if len(tables) > 1:
         raise InputError(f"{dataset}: {len(tables)} files {GIVEN} ({', '.join(file.name for file in tables)}); keep one")
-    return parse_objects(read_bytes(dataset, tables[0].archive, tables[0].path), f"{dataset}/{tables[0].name}")
+    return parse_objects(read_table_bytes(dataset, tables[0]), f"{dataset}/{tables[0].name}")
 
 
 def main() -> None:

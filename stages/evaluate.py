@@ -21,7 +21,7 @@ from poster_genres import errors, evaluation, figures, finished_run
 from poster_genres.devices import prepare
 from poster_genres.duplicates import find_duplicates, perceptual_hashes
 from poster_genres.errors import InputError
-from poster_genres.files import whole_file, write_json
+from poster_genres.files import whole_file, whole_folder, write_json
 from poster_genres.fusion import equal_weights
 from poster_genres.model import Model, predict_evidence
 from poster_genres.movies import labels_of
@@ -165,7 +165,8 @@ def score_splits(
         scores |= {f"{split} model": model_scores, f"{split} prior": prior_scores}
         by_genre[split] = evaluation.score_genres(model.genres, labels, probabilities, prior, thresholds, columns)
         by_genre[split][["low", "high"]] = genre_intervals
-    headline = {key: {name: round(scores[scored][name], 4) for name in names} for key, (scored, names) in HEADLINE.items()}
+    # With as many digits as the tables, from which MLflow has its numbers.
+    headline = {key: {name: float(f"{scores[scored][name]:.6g}") for name in names} for key, (scored, names) in HEADLINE.items()}
     return pd.DataFrame(rows), by_genre, headline
 
 
@@ -299,8 +300,9 @@ def main() -> None:
 
     history = pd.read_csv(METRICS / "history.csv")
     drawn = draw_figures(model, history, scores, by_genre["test"], tables, test, unfitted)
-    for name, figure in drawn.items():
-        figures.save_png(figure, FIGURES / f"{name}.png", 180)
+    with whole_folder(FIGURES) as folder:
+        for name, figure in drawn.items():
+            figures.save_png(figure, folder / f"{name}.png", 180)
     about = describe_run(model, history, movies, parameters, doubt)
     charts = {name: figures.as_svg(figure, ABOUT[name]) for name, figure in drawn.items()}
     if len(history) == 1:

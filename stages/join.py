@@ -3,7 +3,6 @@
 In: the folder that `dataset` names. Out: data/movies.csv, metrics/join.json. Run: `python -m stages.join`, or `dvc repro join`.
 """
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from poster_genres import errors
-from poster_genres.dataset import POSTER_SUFFIXES, list_files, read_bytes
+from poster_genres.dataset import POSTER_SUFFIXES, hash_of, list_files
 from poster_genres.errors import InputError
 from poster_genres.files import write_json
 from poster_genres.matching import Posters
@@ -40,13 +39,13 @@ def group_identical(dataset: Path, posters: pd.DataFrame) -> dict[str, str]:
     same_size = posters.loc[posters["size"].duplicated(keep=False), ["size", "id", "archive", "poster"]].sort_values(["size", "id"])
     groups: dict[str, str] = {}
     for _, rows in groupby(same_size.itertuples(), attrgetter("size")):
-        first: dict[bytes, str] = {}
+        first: dict[str, str] = {}
         for row in rows:
             try:
-                data = read_bytes(dataset, row.archive, row.poster)
+                digest = hash_of(dataset, row.archive, row.poster) if row.size else ""
             except Exception:  # unreadable for any reason: the stage `cache` leaves it out and reports why
                 continue
-            if data and (group := first.setdefault(hashlib.sha256(data).digest(), row.id)) != row.id:
+            if digest and (group := first.setdefault(digest, row.id)) != row.id:
                 groups[row.id] = group
     return groups
 
@@ -103,6 +102,9 @@ def match_posters(metadata: Metadata, posters: Posters, dataset: str) -> tuple[p
         No row has one; see also `Posters.match`.
     """
     table = metadata.movies
+    if not posters.files and posters.too_large:
+        number = len(posters.too_large)
+        raise InputError(f"{dataset}: all {number} posters have more bytes than `max_poster_megabytes` in params.yaml allows")
     if not posters.files:
         raise InputError(f"{dataset}: no posters found; files like tt0081562.jpg are needed, in folders or zip archives")
     numbers, rules = posters.match(list(table["id"]), list(table["table"]))
@@ -238,6 +240,7 @@ def join(metadata: Metadata, posters: Posters, parameters: JoinParameters) -> Jo
         "repeated_rows": repeats,
         "repeated_rows_with_other_genres": conflicts,
         "posters": len(posters.files),
+        "posters_too_large": len(posters.too_large),
         "posters_without_metadata": len(posters.files) - matched,
         "matched": matched,
         "unknown_genres": unknown,
@@ -269,6 +272,7 @@ def describe(joined: Joined, metadata: Metadata, parameters: JoinParameters) -> 
     left_out = {
         "rows without a poster": counts["rows_without_poster"],
         "posters without a row": counts["posters_without_metadata"],
+        f"posters of more than {parameters.max_poster_megabytes:g} MB (`max_poster_megabytes`)": counts["posters_too_large"],
         "of unknown genres": counts["unknown_genres"],
         f"placeholders, for more than {parameters.max_identical_posters} movies": counts["placeholders"],
         f"beyond `limit` ({parameters.limit})": counts["beyond_limit"],
@@ -291,14 +295,15 @@ def main() -> None:
     parameters = read_parameters().used_by(JoinParameters)
     dataset = Path(parameters.dataset)
     files = list_files(dataset)
-    posters = Posters(parameters.dataset, [file for file in files if file.suffix in POSTER_SUFFIXES])
+    most = int(parameters.max_poster_megabytes * 1_000_000)
+    posters = Posters(parameters.dataset, [file for file in files if file.suffix in POSTER_SUFFIXES], most)
     metadata = read_metadata(
         dataset, files, posters, parameters.metadata, parameters.id_column, parameters.label_columns, parameters.separator
     )
     joined = join(metadata, posters, parameters)
     write_movies(joined.movies, Path("data/movies.csv"))
     write_json(Path("metrics/join.json"), joined.counts)
-    print("\n".join(describe(joined, metadata, parameters)))
+    print("\n".join(map(errors.printable, describe(joined, metadata, parameters))))
 
 
 if __name__ == "__main__":

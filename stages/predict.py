@@ -18,7 +18,7 @@ import numpy as np
 
 from poster_genres import errors
 from poster_genres.dataset import POSTER_SUFFIXES, read_bytes
-from poster_genres.errors import InputError
+from poster_genres.errors import InputError, printable
 from poster_genres.files import sha256
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from poster_genres.prediction import Prediction, Predictor
 
 EXPLAINED = 5
+# A larger file is no poster; in a data set `max_poster_megabytes` says it.
+MAX_BYTES = 100_000_000
 
 # A poster's name for output, and its location as (folder, zip archive or "", path).
 Poster = tuple[str, tuple[Path, str, str]]
@@ -72,6 +74,12 @@ def random_poster() -> tuple[Poster, str, list[str]]:
     title = f" {movie['title']}" if movie["title"] else ""
     year = f" ({movie['year']})" if movie["year"] else ""
     return (str(dataset / movie["archive"] / movie["poster"]), location), f"{movie['id']}{title}{year}", genres
+
+
+def is_too_large(poster: Poster) -> bool:
+    """Whether the poster is a file of more than `MAX_BYTES`."""
+    folder, archive, path = poster[1]
+    return not archive and (folder / path).stat().st_size > MAX_BYTES
 
 
 def read_poster(poster: Poster) -> bytes:
@@ -226,13 +234,18 @@ def predict(arguments: argparse.Namespace, posters: list[Poster], truth: str, pr
         say(f"{target}: {len(posters) - len(remaining)} of {len(posters)} posters are there already", sys.stderr)
         progress.update(len(posters) - len(remaining))
         posters = remaining
+    total = len(posters)
+    for name, _ in filter(is_too_large, posters):
+        progress.update()
+        say(f"{printable(name)}: left out: more than {MAX_BYTES // 1_000_000} MB", sys.stderr)
+    posters = [poster for poster in posters if not is_too_large(poster)]
+    unreadable = total - len(posters)
     given = None if table is None else (table.get(PurePosixPath(place[2]).stem, []) for _, place in posters)
-    unreadable = 0
     for (name, _), result in zip(posters, predictor.predict(map(read_poster, posters), given), strict=True):
         progress.update()
         if isinstance(result, str):
             unreadable += 1
-            say(f"{name}: left out: {result}", sys.stderr)
+            say(f"{printable(name)}: left out: {result}", sys.stderr)
             continue
         verdict = predictor.verdict(result)
         if output is not None:
@@ -241,15 +254,15 @@ def predict(arguments: argparse.Namespace, posters: list[Poster], truth: str, pr
             say(json_line(name, digest, verdict, genres, result.probabilities))
         else:
             heading = ", ".join(verdict) or "no genre reaches its threshold"
-            heading = f"{name}: {heading}" if many else heading
+            heading = f"{printable(name)}: {heading}" if many else heading
             lines = format_genres(genres, result.probabilities, arguments.top, verdict)
             say(f"{truth}{heading}\n{lines}" + ("\n" if many else ""))
         if arguments.explain:
             draw_evidence(predictor, result, arguments.explain)
     if target is not None:
-        say(f"{target}: {len(posters) - unreadable} posters more", sys.stderr)
+        say(f"{target}: {total - unreadable} posters more", sys.stderr)
     if unreadable:
-        raise InputError(f"{unreadable} of {len(posters)} posters could not be read; {READABLE}")
+        raise InputError(f"{unreadable} of {total} posters could not be read; {READABLE}")
 
 
 def main() -> None:

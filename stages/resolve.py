@@ -12,7 +12,7 @@ from pathlib import Path
 from poster_genres import errors
 from poster_genres.architectures import detector_module, module_of
 from poster_genres.errors import require
-from poster_genres.files import write_json
+from poster_genres.files import whole_folder, write_json
 from poster_genres.parameters import (
     CacheParameters,
     DetectParameters,
@@ -54,13 +54,14 @@ def main() -> None:
     for detector in parameters.detectors if parameters.two_stream else []:
         require(import_module(detector_module(detector)).Detector.packages, f"params.yaml: detectors: {detector}")
     network = Path(f"{module_of(parameters.architecture).replace('.', '/')}.py")
-    for stage, kind in STAGES.items():
-        values = parameters.used_by(kind).model_dump()
-        if stage in ("train", "evaluate"):
-            # The stage's other imports are listed in dvc.yaml.
-            code = {network, *imported_files(network)}.difference(imported_files(Path(f"stages/{stage}.py")))
-            values["code"] = {path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(code)}
-        write_json(FOLDER / f"{stage}.json", values)
+    with whole_folder(FOLDER) as folder:
+        for stage, kind in STAGES.items():
+            values = parameters.used_by(kind).model_dump()
+            if stage in ("train", "evaluate"):
+                # The stage's other imports are listed in dvc.yaml.
+                code = {network, *imported_files(network)}.difference(imported_files(Path(f"stages/{stage}.py")))
+                values["code"] = {path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(code)}
+            write_json(folder / f"{stage}.json", values)
     recipe = parameters.recipe
     print(
         f"{parameters.dataset}: {parameters.architecture}, {recipe.ensemble_size} network(s), {recipe.epochs} epochs, "

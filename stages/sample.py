@@ -8,7 +8,6 @@ In: nothing. Out: data/sample. Run: `python -m stages.sample`, or `dvc repro sam
 """
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,9 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from poster_genres import errors
+from poster_genres.files import whole_folder
 
+FOLDER = Path("data/sample")
 # Fixed: if the sample depended on `seed`, runs with different seeds would train on different data.
 SEED = 20171023
 MOVIES = 120
@@ -114,11 +115,10 @@ def write_groundtruth(records: list[dict[str, str]], path: Path) -> None:
     path.write_text("\r\n".join(objects) + "\r\n", encoding="utf-16", newline="")
 
 
-def main() -> None:
+def draw_sample(folder: Path) -> int:
+    """Write the data set into an empty folder; returns the number of posters."""
+    (folder / "groundtruth").mkdir()
     random = np.random.default_rng(SEED)
-    folder = Path("data/sample")
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "groundtruth").mkdir(parents=True)
     ids = [f"sample{number:04d}" for number in random.permutation(MOVIES)]
     genres = [choose_genres(random) for _ in ids]
     records: dict[int, list[dict[str, str]]] = {year: [] for year in YEARS}
@@ -139,7 +139,13 @@ def main() -> None:
     write_table([ids[i] for i in order], [genres[i] for i in order], folder / "train.csv")
     for year, rows in records.items():
         write_groundtruth(rows, folder / "groundtruth" / f"{year}.txt")
-    print(f"{folder}: {sum(1 for _ in folder.glob('posters/*/*.jpg'))} synthetic posters")
+    return sum(1 for _ in folder.glob("posters/*/*.jpg"))
+
+
+def main() -> None:
+    with whole_folder(FOLDER) as folder:
+        posters = draw_sample(folder)
+    print(f"{FOLDER}: {posters} synthetic posters")
 
 
 if __name__ == "__main__":

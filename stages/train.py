@@ -27,10 +27,10 @@ from tqdm import tqdm
 from poster_genres import errors, processes
 from poster_genres.architectures import needs_objects
 from poster_genres.devices import prepare
-from poster_genres.errors import InputError
+from poster_genres.errors import InputError, printable
 from poster_genres.files import repository, whole_file, write_json
 from poster_genres.fusion import folds
-from poster_genres.model import Model, evidence_of_detections, save_model
+from poster_genres.model import Model, evidence_of_detections, is_sealed, save_model, seal
 from poster_genres.movies import genres_of, labels_of
 from poster_genres.network import find_architecture
 from poster_genres.object_model import LEAST, count_classes, fit_objects
@@ -139,8 +139,24 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
             if checkpoint.stat().st_mtime < time.time() - KEPT_SECONDS:
                 checkpoint.unlink()
     with contextlib.suppress(Exception):  # if the checkpoint is damaged, training starts again
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
+        if is_sealed(path):
+            return dict(torch.load(path, map_location="cpu", weights_only=True))
     return None
+
+
+def save_checkpoint(path: Path, state: dict[str, Any], saved: bool) -> bool:
+    """Write a checkpoint. Where that fails, training goes on, and warns if the one before was `saved`. Returns whether it is."""
+    try:
+        with whole_file(path) as temporary, temporary.open("wb") as file:
+            torch.save(state, file)
+            file.close()
+            seal(temporary)
+    except (InputError, OSError, RuntimeError) as error:
+        if saved:
+            reason = printable(str(error).partition(";")[0])[:200]
+            print(f"warning: no checkpoint ({reason}); training goes on, but could not be resumed", file=sys.stderr, flush=True)
+        return False
+    return True
 
 
 def write_history(history: list[dict[str, Any]]) -> None:
@@ -167,6 +183,7 @@ def run_epochs(training: Training, tracking: Tracking | None, checkpoint: Path, 
     """Train for all epochs, or until validation has not improved for `patience` epochs (early stopping). Rank 0, the only process
     with `tracking`, saves a checkpoint after each epoch."""
     epochs = training.recipe.epochs
+    saved = True
     if tracking is not None and training.history and training.epoch == 0:
         write_history(training.history)
         print_epoch(training.history, epochs)
@@ -179,8 +196,7 @@ def run_epochs(training: Training, tracking: Tracking | None, checkpoint: Path, 
         row = training.run_epoch()
         if tracking is None:
             continue
-        with whole_file(checkpoint) as temporary, temporary.open("wb") as file:
-            torch.save(training.state() | {"training": tracking.description["tags"]["training"]}, file)
+        saved = save_checkpoint(checkpoint, training.state() | {"training": tracking.description["tags"]["training"]}, saved)
         write_history(training.history)
         print_epoch(training.history, epochs)
         tracking.log_epoch(row)
@@ -293,7 +309,10 @@ def main() -> None:
         return
     device = prepare()
     with processes.process_group(device):
-        train(parameters, describe_run(all_parameters), device)
+        description = describe_run(all_parameters)
+        # Sums are rounded otherwise by another number of threads, so that results differ in their last digits.
+        description["tags"]["threads"] = str(torch.get_num_threads())
+        train(parameters, description, device)
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def test_a_dask_cluster_makes_the_same_cache_though_a_worker_is_killed(
         command, cwd=project, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     # A shard that is being written bears the number of its writer.
-    part = project / "data" / ".cache.part"
+    part = project / "data" / f".cache.{running.pid}.part"
     wait_until(lambda: all(list(part.glob(f".*.{worker.pid}.part")) for worker in workers))
     workers[0].kill()
     _, errors = running.communicate(timeout=300)

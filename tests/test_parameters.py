@@ -59,7 +59,8 @@ def test_the_top_level_goes_before_the_recipe(folder: Path) -> None:
 
 KEYS = (
     "dataset, image_height, image_width, interpolation, max_unreadable, dask_scheduler, metadata, id_column, label_columns, "
-    "separator, split_by, max_identical_posters, limit, validation, test, seed, detectors, architecture, patience, processes, "
+    "separator, split_by, max_poster_megabytes, max_identical_posters, limit, validation, test, seed, detectors, architecture, "
+    "patience, processes, "
     "sweep, ensemble_size, linear_probe, frozen_blocks, epochs, batch_size, learning_rate, backbone_learning_rate_factor, "
     "schedule, weight_decay, ema_decay, flip, crop"
 )
@@ -106,6 +107,7 @@ RIGHT = {
     "label_columns": "the name of a column, a list of such names, or 'auto'",
     "separator": "a text, 'none', or 'auto'",
     "split_by": "hash or files",
+    "max_poster_megabytes": "a number above 0",
     "max_identical_posters": f"{WHOLE} 1",
     "limit": f"{WHOLE} 1",
     "validation": "a number between 0 and 1",
@@ -181,10 +183,10 @@ def test_any_values_are_taken_or_refused_in_one_short_line(values: dict[str, obj
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("limit: 3000 ", "limit: 0100 ", "line 9: '0100' would be read as 64; write the number, or quote the text"),
-        ("limit: 3000 ", "limit: 50:00 ", "line 9: '50:00' would be read as 3000; write the number, or quote the text"),
-        ("limit: 3000 ", "seed: 3\nlimit: 3000 ", "line 13: 'seed' is there twice; keep one"),
-        ("  epochs:\n", "  architecture:\n", "line 49: 'architecture' is there twice; keep one"),
+        ("limit: 3000 ", "limit: 0100 ", "line 10: '0100' would be read as 64; write the number, or quote the text"),
+        ("limit: 3000 ", "limit: 50:00 ", "line 10: '50:00' would be read as 3000; write the number, or quote the text"),
+        ("limit: 3000 ", "seed: 3\nlimit: 3000 ", "line 14: 'seed' is there twice; keep one"),
+        ("  epochs:\n", "  architecture:\n", "line 50: 'architecture' is there twice; keep one"),
     ],
 )
 def test_what_reads_otherwise_than_it_looks_is_refused_with_its_line(folder: Path, old: str, new: str, message: str) -> None:

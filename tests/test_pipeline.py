@@ -192,6 +192,7 @@ def test_each_value_reaches_the_stages_that_use_it(project: Path, monkeypatch: p
         "label_columns": (["Genre"], "join"),
         "separator": ("|", "join"),
         "split_by": ("files", "join"),
+        "max_poster_megabytes": (50, "join"),
         "max_identical_posters": (5, "join"),
         "limit": (61, "join"),
         "validation": (0.3, "join"),
@@ -277,8 +278,8 @@ EDITED = {
     "cache detect evaluate": "poster_genres/posters.py",
     "cache detect train evaluate": "poster_genres/tensor_cache.py",
     "join cache detect evaluate": "poster_genres/dataset.py",
-    "join cache detect train evaluate": "poster_genres/files.py poster_genres/movies.py",
-    "sample join cache detect train evaluate": "poster_genres/errors.py",
+    "join cache detect train evaluate": "poster_genres/movies.py",
+    "sample join cache detect train evaluate": "poster_genres/errors.py poster_genres/files.py",
 }
 
 

@@ -1,5 +1,6 @@
 """Training: reproducible to the byte, honest about its splits, and whole or absent at its end."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -49,6 +50,14 @@ def test_one_seed_gives_the_same_bytes(cached: Path, architecture: str) -> None:
     first = trained(cached, architecture=architecture, epochs=2)
     assert trained(cached) == first
     assert trained(cached, seed=1) != first
+
+
+def test_two_threads_give_the_same_bytes_each_time_and_are_said(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert trained(cached) == trained(cached)
+    run = json.loads((cached / "models" / "run.json").read_text(encoding="utf-8"))
+    assert run["tags"]["threads"] == "2"
+    assert {one.data.tags["threads"] for one in runs_of(cached)} == {"2"}
 
 
 def test_test_posters_are_not_looked_at(cached: Path) -> None:

@@ -1,0 +1,344 @@
+"""Nothing lost, nothing let in: what kills, full disks, crowds and hostile content leave of the pipeline.
+
+Run: `python -m benchmarks.faults [--only kills crowd] [--rounds 20]`. Works in temporary clones of the project as committed, on the
+sample with `residual`; Linux. `full` and `readonly` mount file systems, for which they need root. A table at the end tells what
+survived; what did not is printed with the reason, and the exit code is 1.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.pipeline import environment, machine, project_clone
+
+QUICK = {"architecture": "residual", "epochs": 2, "image_height": 80, "image_width": 80, "limit": 60, "batch_size": 16}
+STAGES = ("sample", "resolve", "join", "cache", "detect", "train", "evaluate")
+# Whatever a stage writes, but for MLflow's run ID, dates and times.
+OUTPUTS = ("data", "models", "metrics")
+LINE = "error: "
+Failures = list[str]
+
+
+def start(command: list[str], folder: Path, **variables: str) -> subprocess.Popen[str]:
+    """A command with all that it starts in a process group of its own, whose output is kept for later."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, cwd=folder, env=environment() | variables, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload]
+
+
+def finish(command: list[str], folder: Path, **variables: str) -> tuple[int, str]:
+    """A command's exit status and output."""
+    process = start(command, folder, **variables)
+    output, _ = process.communicate()
+    return process.returncode, output
+
+
+def stage(name: str) -> list[str]:
+    return [sys.executable, "-m", f"stages.{name}"]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of all outputs that should be the same from run to run."""
+    found = {}
+    for name in OUTPUTS:
+        for path in sorted((folder / name).rglob("*")):
+            if path.is_file() and path.name not in ("run.json", "report.html"):
+                content = path.read_bytes()
+                if path.name == "history.csv":
+                    content = pd.read_csv(path).drop(columns=["seconds", "posters_per_second"]).to_csv().encode()
+                found[str(path.relative_to(folder))] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+def leftovers(folder: Path) -> Failures:
+    """What no command may leave behind."""
+    found = [f"leftover {path.relative_to(folder)}" for path in folder.rglob(".*.part")]
+    found += [f"still held {path.name}" for path in (folder / ".dvc" / "tmp" / "running").glob("*")]
+    if stash := subprocess.run(["git", "stash", "list"], cwd=folder, capture_output=True, text=True, check=True).stdout:
+        found.append(f"stash {stash!r}")
+    if statuses := Counter(run_statuses(folder)) - Counter({"FINISHED": 10**6, "KILLED": 10**6}):
+        found.append(f"MLflow's runs {dict(statuses)}")
+    return found
+
+
+def run_statuses(folder: Path) -> list[str]:
+    if not (folder / "mlflow.db").is_file():
+        return []
+    with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as store:
+        return [status for (status,) in store.execute("SELECT status FROM runs")]
+
+
+def one_line(status: int, output: str) -> Failures:
+    """Whether a command ended with one clear line."""
+    lines = output.strip().splitlines()
+    clear = status == 1 and lines and lines[-1].startswith(LINE) and "Traceback" not in output
+    return [] if clear else [f"ended with {status}: {output[-300:]!r}"]
+
+
+class Tries:
+    """What was tried of each kind, and what survived."""
+
+    def __init__(self) -> None:
+        self.tried: Counter[str] = Counter()
+        self.survived: Counter[str] = Counter()
+
+    def add(self, kind: str, failures: Failures) -> None:
+        self.tried[kind] += 1
+        self.survived[kind] += not failures
+        for failure in failures:
+            print(f"{kind}: {failure}", flush=True)
+
+    def report(self) -> None:
+        print(f"\n{machine()}\n| kind | tried | survived |\n| --- | --- | --- |")
+        for kind, tried in self.tried.items():
+            print(f"| {kind} | {tried} | {self.survived[kind]} |")
+        if self.tried != self.survived:
+            sys.exit(1)
+
+
+@contextlib.contextmanager
+def finished(**parameters: object) -> Iterator[Path]:
+    """A clone in which `dvc repro` has run, all committed."""
+    with project_clone(**(QUICK | parameters)) as folder:
+        for command in (["dvc", "repro"], ["git", "add", "-A"], ["git", "commit", "-qm", "First results"]):
+            status, output = finish(command, folder)
+            if status:
+                sys.exit(f"{command}: {output}")
+        yield folder
+
+
+def killed_at(command: list[str], folder: Path, seconds: float) -> None:
+    """Kill a command and all that it started after some seconds, if it has not ended."""
+    process = start(command, folder)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.communicate(timeout=seconds)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def kills(tries: Tries, rounds: int, moments: random.Random) -> None:
+    """Each stage killed at random moments, directly."""
+    with finished() as folder:
+        whole = digests(folder)
+        for name in STAGES:
+            begin = time.perf_counter()
+            finish(stage(name), folder)
+            length = time.perf_counter() - begin
+            for _ in range(rounds):
+                killed_at(stage(name), folder, moments.uniform(0.1, length))
+                status, output = finish(stage(name), folder)
+                failures = [output[-300:]] if status else []
+                failures += [f"{path} differs" for path, digest in digests(folder).items() if whole.get(path) != digest]
+                tries.add(f"kill -9, {name}", failures + leftovers(folder))
+
+
+def kills_under_dvc(tries: Tries, rounds: int, moments: random.Random) -> None:
+    """DVC and all below it killed at random moments, in `dvc repro`, `dvc exp run` and a queue."""
+    with finished() as folder:
+        whole = digests(folder)
+        for path in ("cache/runs", "cache/files"):
+            shutil.rmtree(folder / ".dvc" / path, ignore_errors=True)
+        commands = {"dvc repro": ["dvc", "repro", "--force"], "dvc exp run": ["dvc", "exp", "run", "--force"]}
+        for kind, command in commands.items():
+            begin = time.perf_counter()
+            finish(command, folder)
+            length = time.perf_counter() - begin
+            for _ in range(rounds):
+                killed_at(command, folder, moments.uniform(1, length))
+                status, output = finish(command, folder)
+                failures = [output[-300:]] if status else []
+                failures += [f"{path} differs" for path, digest in digests(folder).items() if whole.get(path) != digest]
+                tries.add(f"kill -9, {kind}", failures + leftovers(folder))
+        for i in range(rounds):
+            finish(["dvc", "exp", "run", "--queue", "--name", f"killed-{i}", "-S", f"seed={i + 1}"], folder)
+            process = start(["dvc", "queue", "start"], folder)
+            process.wait()
+            time.sleep(moments.uniform(1, length))
+            kill_below(folder)
+            deadline = time.monotonic() + 600
+            while "Running" in finish(["dvc", "queue", "status"], folder)[1] and time.monotonic() < deadline:
+                time.sleep(2)
+            finish(["dvc", "exp", "run", "--queue", "--name", f"again-{i}", "-S", f"seed={i + 1}"], folder)
+            status, output = finish(["dvc", "exp", "run", "--run-all"], folder)
+            tries.add("kill -9, a queue's training", ([output[-300:]] if status else []) + leftovers(folder))
+
+
+def kill_below(folder: Path) -> None:
+    """Kill the stages that run in this folder or in temporary copies below it, by their working directories."""
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            is_stage = entry.name.isdigit() and b"stages." in (entry / "cmdline").read_bytes()
+            if is_stage and (entry / "cwd").readlink().is_relative_to(folder):
+                os.kill(int(entry.name), signal.SIGKILL)
+
+
+def crowd(tries: Tries, rounds: int, moments: random.Random) -> None:
+    """Many short experiments, four at once, on a fresh store: the same in DVC and in MLflow, to the last digit."""
+    with finished(epochs=1) as folder:
+        (folder / "mlflow.db").unlink()
+        shutil.rmtree(folder / "mlartifacts")
+        seeds = ",".join(str(seed) for seed in range(1, rounds + 1))
+        finish([sys.executable, "-m", "stages.sweep", "--jobs", "4", "-S", f"seed={seeds}"], folder)
+        status, output = finish(["dvc", "exp", "show", "--json"], folder)
+        assert status == 0, output
+        numbers = {}
+        for revision in json.loads(output):
+            for experiment in revision["experiments"] or []:
+                data = experiment["revs"][0]["data"]
+                content = data["metrics"]["metrics/evaluation.json"]["data"]
+                numbers[experiment["name"]] = content["test"] | {"validation": content["validation"]["macro_average_precision"]}
+        with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as store:
+            rows = store.execute("SELECT r.name, m.key, m.value FROM runs r JOIN latest_metrics m USING (run_uuid)").fetchall()
+        logged: dict[str, dict[str, float]] = {}
+        for name, key, value in rows:
+            logged.setdefault(name, {})[key] = value
+        for i in range(rounds):
+            name = next((name for name in numbers if name.endswith(f"-{i + 1}") or rounds == 1), "")
+            failures = [] if name else ["not in DVC"]
+            failures += [] if name in logged else ["not in MLflow"]
+            if not failures:
+                for score, value in numbers[name].items():
+                    other = logged[name]["validation_final/macro_average_precision" if score == "validation" else f"test/{score}"]
+                    failures += [] if other == value else [f"{name}: {score} is {value} in DVC, {other} in MLflow"]
+            tries.add("an experiment of many, -j 4", failures)
+        tries.add("the store after many", leftovers(folder))
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
+    """Let a folder's content lie on a file system of its own."""
+    with tempfile.TemporaryDirectory() as kept:
+        copy = shutil.copytree(folder, Path(kept) / "copy", symlinks=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder], check=True)
+        try:
+            shutil.copytree(copy, folder, symlinks=True, dirs_exist_ok=True)
+            yield
+        finally:
+            subprocess.run(["umount", folder], check=True)
+
+
+def fill(folder: Path, room: int) -> None:
+    """Fill a disk but for some bytes."""
+    filler = folder / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    os.truncate(filler, max(0, filler.stat().st_size - room))
+
+
+def full(tries: Tries, rounds: int, moments: random.Random) -> None:
+    """A full disk in each stage and in MLflow's store."""
+    with finished() as folder:
+        shutil.rmtree(folder / ".dvc" / "cache")
+        with small_disk(folder, 200):
+            for name in STAGES:
+                for room in (0, moments.randrange(1, 100_000)):
+                    before = digests(folder)
+                    fill(folder, room)
+                    status, output = finish(stage(name), folder)
+                    failures = one_line(status, output) if status else []
+                    failures += [f"{path} lost" for path in before if not (folder / path).is_file()] if status else []
+                    tries.add(f"disk full, {name}", failures + [f"leftover {path}" for path in folder.rglob(".*.part")])
+                    (folder / "filler").unlink()
+        with tempfile.TemporaryDirectory() as store:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", store], check=True)
+            try:
+                status, output = finish(stage("train"), folder, MLFLOW_TRACKING_URI=f"sqlite:///{store}/mlflow.db")
+                tries.add("MLflow's disk full", [] if status == 0 and output.count("warning: no MLflow") == 1 else [output[-300:]])
+            finally:
+                subprocess.run(["umount", store], check=True)
+
+
+def readonly(tries: Tries, rounds: int, moments: random.Random) -> None:
+    """A read-only project, and stores that are read-only, newer, locked, a folder, or no store."""
+    with finished() as folder:
+        subprocess.run(["mount", "--bind", folder, folder], check=True)
+        subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
+        try:
+            for name in STAGES:
+                tries.add(f"read-only project, {name}", one_line(*finish(stage(name), folder)))
+        finally:
+            subprocess.run(["umount", folder], check=True)
+        store = folder / "other.db"
+
+        def newer() -> None:
+            shutil.copy(folder / "mlflow.db", store)
+            with contextlib.closing(sqlite3.connect(store)) as database, database:
+                database.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+
+        kinds: dict[str, Callable[[], object]] = {
+            "of a newer version": newer,
+            "a folder": store.mkdir,
+            "no database": lambda: store.write_text("text"),
+        }
+        for kind, make in kinds.items():
+            make()
+            begin = time.perf_counter()
+            status, output = finish(stage("train"), folder, MLFLOW_TRACKING_URI=f"sqlite:///{store}")
+            failures = [] if status == 0 and output.count("warning: no MLflow") == 1 else [output[-300:]]
+            failures += [f"{time.perf_counter() - begin:.0f} s"] if time.perf_counter() - begin > 60 else []
+            tries.add(f"a store that is {kind}", failures)
+            shutil.rmtree(store) if store.is_dir() else store.unlink()
+        shutil.copy(folder / "mlflow.db", store)
+        with contextlib.closing(sqlite3.connect(store)) as database:
+            database.execute("BEGIN EXCLUSIVE")
+            status, output = finish(stage("train"), folder, MLFLOW_TRACKING_URI=f"sqlite:///{store}")
+        tries.add("a store that is locked", [] if status == 0 and output.count("warning: no MLflow") == 1 else [output[-300:]])
+
+
+def twice(tries: Tries, rounds: int, moments: random.Random) -> None:
+    """Each command twice at once in one folder."""
+    with finished() as folder:
+        whole = digests(folder)
+        for _ in range(rounds):
+            for name in STAGES:
+                both = [start(stage(name), folder) for _ in range(2)]
+                outputs = [process.communicate()[0] for process in both]
+                failures = [output[-300:] for process, output in zip(both, outputs, strict=True) if process.returncode]
+                failures += [f"{path} differs" for path, digest in digests(folder).items() if whole.get(path) != digest]
+                tries.add(f"twice at once, {name}", failures + leftovers(folder))
+
+
+def fuzz(tries: Tries, rounds: int, moments: random.Random) -> None:
+    """Readers of tables, archives, params.yaml, detections.csv and model.pt, 500 hostile inputs each a round."""
+    root = Path(__file__).parent.parent
+    for name in ("table", "detections", "parameters", "archive", "model"):
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "tests/test_faults.py", "-k", f"any_{name}"]
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        status, output = finish(command, root, FAULTS_EXAMPLES=str(500 * rounds))
+        tries.add(f"{500 * rounds} inputs for {name}", [output[-2000:]] if status else [])
+
+
+PARTS = {part.__name__: part for part in (kills, kills_under_dvc, crowd, full, readonly, twice, fuzz)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--rounds", type=int, default=20, help="how often each is tried (20)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random moments (0)")
+    arguments = parser.parse_args()
+    tries = Tries()
+    for name in arguments.only:
+        PARTS[name](tries, arguments.rounds, random.Random(arguments.seed))
+    tries.report()
+
+
+if __name__ == "__main__":
+    main()
