@@ -27,15 +27,17 @@ UNKNOWN = frozenset(
     }
 )  # fmt: skip
 # In order of precedence. The first ones are no part of names; the others are separators if names recur on both sides of them.
-# The last four: full-width comma and semicolon, the ideographic and the Arabic comma.
-SURE = ("|", ";", "\t", "\n", "\uff0c", "\uff1b", "\u3001", "\u060c")
+# Of the sure ones: full-width comma and semicolon, the ideographic and the Arabic comma, the bullet.
+SURE = ("|", ";", "\t", "\n", "\uff0c", "\uff1b", "\u3001", "\u060c", "\u2022", "<br>", "<br/>", "<br />")
 COMMA = ","
-UNSURE = ("/", "&", "+", "·", "<br>", " and ", "#")
+UNSURE = ("/", "&", "+", "·", "::", "\\", "~", "^", " and ", " et ", " und ", " y ", "#", " - ")
+# As they are signs within names too, they separate only where each name also stands alone.
+HYPHENS = ("_", ":", "-")
 SPACE = " "
 NO_SEPARATOR = "none"
 NAMES = {"\t": "tab", "\n": "line break", SPACE: "space", NO_SEPARATOR: "none: one label per cell"}
 # The share of names that must stand in several different cells for a sign to be a separator.
-RECURRING = {**dict.fromkeys(UNSURE, 0.7), SPACE: 0.95}
+RECURRING = {**dict.fromkeys(UNSURE, 0.7), **dict.fromkeys(HYPHENS, 0.95), SPACE: 0.95}
 # A comma is part of names where its cells are repeated so often without any of their parts standing elsewhere.
 REPEATED = 5
 # Under these keys dictionaries have a label's name, as TMDB's and Label Studio's do.
@@ -48,6 +50,8 @@ _ENTITY = re.compile(r"&(?:\w+|#\d+);")
 _CALL = re.compile(r"(?:frozenset|set|array)\((.*?)(?:,\s*dtype=[^)]*)?\)", re.DOTALL)
 _BROKEN = re.compile(r"""\s*[\[{(]\s*(?:['"{\[]|__)""")
 _STRING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
+QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d"}
+_WHOLE_NUMBER = re.compile(r"(\d+)\.0")
 _QUOTED = re.compile("(['\"`\u2018\u201c])(.*)(['\"`\u2019\u201d])", re.DOTALL)
 
 
@@ -75,9 +79,13 @@ def is_unknown(name: str) -> bool:
 def tidy(name: str) -> str:
     """A name in Unicode's composed form (NFC), with single spaces, and without quotes around it."""
     name = " ".join("".join(sign for sign in unicodedata.normalize("NFC", name) if sign.isprintable() or sign.isspace()).split())
-    if (match := _QUOTED.fullmatch(name)) and len(match[2]) > 0 and match[1] not in match[2]:
-        name = match[2].strip()
-    return name
+    return unquote(name).strip()
+
+
+def unquote(text: str) -> str:
+    """A text without quotes around it."""
+    match = _QUOTED.fullmatch(text)
+    return match[2] if match and match[2] and match[1] not in match[2] else text
 
 
 def read_labels(cells: list[Any], separator: str, where: Callable[[int], str]) -> Labels:
@@ -98,7 +106,10 @@ def read_labels(cells: list[Any], separator: str, where: Callable[[int], str]) -
     # Cells that are equal are read once, and share one tuple.
     keys = [cell if isinstance(cell, str) else json.dumps(cell, sort_keys=True, default=str) for cell in cells]
     parsed = _parse_cells(cells, keys, where)
-    plain = Counter(key for key in keys if isinstance(parsed[key], str) and not is_unknown(key))
+    texts = [value for value in parsed.values() if isinstance(value, str) and not is_unknown(value)]
+    if texts and all(map(_WHOLE_NUMBER.fullmatch, texts)):  # as pandas writes numbers where others are missing
+        parsed = {key: value.removesuffix(".0") if isinstance(value, str) else value for key, value in parsed.items()}
+    plain = Counter(value for key in keys if isinstance(value := parsed[key], str) and not is_unknown(value))
     chosen = choose_separator(plain) if separator == "auto" else separator
     split = {key: split_cell(value, chosen) if isinstance(value, str) else value for key, value in parsed.items()}
     names = {key: tuple(name for name in map(tidy, parts) if not is_unknown(name)) for key, parts in split.items()}
@@ -125,7 +136,7 @@ def _parse_cells(cells: list[Any], keys: list[str], where: Callable[[int], str])
             continue
         bracketed = isinstance(cell, str) and _looks_like_list(cell)
         if isinstance(cell, str) and not bracketed and not _BROKEN.match(cell):
-            parsed[key] = cell
+            parsed[key] = unquote(cell)
             continue
         names = parse_list(cell) if isinstance(cell, str) else flatten(cell)
         if names is not None:
@@ -208,7 +219,24 @@ def split_cell(cell: str, separator: str) -> tuple[str, ...]:
     """The parts of a cell; all of it where it is said to be unknown."""
     if is_unknown(cell) or separator == NO_SEPARATOR:
         return (cell,)
-    return tuple(part for part in cell.split(separator) if part.strip()) if separator != SPACE else tuple(cell.split())
+    parts = cell.split(separator) if separator != SPACE else cell.split()
+    if any(quote in cell for quote in QUOTES):
+        parts = _whole_quotes(parts, separator)
+    return tuple(part for part in parts if part.strip())
+
+
+def _whole_quotes(parts: list[str], separator: str) -> list[str]:
+    """The parts of a cell, those together that are in quotes together: `"Movies, TV", Books`."""
+    whole: list[str] = []
+    i = 0
+    while i < len(parts):
+        end = i + 1
+        if (opening := parts[i].strip()[:1]) in QUOTES and opening:
+            closed = [j for j in range(i, len(parts)) if parts[j].strip().endswith(QUOTES[opening]) and parts[j].strip() != opening]
+            end = closed[0] + 1 if closed else end
+        whole.append(separator.join(parts[i:end]))
+        i = end
+    return whole
 
 
 def choose_separator(cells: Mapping[str, int]) -> str:
@@ -221,7 +249,7 @@ def choose_separator(cells: Mapping[str, int]) -> str:
     for sign in SURE:
         if any(sign in cell for cell in cells):
             return sign
-    return next((sign for sign in (COMMA, *UNSURE, SPACE) if _separates(cells, sign)), NO_SEPARATOR)
+    return next((sign for sign in (COMMA, *UNSURE, SPACE, *HYPHENS) if _separates(cells, sign)), NO_SEPARATOR)
 
 
 def _separates(cells: Mapping[str, int], sign: str) -> bool:
@@ -238,9 +266,11 @@ def _separates(cells: Mapping[str, int], sign: str) -> bool:
         return recurring > 0 or min(number for cell, number in cells.items() if sign in cell) < REPEATED
     if sign == SPACE and (separated <= {"0", "1"} or not all(any(map(str.isalnum, part)) for part in separated)):
         return False
+    alone = {part for parts in parts_of.values() if len(parts) == 1 for part in parts}
+    if sign in HYPHENS and not separated <= alone:
+        return False
     if sign == SPACE:
         # "Romantic Comedy", "Musical Comedy", "Romantic Drama": words of names recur too, but seldom stand alone, or many together.
-        alone = {part for parts in parts_of.values() if len(parts) == 1 for part in parts}
         words = sum(map(len, parts_of.values())) / len(parts_of)
         if len(alone & separated) < 0.6 * len(separated) and words < 2.5:
             return False

@@ -19,8 +19,9 @@ _NUMBER = re.compile(r"([^\W\d_]{0,4})0*(\d+)(?:\.0)?")
 def parts_of(text: str) -> tuple[str, ...]:
     """The parts of a path, of whichever system; of an address on the web its last one."""
     text = text.strip().replace("\\", "/")
-    parts = tuple(part for part in text.split("/") if part not in ("", "."))
-    return parts[-1:] if "://" in text else parts
+    if "://" in text:
+        return (re.split(r"[?#]", text)[0].rpartition("/")[2],)
+    return tuple(part for part in text.split("/") if part not in ("", "."))
 
 
 def normal(text: str) -> str:
@@ -76,10 +77,14 @@ class Posters:
 
     def may_be(self, cell: object, exactly: bool) -> bool:
         """Whether a cell may be the ID of one of the posters, by its name or, if not `exactly`, by any rule of `match`."""
+        return bool(self.candidates(cell, exactly))
+
+    def candidates(self, cell: object, exactly: bool = False) -> list[int]:
+        """The numbers of the posters of which a cell may be the ID; see `may_be`."""
         if not isinstance(cell, str) or not (parts := parts_of(cell)):
-            return False
+            return []
         name = parts[-1]
-        return bool(self.named(name, str) or (not exactly and (self.named(name, normal) or self._of_number(name))))
+        return self.named(name, str) or ([] if exactly else self.named(name, normal) or self._of_number(name))
 
     def match(self, ids: list[str], tables: list[str]) -> tuple[list[int | None], Counter[str]]:
         """The number of the poster of each ID, None where it has none.

@@ -21,7 +21,7 @@ from poster_genres import errors
 from poster_genres.architectures import NETWORKS, names
 from poster_genres.errors import InputError
 from poster_genres.network import find_architecture
-from poster_genres.parameters import read_parameters
+from poster_genres.parameters import check_parameters, read_parameters
 from stages.cache import LEAST_SIDE
 from stages.resolve import imported_files
 from tests.conftest import QUICK, ROOT, jpeg, make_dataset, run, set_parameters
@@ -64,17 +64,15 @@ def test_repro_makes_all_that_is_declared_and_nothing_else(finished: Path) -> No
     ],
 )
 def test_what_train_and_cache_would_refuse_is_refused_first(
-    project: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, object], message: str
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, object], message: str
 ) -> None:
-    monkeypatch.chdir(project)
-
     def version(package: str) -> str:
         raise PackageNotFoundError(package)
 
     monkeypatch.setattr(errors, "version", version)
-    set_parameters(project, **values)
+    own = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     with pytest.raises(InputError) as error:
-        stages.resolve.main()
+        stages.resolve.check_early(check_parameters(own | QUICK | values, Path("params.yaml")))
     assert str(error.value) == f"params.yaml: {message}"
 
 
