@@ -51,6 +51,7 @@ _CALL = re.compile(r"(?:frozenset|set|array)\((.*?)(?:,\s*dtype=[^)]*)?\)", re.D
 _BROKEN = re.compile(r"""\s*[\[{(]\s*(?:['"{\[]|__)""")
 _STRING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d"}
+_QUOTED_NAME = re.compile("[,;|/]\\s*['\"\u201c]|['\"\u201d]\\s*[,;|/]")
 _WHOLE_NUMBER = re.compile(r"(\d+)\.0")
 _QUOTED = re.compile("(['\"`\u2018\u201c])(.*)(['\"`\u2019\u201d])", re.DOTALL)
 
@@ -128,6 +129,8 @@ def read_labels(cells: list[Any], separator: str, where: Callable[[int], str]) -
 def _parse_cells(cells: list[Any], keys: list[str], where: Callable[[int], str]) -> dict[str, tuple[str, ...] | str]:
     """For each different cell, by its key, the names in its list, or the text where it is none."""
     texts = [cell for cell in cells if isinstance(cell, str) and not is_unknown(cell)]
+    # Quotes are around cells, or around the names in them.
+    around = not any(_QUOTED_NAME.search(unquote(text)) for text in set(texts) if any(quote in text for quote in QUOTES))
     # Lists are the rule, or the exception as "(500) Days" is.
     lists = sum(map(_looks_like_list, texts)) > 0.5 * len(texts)
     parsed: dict[str, tuple[str, ...] | str] = {}
@@ -136,7 +139,7 @@ def _parse_cells(cells: list[Any], keys: list[str], where: Callable[[int], str])
             continue
         bracketed = isinstance(cell, str) and _looks_like_list(cell)
         if isinstance(cell, str) and not bracketed and not _BROKEN.match(cell):
-            parsed[key] = unquote(cell)
+            parsed[key] = unquote(cell) if around else cell
             continue
         names = parse_list(cell) if isinstance(cell, str) else flatten(cell)
         if names is not None:

@@ -18,7 +18,7 @@ _NUMBER = re.compile(r"([^\W\d_]{0,4})0*(\d+)(?:\.0)?")
 
 def parts_of(text: str) -> tuple[str, ...]:
     """The parts of a path, of whichever system; of an address on the web its last one."""
-    text = text.strip().replace("\\", "/")
+    text = text.strip().replace("\\", "/").rpartition("?d=")[2]  # behind it Label Studio has the paths of local files
     if "://" in text:
         return (re.split(r"[?#]", text)[0].rpartition("/")[2],)
     return tuple(part for part in text.split("/") if part not in ("", "."))
@@ -121,7 +121,7 @@ class Posters:
             if len(files) > 1:
                 self._refuse(text, files, "number")
             if files and (other := first.setdefault(number_in(text)[1], text)) != text:
-                raise InputError(f"{self.dataset}: IDs {other!r} and {text!r} are the same number; write them as posters are named")
+                raise InputError(f"{self.dataset}: IDs {other!r} and {text!r} are the same number; write them as images are named")
             matches.append((files[0], NUMBER) if files else (None, ""))
         return matches
 
@@ -176,7 +176,7 @@ class Posters:
     def _refuse(self, text: str, numbers: list[int], kind: str = "name") -> None:
         names = " and ".join(self.files[i].name for i in numbers[:2])
         raise InputError(
-            f"{self.dataset}: {text!r} is the {kind} of {len(numbers)} posters, {names}; write paths in the table, or keep one"
+            f"{self.dataset}: {text!r} is the {kind} of {len(numbers)} images, {names}; write paths in the table, or keep one"
         )
 
 

@@ -141,11 +141,11 @@ def read_metadata(
     if chosen is None:
         if truth is None:
             wanted = {"csv": "a table", "groundtruth": "groundtruth/*.txt"}.get(
-                str(choice), "a table (CSV, TSV, JSON, Parquet or Excel) of IDs and genres"
+                str(choice), "a table (CSV, TSV, JSON, Parquet or Excel) of IDs and labels"
             )
             there = [file.name for file in files if file.suffix not in POSTER_SUFFIXES]
             seen = f"; files there: {some(there)}" if there else ""
-            raise InputError(f"{dataset}: no metadata found; {wanted} is needed beside the posters{seen}")
+            raise InputError(f"{dataset}: no metadata found; {wanted} is needed beside the images{seen}")
         lines = [f"metadata: {some([name for table in truths for name in table.names])} (groundtruth)"]
         return Metadata(truth, "groundtruth", lines)
     table, columns = chosen
@@ -254,7 +254,7 @@ def find_columns(dataset: Path, table: Table, posters: Posters, id_column: str, 
             raise NotMetadata(f"{where}: has no column {name!r}, as `{parameter}` in params.yaml says; its columns are {names}")
     identifier = id_column if id_column != AUTO else _find_ids(where, table, posters, wanted)
     if identifier is None:
-        raise NotMetadata(f"{where}: no column of IDs found, which name the posters; its columns are {names}; set `id_column`")
+        raise NotMetadata(f"{where}: no column of IDs found, which name the images; its columns are {names}; set `id_column`")
     title, year = (
         next((column for name in usual for column in table.columns if _plain(column) == name and column != identifier), None)
         for usual in (TITLE_NAMES, YEAR_NAMES)
@@ -290,7 +290,7 @@ def find_columns(dataset: Path, table: Table, posters: Posters, id_column: str, 
     if first := next((name for name in table.columns if posters.is_file(name) or posters.may_be(name, True)), None):
         raise NotMetadata(f"{where}: begins with {first!r}, which names an image; write a header above it, as id,labels")
     raise NotMetadata(
-        f"{where}: no column of genres or labels found, nor columns of zeros and ones; its columns are {names}; set `label_columns`"
+        f"{where}: no column of labels found, nor columns of zeros and ones; its columns are {names}; set `label_columns`"
     )
 
 
@@ -334,7 +334,7 @@ def _rows(table: Table, columns: Columns, separator: str) -> tuple[pd.DataFrame,
     for row, text in enumerate(ids):
         if not text or text == "." or (".." in text and ".." in re.split(r"[/\\]", text)) or not text.isprintable():
             raise InputError(
-                f"{table.where(row)}: {text!r} is no ID; an ID is the poster's file name without its ending, as tt0081562"
+                f"{table.where(row)}: {text!r} is no ID; an ID is the image's file name, as tt0081562 or tt0081562.jpg"
             )
     _refuse_values(table, ids)
     lines = [f"metadata: {some(table.names)} ({', '.join(dict.fromkeys(table.about))})"]
@@ -354,7 +354,7 @@ def _rows(table: Table, columns: Columns, separator: str) -> tuple[pd.DataFrame,
     also = [f"{kind} {name!r}" for kind, name in (("title", columns.title), ("year", columns.year)) if name]
     lines.append(f"columns: ID {columns.id!r}; labels {form}{'; ' + ', '.join(also) if also else ''}")
     if merged:
-        lines.append(f"one genre in several spellings: {some(f'{name} as {other}' for name, other in merged.items())}")
+        lines.append(f"one label in several spellings: {some(f'{name} as {other}' for name, other in merged.items())}")
     titles = [tidy(str(cell)) for cell in table.columns[columns.title]] if columns.title else [""] * len(ids)
     years = list(_years(table.columns[columns.year] if columns.year else [""] * len(ids), titles))
     movies = {"id": ids, "title": titles, "year": years, "genres": pd.Series(genres, dtype=object)}
@@ -400,8 +400,8 @@ def _are_numbers(cells: list[Any]) -> bool:
 
 def _group(column: str) -> str:
     """The group of columns of labels that a column may belong to: genre of `Genre2` and `Secondary Genre`."""
-    name = re.sub(r"\d+", "", _plain(column))
-    match = _ORDINAL.fullmatch(_plain(column))
+    name, text = re.sub(r"\d+", "", _plain(column)), re.sub(r"\d+$", "", _plain(column))
+    match = _ORDINAL.fullmatch(text)
     return match["name"] if match and match["name"] in GENRE_NAMES else name
 
 

@@ -35,8 +35,11 @@ MOST_BYTES = 1 << 30
 DELIMITERS = (",", ";", "\t", "|")
 # Lines that show which delimiter a file has.
 SAMPLE = 50
-# Single-byte and East Asian encodings that spreadsheets write, told apart by charset-normalizer where UTF-8 does not fit.
-ENCODINGS = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "shift_jis", "gb18030", "big5", "euc_kr"]
+# Single-byte and East Asian encodings that spreadsheets write or wrote, told apart by charset-normalizer where UTF-8 does not fit.
+ENCODINGS = [
+    "cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "koi8_r", "shift_jis", "euc_jp",
+    "gb18030", "big5", "euc_kr",
+]  # fmt: skip
 _OBJECT_ID = re.compile(r'("_id"\s*:\s*)ObjectId\(\s*("[^"]*")\s*\)')
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _SPACE = re.compile(r"\s*")

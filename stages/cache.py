@@ -140,7 +140,7 @@ def write_cache(
         kept = movies[readable]
         for split in SPLITS:
             if not (kept["split"] == split).any():
-                raise InputError(f"{dataset}: no poster of the {split} split can be read; repair posters or add movies")
+                raise InputError(f"{dataset}: no poster of the {split} split can be read; repair images or add some")
         for leftover in temporary.glob(".*.part"):  # written by lost workers
             leftover.unlink()
         write_movies(kept, temporary / "movies.csv")
