@@ -48,12 +48,15 @@ CHOICES = ("choices", "labels", "genres", "tags")
 _VALUED = re.compile(r".+[:=( ]\s*(?:[01]?[.,]\d+|\d{1,3}\s?%)\)?")
 _ENTITY = re.compile(r"&(?:\w+|#\d+);")
 _CALL = re.compile(r"(?:frozenset|set|array)\((.*?)(?:,\s*dtype=[^)]*)?\)", re.DOTALL)
+# Stack Overflow's <c#><.net>.
+_TAGS = re.compile(r"(?:<[^<>/]+>[\s,;|]*)+")
+_BULLET = re.compile(r"[-*\u2022\u00b7\u2013]\s+(?=\S)")
 _BROKEN = re.compile(r"""\s*[\[{(]\s*(?:['"{\[]|__)""")
 _STRING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d"}
 _QUOTED_NAME = re.compile("[,;|/]\\s*['\"\u201c]|['\"\u201d]\\s*[,;|/]")
 _WHOLE_NUMBER = re.compile(r"(\d+)\.0")
-_QUOTED = re.compile("(['\"`\u2018\u201c])(.*)(['\"`\u2019\u201d])", re.DOTALL)
+_QUOTED = re.compile("(['\"`\u2018\u2019\u201c])(.*)(['\"`\u2019\u201d])", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,9 @@ def is_unknown(name: str) -> bool:
 
 
 def tidy(name: str) -> str:
-    """A name in Unicode's composed form (NFC), with single spaces, and without quotes around it."""
+    """A name in Unicode's composed form (NFC), with single spaces, without quotes around it and a bullet before it."""
     name = " ".join("".join(sign for sign in unicodedata.normalize("NFC", name) if sign.isprintable() or sign.isspace()).split())
-    return unquote(name).strip()
+    return unquote(_BULLET.sub("", name, count=1) if _BULLET.match(name) else name).strip()
 
 
 def unquote(text: str) -> str:
@@ -155,7 +158,10 @@ def _parse_cells(cells: list[Any], keys: list[str], where: Callable[[int], str])
 
 
 def _looks_like_list(cell: str) -> bool:
-    return not is_unknown(cell) and (cell[:1] + cell[-1:] in ("[]", "()", "{}") or _CALL.fullmatch(cell) is not None)
+    if is_unknown(cell):
+        return False
+    inner = cell[1:-1] if cell[:2] + cell[-2:] in ('"[]"', '"{}"') else cell  # JSON in JSON
+    return inner[:1] + inner[-1:] in ("[]", "()", "{}") or any(form.fullmatch(cell) for form in (_CALL, _TAGS))
 
 
 def choose_spelling(counts: Counter[str]) -> dict[str, str]:
@@ -180,8 +186,14 @@ def flatten(value: Any) -> list[str] | None:
         choices = next((value[key] for key in CHOICES if key in value), None)
         if name is not None or choices is not None or not value:
             return flatten(choices or [] if name is None else name)
+        if all(isinstance(name, str) and re.match(r"/?\w*\d|/", key) for key, name in value.items()):
+            return flatten(list(value.values()))  # names by their IDs
         flags = all(isinstance(flag, int | float) and flag in (0, 1) for flag in value.values())
         return [str(key) for key, flag in value.items() if flag] if flags else None
+    if isinstance(value, list | tuple) and value and all(isinstance(item, list | tuple) for item in value):
+        # Pairs of numbers and names.
+        pairs = [[item for item in pair if isinstance(item, str)] for pair in value]
+        value = pairs if all(map(len, pairs)) else value
     if isinstance(value, list | tuple):
         parts = [flatten(item) for item in value]
         return None if any(part is None for part in parts) else [name for part in parts if part for name in part]
@@ -205,12 +217,14 @@ def parse_list(text: str) -> list[str] | None:
             if text.startswith("[") and "," not in _STRING.sub("", text):
                 # NumPy prints no commas, and of texts side by side Python makes one.
                 value = [ast.literal_eval(name) for name in _STRING.findall(text)] or value
-    if isinstance(value, str) and text.startswith("("):
-        return [value]
+    if isinstance(value, str) and value != text:
+        return [value] if text.startswith("(") else parse_list(value)
     if isinstance(value, set):
         value = [ast.literal_eval(name) for name in _STRING.findall(text)]  # a set has no order
     if isinstance(value, list | tuple | dict):
         return flatten(value)
+    if _TAGS.fullmatch(text):
+        return [tidy(name) for name in re.findall("<([^<>]+)>", text)]
     signs = {"[]": r"[\[\]{}:()'\"]", "{}": r"[\[\]{}:]"}.get(text[:1] + text[-1:])
     if signs and not re.search(signs, text[1:-1]):
         # PostgreSQL's {Comedy,"Science Fiction"}, and [Comedy, Drama] without quotes.
@@ -267,14 +281,35 @@ def _separates(cells: Mapping[str, int], sign: str) -> bool:
     if sign == COMMA:
         # Names with commas are repeated whole; a list of names has others beside it.
         return recurring > 0 or min(number for cell, number in cells.items() if sign in cell) < REPEATED
-    if sign == SPACE and (separated <= {"0", "1"} or not all(any(map(str.isalnum, part)) for part in separated)):
-        return False
     alone = {part for parts in parts_of.values() if len(parts) == 1 for part in parts}
-    if sign in HYPHENS and not separated <= alone:
-        return False
     if sign == SPACE:
-        # "Romantic Comedy", "Musical Comedy", "Romantic Drama": words of names recur too, but seldom stand alone, or many together.
-        words = sum(map(len, parts_of.values())) / len(parts_of)
-        if len(alone & separated) < 0.6 * len(separated) and words < 2.5:
-            return False
-    return recurring >= RECURRING[sign]
+        number = sum(map(len, parts_of.values())) / len(parts_of)
+        if (by_words := _are_words(cells, separated, alone, number)) is not None:
+            return by_words
+    return recurring >= RECURRING[sign] and (sign not in HYPHENS or separated <= alone)
+
+
+def _are_words(cells: Mapping[str, int], separated: set[str], alone: set[str], number: float) -> bool | None:
+    """Whether what spaces part are names, and not the words of names; None where it depends on how often they recur.
+
+    Parameters
+    ----------
+    cells : as of `choose_separator`
+    separated, alone : parts that stand beside others, and alone
+    number : of parts, in the mean cell
+    """
+    if separated <= {"0", "1"}:
+        return False
+    if all(map(str.isdecimal, separated)):
+        return True
+    # "Romantic Comedy", "Musical Comedy", "Romantic Drama": words of names recur too, but seldom stand alone, or many together.
+    few = len(alone & separated) < 0.6 * len(separated) and number < 2.5
+    signs = not all(any(map(str.isalnum, part)) for part in separated)
+    return False if few or signs or _is_phrase(cells) else None
+
+
+def _is_phrase(cells: Mapping[str, int]) -> bool:
+    """Whether a word is written small within cells and large alone, as in "Dress shirt" beside "Shirt"."""
+    words = [cell.split() for cell in cells]
+    alone = {word for parts in words if len(parts) == 1 for word in parts}
+    return any(word.islower() and word not in alone and word.capitalize() in alone for parts in words for word in parts[1:])

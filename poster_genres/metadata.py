@@ -32,7 +32,7 @@ GENRE_NAMES = ("genre", "genres", "genrename", "genrenames", "genresname", "genr
 LABEL_NAMES = (
     "label", "labels", "tag", "tags", "target", "targets", "class", "classes", "category", "categories", "findinglabels",
     "findings", "choice", "choices", "attributeids", "attributes", "labelname", "labelnames", "classname", "classnames", "tagname",
-    "tagnames", "categoryname", "categorynames", "annotation", "annotations",
+    "tagnames", "categoryname", "categorynames", "targetname", "targetnames", "annotation", "annotations",
 )  # fmt: skip
 TITLE_NAMES = ("title", "primarytitle", "movietitle", "originaltitle", "movie", "moviename", "titel", "titre", "titulo")
 YEAR_NAMES = ("year", "startyear", "releaseyear", "titleyear", "releasedate", "released", "date", "jahr")
@@ -186,13 +186,11 @@ def read_tables(dataset: Path, files: list[File], choice: str | list[str]) -> tu
     tables: list[Table] = []
     single: dict[str, list[tuple[File, Table]]] = {}
     for file in candidates:
-        table = read_table(dataset, file)
-        if table is None or not table.rows:
-            continue
-        if table_suffix(file) == ".json" and len(table.rows) == 1:
-            single.setdefault(str(PurePosixPath(file.name).parent), []).append((file, table))
-        else:
-            tables.append(table)
+        for table in read_table(dataset, file):
+            if table_suffix(file) == ".json" and len(table.rows) == 1:
+                single.setdefault(str(PurePosixPath(file.name).parent), []).append((file, table))
+            elif table.rows:
+                tables.append(table)
     for group in single.values():
         for file, table in group:  # a JSON a movie, as MM-IMDb has them: named by the ID
             if not any(_plain(column) in ID_NAMES for column in table.columns):
@@ -248,6 +246,9 @@ def find_columns(dataset: Path, table: Table, posters: Posters, id_column: str, 
     """
     where = f"{dataset}/{table.names[0]}"
     names = ", ".join(map(repr, list(table.columns)[:8])) + (", …" if len(table.columns) > 8 else "")
+    first = next((name for name in table.columns if posters.is_file(name) or posters.may_be(name, True)), None)
+    if first is not None and not any(_plain(name) in ID_NAMES for name in table.columns):
+        raise NotMetadata(f"{where}: begins with {first!r}, which names an image; write a header above it, as id,labels")
     wanted = [] if label_columns == AUTO else [label_columns] if isinstance(label_columns, str) else label_columns
     for parameter, name in [("id_column", id_column)] * (id_column != AUTO) + [("label_columns", name) for name in wanted]:
         if name not in table.columns:
@@ -287,8 +288,6 @@ def find_columns(dataset: Path, table: Table, posters: Posters, id_column: str, 
         for column in flags if not _prefix(binary[0]) else []:
             _refuse_typo(table, column)
         return Columns(identifier, binary, True, title, year)
-    if first := next((name for name in table.columns if posters.is_file(name) or posters.may_be(name, True)), None):
-        raise NotMetadata(f"{where}: begins with {first!r}, which names an image; write a header above it, as id,labels")
     raise NotMetadata(
         f"{where}: no column of labels found, nor columns of zeros and ones; its columns are {names}; set `label_columns`"
     )

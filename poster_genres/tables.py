@@ -122,8 +122,8 @@ def _content(dataset: Path, file: File) -> bytes:
     return data
 
 
-def read_table(dataset: Path, file: File) -> Table | None:
-    """The cells of a file; None for a text file that is no table, such as a README or a license.
+def read_table(dataset: Path, file: File) -> list[Table]:
+    """The cells of a file, of a workbook those of each sheet; none for a text file that is no table, such as a README or a license.
 
     Raises
     ------
@@ -132,8 +132,12 @@ def read_table(dataset: Path, file: File) -> Table | None:
     """
     name, suffix = f"{dataset}/{file.name}", table_suffix(file)
     if suffix in (".parquet", ".xlsx", ".xls"):
-        return _read_frame(_content(dataset, file), suffix, file, name)
-    data = _content(dataset, file)
+        return _read_frames(_content(dataset, file), suffix, file, name)
+    table = _read_text(_content(dataset, file), suffix, file, name)
+    return [] if table is None else [table]
+
+
+def _read_text(data: bytes, suffix: str, file: File, name: str) -> Table | None:
     if suffix == ".dat" and data.partition(b"\n")[0].count(b"::") != 2:
         return None
     text, encoding = decode(data, name)
@@ -394,14 +398,23 @@ def _cell(value: Any) -> Any:
     return str(value).strip()
 
 
-def _read_frame(data: bytes, suffix: str, file: File, name: str) -> Table:
+def _read_frames(data: bytes, suffix: str, file: File, name: str) -> list[Table]:
+    frames: dict[str, pd.DataFrame]
     try:
-        frame = pd.read_parquet(io.BytesIO(data)) if suffix == ".parquet" else pd.read_excel(io.BytesIO(data), dtype=object)
+        if suffix == ".parquet":
+            frames = {"": pd.read_parquet(io.BytesIO(data))}
+        else:
+            frames = pd.read_excel(io.BytesIO(data), sheet_name=None, dtype=object)
     except ImportError as error:
         package = "pyarrow" if suffix == ".parquet" else "xlrd" if suffix == ".xls" else "openpyxl"
         raise InputError(f"{name}: needs one more package to be read: pip install {package} ({error})") from None
     except Exception as error:  # whatever the libraries raise on a damaged file
         raise InputError(f"{name}: not readable as {suffix[1:]}: {' '.join(str(error).split())[:150]}") from None
+    filled = {sheet: frame for sheet, frame in frames.items() if len(frame)}
+    return [_from_frame(frame, f"{file.name}/{sheet}" if len(filled) > 1 else file.name, suffix) for sheet, frame in filled.items()]
+
+
+def _from_frame(frame: pd.DataFrame, name: str, suffix: str) -> Table:
     if not isinstance(frame.index, pd.RangeIndex):
         frame = frame.reset_index(names=frame.index.names if frame.index.name or frame.index.nlevels > 1 else [""])
     cells = {
@@ -411,4 +424,4 @@ def _read_frame(data: bytes, suffix: str, file: File, name: str) -> Table:
     filled = [i for i, row in enumerate(zip(*cells.values(), strict=True)) if any(row)]
     columns = {column: [values[i] for i in filled] for column, values in cells.items()}
     rows = [f"row {i + 2}" for i in filled]
-    return Table([file.name], columns, [file.name] * len(rows), rows, [suffix[1:]])
+    return Table([name], columns, [name] * len(rows), rows, [suffix[1:]])

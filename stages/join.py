@@ -187,7 +187,7 @@ def suspicions(movies: int, counts: dict[str, dict[str, int]]) -> list[str]:
         lines.append(
             f"nearly as many labels ({len(counts)}) as images ({movies}): are cells split as they should be? See `separator`"
         )
-    signs = [(name, match) for name in counts for match in re.finditer(r"[\W_]+", name)]
+    signs = [(name, match) for name in counts for match in re.finditer(r"[\W_]+(?:(?:and|et|und|y|or)\W+)?", name)]
     composed = dict.fromkeys(name for name, match in signs if {name[: match.start()], name[match.end() :]} <= set(counts))
     if len(composed) >= COMPOSED:
         lines.append(f"{len(composed)} labels consist of others: {some(composed)}; set `separator` to what stands between them")
