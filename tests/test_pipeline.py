@@ -378,7 +378,7 @@ def test_a_failing_stage_leaves_earlier_results_within_reach(repository: Path) -
     before = (repository / "data" / "movies.csv").read_bytes()
     set_parameters(repository, limit=1)
     done = run("dvc", "repro", cwd=repository, fails=True)
-    assert "error: params.yaml: limit: 1 movie(s) are too few" in done.stderr
+    assert "error: params.yaml: limit: 1 image(s) are too few" in done.stderr
     assert "Traceback" not in done.stderr
     set_parameters(repository, limit=QUICK["limit"])
     run("dvc", "repro", cwd=repository)

@@ -180,13 +180,6 @@ def test_a_training_that_diverges_is_said(cached: Path) -> None:
     assert not (cached / "models" / "model.pt").exists()
 
 
-def test_one_poster_is_not_enough(project: Path) -> None:
-    set_parameters(project, limit=10, validation=0.9)
-    stage("join", cwd=project)
-    stage("cache", cwd=project)
-    assert "one poster is not enough" in stage("train", cwd=project, fails=True).stderr
-
-
 def test_the_model_file_is_all_that_is_needed(cached: Path) -> None:
     trained(cached, architecture="residual")
     model = load_model(cached / "models" / "model.pt", CPU)
