@@ -5,6 +5,7 @@ tuple of names; `known`, whether these are known, as no name may mean that there
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -341,6 +342,8 @@ def _rows(table: Table, columns: Columns, separator: str) -> tuple[pd.DataFrame,
         genres, known = _read_one_hot(table, columns.labels)
         form = f"{len(columns.labels)} columns of zeros and ones: {some(columns.labels, 30)}"
         merged: dict[str, str] = {}
+        if number := sum(_count_minus_one(table.columns[name]) for name in columns.labels):
+            form += f", {number} cells of -1 beside zeros read as 0"
     else:
         number = len(table.rows)
         cells = [cell for name in columns.labels for cell in table.columns[name]]
@@ -402,6 +405,12 @@ def _group(column: str) -> str:
     name, text = re.sub(r"\d+", "", _plain(column)), re.sub(r"\d+$", "", _plain(column))
     match = _ORDINAL.fullmatch(text)
     return match["name"] if match and match["name"] in GENRE_NAMES else name
+
+
+def _count_minus_one(cells: list[Any]) -> int:
+    """How many cells are -1 in a column that has zeros too, as CheXpert's for uncertain findings; 0 where -1 stands for them."""
+    values = Counter(str(cell).removesuffix(".0") for cell in cells)
+    return values["-1"] if values["0"] else 0
 
 
 def _prefix(column: str) -> str:

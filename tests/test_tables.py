@@ -164,6 +164,16 @@ def test_zeros_are_known_and_empty_cells_are_not(tmp_path: Path) -> None:
     assert labels == {"i00.png": [], "i01.png": None, "i02.png": ["Cyst"], "i03.png": []}
 
 
+def test_uncertain_findings_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("image,Mass,Cyst\ni00.png,1.0,-1.0\ni01.png,-1.0,0.0\ni02.png,0.0,1.0\n", encoding="utf-8")
+    found = list_files(tmp_path)
+    metadata = read_metadata(tmp_path, found, Posters(str(tmp_path), []))
+    assert metadata.understood[-1] == (
+        "columns: ID 'image'; labels 2 columns of zeros and ones: Mass, Cyst, 2 cells of -1 beside zeros read as 0"
+    )
+    assert metadata.movies["genres"].tolist() == [("Mass",), (), ("Cyst",)]
+
+
 def test_all_sheets_of_a_workbook_are_read(tmp_path: Path) -> None:
     with pd.ExcelWriter(tmp_path / "a.xlsx") as book:
         pd.DataFrame({"note": ["Read me"]}).to_excel(book, sheet_name="About", index=False)
