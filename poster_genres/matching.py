@@ -66,14 +66,11 @@ class Posters:
         with_ending = [i for i in index.get(form(stem), []) if form(_names(self.files[i])[0]) == form(name)] if stem else []
         return index.get(form(name), []) + with_ending
 
-    @cached_property
-    def file_names(self) -> set[str]:
-        """The whole names of all files."""
-        return {_names(file)[0] for file in self.files}
-
     def is_file(self, cell: object) -> bool:
         """Whether a cell is the name of a file with its ending, or a path to it."""
-        return isinstance(cell, str) and "." in cell and bool(parts := parts_of(cell)) and parts[-1] in self.file_names
+        if not isinstance(cell, str) or "." not in cell or not (parts := parts_of(cell)):
+            return False
+        return any(_names(self.files[i])[0] == parts[-1] for i in self.by_stem.get(parts[-1].rpartition(".")[0], []))
 
     def may_be(self, cell: object, exactly: bool) -> bool:
         """Whether a cell may be the ID of one of the posters, by its name or, if not `exactly`, by any rule of `match`."""

@@ -445,8 +445,9 @@ def _check_one_hot(table: Table, columns: Columns, genres: list[tuple[str, ...]]
     """Check that the columns named like genres hold 0 or 1 and agree with the labels."""
     names = {name for row in genres for name in row}
     for column in [column for column in table.columns if column in names and column not in (columns.id, *columns.labels)]:
+        meaning = {cell: _flag(cell, column) for cell in set(map(str, table.columns[column]))}
         for row, cell in enumerate(table.columns[column]):
-            flag = _flag(cell, column)
+            flag = meaning[str(cell)]
             if flag is None:
                 raise InputError(f"{table.where(row)}: column {column!r} holds {cell!r}; 0 or 1 is right")
             if bool(flag) != (column in genres[row]):
