@@ -41,6 +41,8 @@ ENCODINGS = [
     "gb18030", "big5", "euc_kr",
 ]  # fmt: skip
 _OBJECT_ID = re.compile(r'("_id"\s*:\s*)ObjectId\(\s*("[^"]*")\s*\)')
+# Keys of an image's own record, unlike those of a frame around records.
+_OF_A_RECORD = re.compile("id$|file|image|label|tag|genre|path|name|title", re.IGNORECASE)
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _SPACE = re.compile(r"\s*")
 
@@ -315,10 +317,13 @@ def _json_records(text: str, name: str) -> list[dict[str, Any]] | None:
         elif values and sum(PurePosixPath(key).suffix.lower() in POSTER_SUFFIXES for key in content) > 0.5 * len(content):
             # Labels by the names of files.
             content = [{"file_name": key, "labels": value} for key, value in content.items()]
-        elif len(lists) == 1 and not any(key in content for key in ("id", "imdbID", "genres", "Genre")):
+        elif len(lists) == 1 and not any(_OF_A_RECORD.search(key) for key, value in content.items() if value is not lists[0]):
             # The records in a frame of other things, as in the answers of web services.
             content = lists[0]
-        elif set(content) == {"columns", "index", "data"}:  # pandas' `to_json(orient="split")`
+        elif set(content) == {"columns", "index", "data"} and all(
+            isinstance(row, list) for row in [content["columns"], *content["data"]]
+        ):
+            # pandas' `to_json(orient="split")`.
             content = [dict(zip(content["columns"], row, strict=False)) for row in content["data"]]
         elif values and all(isinstance(value, list) for value in values) and len({len(value) for value in values}) == 1:
             content = [dict(zip(content, row, strict=True)) for row in zip(*values, strict=True)]
@@ -346,12 +351,11 @@ def _label_studio(record: dict[str, Any]) -> dict[str, Any]:
     data, annotations = record.get("data"), record.get("annotations")
     if not isinstance(data, dict) or not isinstance(annotations, list):
         return record
-    results = [
-        result for annotation in annotations if not annotation.get("was_cancelled") for result in annotation.get("result", [])
-    ]
-    values = [result["value"] for result in results if isinstance(result.get("value"), dict)]
+    kept = [annotation for annotation in annotations if isinstance(annotation, dict) and not annotation.get("was_cancelled")]
+    results = [result for annotation in kept for result in annotation.get("result") or [] if isinstance(result, dict)]
+    values = [value for result in results if isinstance(value := result.get("value"), dict)]
     kinds = ("choices", "rectanglelabels", "polygonlabels", "brushlabels")
-    return data | {"labels": [name for value in values for kind in kinds for name in value.get(kind, [])]}
+    return data | {"labels": [name for value in values for kind in kinds for name in value.get(kind) or []]}
 
 
 def _mongo_records(text: str, name: str) -> list[dict[str, Any]]:

@@ -12,9 +12,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from poster_genres import tables
-from poster_genres.dataset import POSTER_SUFFIXES, list_files
+from poster_genres.dataset import POSTER_SUFFIXES, File, list_files
 from poster_genres.errors import InputError
 from poster_genres.matching import Posters
 from poster_genres.metadata import read_metadata
@@ -231,3 +233,23 @@ def test_a_compressed_table_is_bounded(tmp_path: Path, monkeypatch: pytest.Monke
     bomb = gzip.compress(b"image,labels\n" + b"i00.png,Mass\n" * 100_000)
     assert len(bomb) < 10_000
     assert refusal(tmp_path, {"a.csv.gz": bomb}) == "a.csv.gz: more than 1 MB unpacked; keep the rows of your images only"
+
+
+KEYS = (
+    "images annotations categories id image_id category_id name file_name data result value columns index labels a.png b.png path bytes"
+).split()
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(0, 3) | st.sampled_from(KEYS),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5),
+    max_leaves=25,
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=JSON)
+def test_any_json_is_read_or_refused(tmp_path: Path, content: object) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(content), encoding="utf-8")
+    try:
+        read_metadata(tmp_path, [File("", "a.json", 1)], Posters(str(tmp_path), []))
+    except InputError as error:
+        assert "\n" not in str(error)
