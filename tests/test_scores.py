@@ -233,5 +233,5 @@ def test_slices_leave_out_what_is_not_known(labels: np.ndarray) -> None:
 
 
 def test_a_genre_on_all_posters_confuses_nothing() -> None:
-    labels, chosen = np.array([[1, 1], [0, 1], [1, 1]]), np.array([[0, 1], [1, 1], [0, 1]])
+    labels, chosen = np.array([[1, 1], [0, 1], [1, 1]]), np.array([[0, 1], [1, 1], [0, 1]], bool)
     assert evaluation.confusions(["A", "B"], labels, chosen).empty
