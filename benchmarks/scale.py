@@ -23,24 +23,24 @@ REPEAT = """
 import sys
 from pathlib import Path
 import pandas as pd
-from poster_genres.dataset import list_files, read_bytes
+from poster_genres.dataset import POSTER_SUFFIXES, list_files, read_bytes
+from poster_genres.matching import Posters
 from poster_genres.metadata import read_metadata
-from stages.join import find_posters
 
 source, target, size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 files = list_files(source)
-posters, _ = find_posters(files)
-movies = read_metadata(source, files).movies
-movies = movies.merge(posters, on="id")
+posters = Posters(str(source), [file for file in files if file.suffix in POSTER_SUFFIXES])
+movies = read_metadata(source, files, posters).movies
+numbers, _ = posters.match(list(movies["id"]), list(movies["table"]))
+found = [(posters.files[number], names) for number, names in zip(numbers, movies["genres"]) if number is not None]
 rows = []
 for i in range(size):
-    movie = movies.iloc[i % len(movies)]
+    file, names = found[i % len(found)]
     name = f"m{i:07}"
     folder = target / f"{i // 1000:04}"
     folder.mkdir(parents=True, exist_ok=True)
-    poster = Path(movie["poster"])
-    (folder / f"{name}{poster.suffix}").write_bytes(read_bytes(source, movie["archive"], movie["poster"]) + name.encode())
-    rows.append((name, list(movie["genres"]) or ["N/A"]))
+    (folder / f"{name}{file.suffix}").write_bytes(read_bytes(source, file.archive, file.path) + name.encode())
+    rows.append((name, list(names) or ["N/A"]))
 table = pd.DataFrame(rows, columns=["Id", "Genre"])
 for genre in sorted({genre for row in table["Genre"] for genre in row}):
     table[genre] = [int(genre in row) for row in table["Genre"]]

@@ -60,7 +60,7 @@ def list_files(dataset: Path) -> list[File]:
         The data set is not a folder, an archive cannot be read, or a member lies outside of its archive's root.
     """
     if not dataset.is_dir():
-        raise InputError(f"{dataset}: no such folder; `dataset` in params.yaml names one with posters and metadata")
+        raise InputError(f"{dataset}: no such folder; `dataset` in params.yaml names one with images and metadata")
     files = []
     for folder, folders, names in os.walk(dataset):
         folders[:] = [name for name in folders if not name.startswith(".")]

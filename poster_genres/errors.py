@@ -15,7 +15,7 @@ class InputError(Exception):
     """Input from outside is wrong. The message names the file, key or row, and what would be right."""
 
 
-def require(packages: Iterable[str], needed_by: str) -> None:
+def require(packages: Iterable[str], needed_by: str, requirements: str = "requirements.txt") -> None:
     """Check that packages are installed.
 
     Raises
@@ -27,7 +27,7 @@ def require(packages: Iterable[str], needed_by: str) -> None:
         try:
             version(package)
         except PackageNotFoundError:
-            raise InputError(f"{needed_by} needs {package}: pip install -r requirements.txt") from None
+            raise InputError(f"{needed_by} needs {package}: pip install -r {requirements}") from None
 
 
 def printable(text: str) -> str:

@@ -306,7 +306,9 @@ def more_than_elsewhere(kinds: dict[str, list[str]], both: np.ndarray, of: np.nd
     columns = [first, second, "posters", "of", "share", "low", "high", "elsewhere", "p"]
     if not both.size:
         return pd.DataFrame(columns=columns)
-    p = false_discovery_control(hypergeom.sf(both - 1, total, all_both, of), axis=None).reshape(both.shape)
+    # Where there are no posters to compare, NaN.
+    chance = np.nan_to_num(hypergeom.sf(both - 1, total, all_both, of), nan=1.0)
+    p = false_discovery_control(chance, axis=None).reshape(both.shape)
     all_both, total = np.broadcast_to(all_both, both.shape), np.broadcast_to(total, both.shape)
     rows = []
     for i, j in np.argwhere(p < FALSE_DISCOVERIES):

@@ -27,15 +27,17 @@ UNKNOWN = frozenset(
     }
 )  # fmt: skip
 # In order of precedence. The first ones are no part of names; the others are separators if names recur on both sides of them.
-# The last four: full-width comma and semicolon, the ideographic and the Arabic comma.
-SURE = ("|", ";", "\t", "\n", "\uff0c", "\uff1b", "\u3001", "\u060c")
+# Of the sure ones: full-width comma and semicolon, the ideographic and the Arabic comma, the bullet.
+SURE = ("|", ";", "\t", "\n", "\uff0c", "\uff1b", "\u3001", "\u060c", "\u2022", "<br>", "<br/>", "<br />")
 COMMA = ","
-UNSURE = ("/", "&", "+", "·", "<br>", " and ", "#")
+UNSURE = ("/", "&", "+", "·", "::", "\\", "~", "^", " and ", " et ", " und ", " y ", "#", " - ")
+# As they are signs within names too, they separate only where each name also stands alone.
+HYPHENS = ("_", ":", "-")
 SPACE = " "
 NO_SEPARATOR = "none"
 NAMES = {"\t": "tab", "\n": "line break", SPACE: "space", NO_SEPARATOR: "none: one label per cell"}
 # The share of names that must stand in several different cells for a sign to be a separator.
-RECURRING = {**dict.fromkeys(UNSURE, 0.7), SPACE: 0.95}
+RECURRING = {**dict.fromkeys(UNSURE, 0.7), **dict.fromkeys(HYPHENS, 0.95), SPACE: 0.95}
 # A comma is part of names where its cells are repeated so often without any of their parts standing elsewhere.
 REPEATED = 5
 # Under these keys dictionaries have a label's name, as TMDB's and Label Studio's do.
@@ -46,9 +48,15 @@ CHOICES = ("choices", "labels", "genres", "tags")
 _VALUED = re.compile(r".+[:=( ]\s*(?:[01]?[.,]\d+|\d{1,3}\s?%)\)?")
 _ENTITY = re.compile(r"&(?:\w+|#\d+);")
 _CALL = re.compile(r"(?:frozenset|set|array)\((.*?)(?:,\s*dtype=[^)]*)?\)", re.DOTALL)
+# Stack Overflow's <c#><.net>.
+_TAGS = re.compile(r"(?:<[^<>/]+>[\s,;|]*)+")
+_BULLET = re.compile(r"[-*\u2022\u00b7\u2013]\s+(?=\S)")
 _BROKEN = re.compile(r"""\s*[\[{(]\s*(?:['"{\[]|__)""")
 _STRING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
-_QUOTED = re.compile("(['\"`\u2018\u201c])(.*)(['\"`\u2019\u201d])", re.DOTALL)
+QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d"}
+_QUOTED_NAME = re.compile("[,;|/]\\s*['\"\u201c]|['\"\u201d]\\s*[,;|/]")
+_WHOLE_NUMBER = re.compile(r"(\d+)\.0")
+_QUOTED = re.compile("(['\"`\u2018\u2019\u201c])(.*)(['\"`\u2019\u201d])", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -73,11 +81,15 @@ def is_unknown(name: str) -> bool:
 
 
 def tidy(name: str) -> str:
-    """A name in Unicode's composed form (NFC), with single spaces, and without quotes around it."""
+    """A name in Unicode's composed form (NFC), with single spaces, without quotes around it and a bullet before it."""
     name = " ".join("".join(sign for sign in unicodedata.normalize("NFC", name) if sign.isprintable() or sign.isspace()).split())
-    if (match := _QUOTED.fullmatch(name)) and len(match[2]) > 0 and match[1] not in match[2]:
-        name = match[2].strip()
-    return name
+    return unquote(_BULLET.sub("", name, count=1) if _BULLET.match(name) else name).strip()
+
+
+def unquote(text: str) -> str:
+    """A text without quotes around it."""
+    match = _QUOTED.fullmatch(text)
+    return match[2] if match and match[2] and match[1] not in match[2] else text
 
 
 def read_labels(cells: list[Any], separator: str, where: Callable[[int], str]) -> Labels:
@@ -98,7 +110,10 @@ def read_labels(cells: list[Any], separator: str, where: Callable[[int], str]) -
     # Cells that are equal are read once, and share one tuple.
     keys = [cell if isinstance(cell, str) else json.dumps(cell, sort_keys=True, default=str) for cell in cells]
     parsed = _parse_cells(cells, keys, where)
-    plain = Counter(key for key in keys if isinstance(parsed[key], str) and not is_unknown(key))
+    texts = [value for value in parsed.values() if isinstance(value, str) and not is_unknown(value)]
+    if texts and all(map(_WHOLE_NUMBER.fullmatch, texts)):  # as pandas writes numbers where others are missing
+        parsed = {key: value.removesuffix(".0") if isinstance(value, str) else value for key, value in parsed.items()}
+    plain = Counter(value for key in keys if isinstance(value := parsed[key], str) and not is_unknown(value))
     chosen = choose_separator(plain) if separator == "auto" else separator
     split = {key: split_cell(value, chosen) if isinstance(value, str) else value for key, value in parsed.items()}
     names = {key: tuple(name for name in map(tidy, parts) if not is_unknown(name)) for key, parts in split.items()}
@@ -117,6 +132,8 @@ def read_labels(cells: list[Any], separator: str, where: Callable[[int], str]) -
 def _parse_cells(cells: list[Any], keys: list[str], where: Callable[[int], str]) -> dict[str, tuple[str, ...] | str]:
     """For each different cell, by its key, the names in its list, or the text where it is none."""
     texts = [cell for cell in cells if isinstance(cell, str) and not is_unknown(cell)]
+    # Quotes are around cells, or around the names in them.
+    around = not any(_QUOTED_NAME.search(unquote(text)) for text in set(texts) if any(quote in text for quote in QUOTES))
     # Lists are the rule, or the exception as "(500) Days" is.
     lists = sum(map(_looks_like_list, texts)) > 0.5 * len(texts)
     parsed: dict[str, tuple[str, ...] | str] = {}
@@ -125,7 +142,7 @@ def _parse_cells(cells: list[Any], keys: list[str], where: Callable[[int], str])
             continue
         bracketed = isinstance(cell, str) and _looks_like_list(cell)
         if isinstance(cell, str) and not bracketed and not _BROKEN.match(cell):
-            parsed[key] = cell
+            parsed[key] = unquote(cell) if around else cell
             continue
         names = parse_list(cell) if isinstance(cell, str) else flatten(cell)
         if names is not None:
@@ -141,7 +158,10 @@ def _parse_cells(cells: list[Any], keys: list[str], where: Callable[[int], str])
 
 
 def _looks_like_list(cell: str) -> bool:
-    return not is_unknown(cell) and (cell[:1] + cell[-1:] in ("[]", "()", "{}") or _CALL.fullmatch(cell) is not None)
+    if is_unknown(cell):
+        return False
+    inner = cell[1:-1] if cell[:2] + cell[-2:] in ('"[]"', '"{}"') else cell  # JSON in JSON
+    return inner[:1] + inner[-1:] in ("[]", "()", "{}") or any(form.fullmatch(cell) for form in (_CALL, _TAGS))
 
 
 def choose_spelling(counts: Counter[str]) -> dict[str, str]:
@@ -166,8 +186,14 @@ def flatten(value: Any) -> list[str] | None:
         choices = next((value[key] for key in CHOICES if key in value), None)
         if name is not None or choices is not None or not value:
             return flatten(choices or [] if name is None else name)
+        if all(isinstance(name, str) and re.match(r"/?\w*\d|/", key) for key, name in value.items()):
+            return flatten(list(value.values()))  # names by their IDs
         flags = all(isinstance(flag, int | float) and flag in (0, 1) for flag in value.values())
         return [str(key) for key, flag in value.items() if flag] if flags else None
+    if isinstance(value, list | tuple) and value and all(isinstance(item, list | tuple) for item in value):
+        # Pairs of numbers and names.
+        pairs = [[item for item in pair if isinstance(item, str)] for pair in value]
+        value = pairs if all(map(len, pairs)) else value
     if isinstance(value, list | tuple):
         parts = [flatten(item) for item in value]
         return None if any(part is None for part in parts) else [name for part in parts if part for name in part]
@@ -191,12 +217,14 @@ def parse_list(text: str) -> list[str] | None:
             if text.startswith("[") and "," not in _STRING.sub("", text):
                 # NumPy prints no commas, and of texts side by side Python makes one.
                 value = [ast.literal_eval(name) for name in _STRING.findall(text)] or value
-    if isinstance(value, str) and text.startswith("("):
-        return [value]
+    if isinstance(value, str) and value != text:
+        return [value] if text.startswith("(") else parse_list(value)
     if isinstance(value, set):
         value = [ast.literal_eval(name) for name in _STRING.findall(text)]  # a set has no order
     if isinstance(value, list | tuple | dict):
         return flatten(value)
+    if _TAGS.fullmatch(text):
+        return [tidy(name) for name in re.findall("<([^<>]+)>", text)]
     signs = {"[]": r"[\[\]{}:()'\"]", "{}": r"[\[\]{}:]"}.get(text[:1] + text[-1:])
     if signs and not re.search(signs, text[1:-1]):
         # PostgreSQL's {Comedy,"Science Fiction"}, and [Comedy, Drama] without quotes.
@@ -208,7 +236,24 @@ def split_cell(cell: str, separator: str) -> tuple[str, ...]:
     """The parts of a cell; all of it where it is said to be unknown."""
     if is_unknown(cell) or separator == NO_SEPARATOR:
         return (cell,)
-    return tuple(part for part in cell.split(separator) if part.strip()) if separator != SPACE else tuple(cell.split())
+    parts = cell.split(separator) if separator != SPACE else cell.split()
+    if any(quote in cell for quote in QUOTES):
+        parts = _whole_quotes(parts, separator)
+    return tuple(part for part in parts if part.strip())
+
+
+def _whole_quotes(parts: list[str], separator: str) -> list[str]:
+    """The parts of a cell, those together that are in quotes together: `"Movies, TV", Books`."""
+    whole: list[str] = []
+    i = 0
+    while i < len(parts):
+        end = i + 1
+        if (opening := parts[i].strip()[:1]) in QUOTES and opening:
+            closed = [j for j in range(i, len(parts)) if parts[j].strip().endswith(QUOTES[opening]) and parts[j].strip() != opening]
+            end = closed[0] + 1 if closed else end
+        whole.append(separator.join(parts[i:end]))
+        i = end
+    return whole
 
 
 def choose_separator(cells: Mapping[str, int]) -> str:
@@ -221,7 +266,7 @@ def choose_separator(cells: Mapping[str, int]) -> str:
     for sign in SURE:
         if any(sign in cell for cell in cells):
             return sign
-    return next((sign for sign in (COMMA, *UNSURE, SPACE) if _separates(cells, sign)), NO_SEPARATOR)
+    return next((sign for sign in (COMMA, *UNSURE, SPACE, *HYPHENS) if _separates(cells, sign)), NO_SEPARATOR)
 
 
 def _separates(cells: Mapping[str, int], sign: str) -> bool:
@@ -236,12 +281,35 @@ def _separates(cells: Mapping[str, int], sign: str) -> bool:
     if sign == COMMA:
         # Names with commas are repeated whole; a list of names has others beside it.
         return recurring > 0 or min(number for cell, number in cells.items() if sign in cell) < REPEATED
-    if sign == SPACE and (separated <= {"0", "1"} or not all(any(map(str.isalnum, part)) for part in separated)):
-        return False
+    alone = {part for parts in parts_of.values() if len(parts) == 1 for part in parts}
     if sign == SPACE:
-        # "Romantic Comedy", "Musical Comedy", "Romantic Drama": words of names recur too, but seldom stand alone, or many together.
-        alone = {part for parts in parts_of.values() if len(parts) == 1 for part in parts}
-        words = sum(map(len, parts_of.values())) / len(parts_of)
-        if len(alone & separated) < 0.6 * len(separated) and words < 2.5:
-            return False
-    return recurring >= RECURRING[sign]
+        number = sum(map(len, parts_of.values())) / len(parts_of)
+        if (by_words := _are_words(cells, separated, alone, number)) is not None:
+            return by_words
+    return recurring >= RECURRING[sign] and (sign not in HYPHENS or separated <= alone)
+
+
+def _are_words(cells: Mapping[str, int], separated: set[str], alone: set[str], number: float) -> bool | None:
+    """Whether what spaces part are names, and not the words of names; None where it depends on how often they recur.
+
+    Parameters
+    ----------
+    cells : as of `choose_separator`
+    separated, alone : parts that stand beside others, and alone
+    number : of parts, in the mean cell
+    """
+    if separated <= {"0", "1"}:
+        return False
+    if all(map(str.isdecimal, separated)):
+        return True
+    # "Romantic Comedy", "Musical Comedy", "Romantic Drama": words of names recur too, but seldom stand alone, or many together.
+    few = len(alone & separated) < 0.6 * len(separated) and number < 2.5
+    signs = not all(any(map(str.isalnum, part)) for part in separated)
+    return False if few or signs or _is_phrase(cells) else None
+
+
+def _is_phrase(cells: Mapping[str, int]) -> bool:
+    """Whether a word is written small within cells and large alone, as in "Dress shirt" beside "Shirt"."""
+    words = [cell.split() for cell in cells]
+    alone = {word for parts in words if len(parts) == 1 for word in parts}
+    return any(word.islower() and word not in alone and word.capitalize() in alone for parts in words for word in parts[1:])

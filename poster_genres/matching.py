@@ -18,9 +18,10 @@ _NUMBER = re.compile(r"([^\W\d_]{0,4})0*(\d+)(?:\.0)?")
 
 def parts_of(text: str) -> tuple[str, ...]:
     """The parts of a path, of whichever system; of an address on the web its last one."""
-    text = text.strip().replace("\\", "/")
-    parts = tuple(part for part in text.split("/") if part not in ("", "."))
-    return parts[-1:] if "://" in text else parts
+    text = text.strip().replace("\\", "/").rpartition("?d=")[2]  # behind it Label Studio has the paths of local files
+    if "://" in text:
+        return (re.split(r"[?#]", text)[0].rpartition("/")[2],)
+    return tuple(part for part in text.split("/") if part not in ("", "."))
 
 
 def normal(text: str) -> str:
@@ -68,21 +69,22 @@ class Posters:
         with_ending = [i for i in index.get(form(stem), []) if form(_names(self.files[i])[0]) == form(name)] if stem else []
         return index.get(form(name), []) + with_ending
 
-    @cached_property
-    def file_names(self) -> set[str]:
-        """The whole names of all files."""
-        return {_names(file)[0] for file in self.files}
-
     def is_file(self, cell: object) -> bool:
         """Whether a cell is the name of a file with its ending, or a path to it."""
-        return isinstance(cell, str) and "." in cell and bool(parts := parts_of(cell)) and parts[-1] in self.file_names
+        if not isinstance(cell, str) or "." not in cell or not (parts := parts_of(cell)):
+            return False
+        return any(_names(self.files[i])[0] == parts[-1] for i in self.by_stem.get(parts[-1].rpartition(".")[0], []))
 
     def may_be(self, cell: object, exactly: bool) -> bool:
         """Whether a cell may be the ID of one of the posters, by its name or, if not `exactly`, by any rule of `match`."""
+        return bool(self.candidates(cell, exactly))
+
+    def candidates(self, cell: object, exactly: bool = False) -> list[int]:
+        """The numbers of the posters of which a cell may be the ID; see `may_be`."""
         if not isinstance(cell, str) or not (parts := parts_of(cell)):
-            return False
+            return []
         name = parts[-1]
-        return bool(self.named(name, str) or (not exactly and (self.named(name, normal) or self._of_number(name))))
+        return self.named(name, str) or ([] if exactly else self.named(name, normal) or self._of_number(name))
 
     def match(self, ids: list[str], tables: list[str]) -> tuple[list[int | None], Counter[str]]:
         """The number of the poster of each ID, None where it has none.
@@ -119,7 +121,7 @@ class Posters:
             if len(files) > 1:
                 self._refuse(text, files, "number")
             if files and (other := first.setdefault(number_in(text)[1], text)) != text:
-                raise InputError(f"{self.dataset}: IDs {other!r} and {text!r} are the same number; write them as posters are named")
+                raise InputError(f"{self.dataset}: IDs {other!r} and {text!r} are the same number; write them as images are named")
             matches.append((files[0], NUMBER) if files else (None, ""))
         return matches
 
@@ -174,7 +176,7 @@ class Posters:
     def _refuse(self, text: str, numbers: list[int], kind: str = "name") -> None:
         names = " and ".join(self.files[i].name for i in numbers[:2])
         raise InputError(
-            f"{self.dataset}: {text!r} is the {kind} of {len(numbers)} posters, {names}; write paths in the table, or keep one"
+            f"{self.dataset}: {text!r} is the {kind} of {len(numbers)} images, {names}; write paths in the table, or keep one"
         )
 
 

@@ -1,10 +1,11 @@
 """Metadata of movies, or of whatever the posters show, in the layouts that people have: which tables and columns say what.
 
 All become a table with one row per row of the files, in their order: `id`, `title`, `year` (text, empty if unknown), `genres`, a
-tuple of names, empty if they are unknown; and `table`, the file.
+tuple of names; `known`, whether these are known, as no name may mean that there is none; and `table`, the file.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -14,9 +15,9 @@ import pandas as pd
 
 from poster_genres.dataset import MAX_TABLE, POSTER_SUFFIXES, File
 from poster_genres.errors import InputError
-from poster_genres.labels import read_labels, tidy
+from poster_genres.labels import is_unknown, read_labels, tidy
 from poster_genres.matching import Posters
-from poster_genres.tables import SUFFIXES, Table, read_table
+from poster_genres.tables import SUFFIXES, Table, read_table, table_suffix
 from poster_genres.texts import some
 
 AUTO = "auto"
@@ -28,20 +29,33 @@ ID_NAMES = (
     "filepath", "imageindex", "imageid", "img", "imgid", "imgname", "imgpath", "poster", "posterid", "posterpath", "movieid",
     "titleid", "itemid", "key", "name", "asin", "tmdbid", "url",
 )  # fmt: skip
-GENRE_NAMES = ("genre", "genres", "genrenames", "genreslist")
+GENRE_NAMES = ("genre", "genres", "genrename", "genrenames", "genresname", "genreslist")
 LABEL_NAMES = (
     "label", "labels", "tag", "tags", "target", "targets", "class", "classes", "category", "categories", "findinglabels",
-    "findings", "choice", "choices", "attributeids", "attributes",
+    "findings", "choice", "choices", "attributeids", "attributes", "labelname", "labelnames", "classname", "classnames", "tagname",
+    "tagnames", "categoryname", "categorynames", "targetname", "targetnames", "annotation", "annotations",
 )  # fmt: skip
 TITLE_NAMES = ("title", "primarytitle", "movietitle", "originaltitle", "movie", "moviename", "titel", "titre", "titulo")
 YEAR_NAMES = ("year", "startyear", "releaseyear", "titleyear", "releasedate", "released", "date", "jahr")
 # Columns of zeros and ones that are no labels.
-FLAG_NAMES = ("isadult", "adult", "video", "split", "fold", "istest", "istrain", "isvalid", "valid", "unnamed0", "index")
-YES = frozenset({"1", "1.0", "true", "yes", "y", "x", "t", "ja", "wahr", "oui", "vrai", "si", "sí", "verdadero", "да"})
-NO = frozenset({"0", "0.0", "false", "no", "n", "f", "-1", "-1.0", "", "nein", "falsch", "non", "faux", "falso", "нет"})
+FLAG_NAMES = (
+    "isadult", "adult", "video", "split", "fold", "istest", "istrain", "isvalid", "test", "train", "val", "valid", "validation",
+    "unnamed0", "index", "hasposter", "hasimage", "count", "width", "height", "runtime", "duration", "votes", "views",
+)  # fmt: skip
+YES = frozenset({
+    "true", "yes", "y", "x", "t", "on", "ja", "wahr", "oui", "vrai", "si", "sí", "sì", "vero", "verdadero", "sim", "да", "+",
+    "pos", "positive", "present", "✓", "✔", "√", "☑", "✅",
+})  # fmt: skip
+NO = frozenset({
+    "false", "no", "n", "f", "off", "nein", "falsch", "non", "faux", "falso", "não", "нет", "-", "neg", "negative", "absent", "✗",
+    "✘", "☐", "❌",
+})  # fmt: skip
+# What stands before the name of a group of columns of labels, and after it: `Secondary Genre`, `Genre III`, `genre_b`.
+_ORDINAL = re.compile(
+    r"(?:primary|secondary|tertiary|main|side|other|first|second|third|\d+(?:st|nd|rd|th))?(?P<name>.+?)(?:[abc]|i{1,3}|iv)?"
+)
 # Columns of zeros and ones with such a beginning are the labels, and others beside them are not.
 PREFIXES = ("genre", "label", "tag", "class", "category")
-FLAGS = YES | NO
 # A column of such a name, where IDs are repeated, says how sure a row's label is.
 VALUE_NAMES = ("confidence", "score", "value", "probability", "prob", "present", "ispresent", "relevance")
 # Words in the names of tables that hold no truth, where there are others.
@@ -128,11 +142,11 @@ def read_metadata(
     if chosen is None:
         if truth is None:
             wanted = {"csv": "a table", "groundtruth": "groundtruth/*.txt"}.get(
-                str(choice), "a table (CSV, TSV, JSON, Parquet or Excel) of IDs and genres"
+                str(choice), "a table (CSV, TSV, JSON, Parquet or Excel) of IDs and labels"
             )
             there = [file.name for file in files if file.suffix not in POSTER_SUFFIXES]
             seen = f"; files there: {some(there)}" if there else ""
-            raise InputError(f"{dataset}: no metadata found; {wanted} is needed beside the posters{seen}")
+            raise InputError(f"{dataset}: no metadata found; {wanted} is needed beside the images{seen}")
         lines = [f"metadata: {some([name for table in truths for name in table.names])} (groundtruth)"]
         return Metadata(truth, "groundtruth", lines)
     table, columns = chosen
@@ -156,7 +170,7 @@ def read_tables(dataset: Path, files: list[File], choice: str | list[str]) -> tu
     The tables; and lines on files that are left out by their names.
     """
     names = [choice] if isinstance(choice, str) else choice
-    candidates = [file for file in files if file.suffix in SUFFIXES and PurePosixPath(file.path).name not in OTHER_TABLES]
+    candidates = [file for file in files if table_suffix(file) in SUFFIXES and PurePosixPath(file.path).name not in OTHER_TABLES]
     ignored = [f"{file.name} ({file.size / 1e9:.1f} GB)" for file in candidates if file.size > MAX_TABLE]
     candidates = [file for file in candidates if file.size <= MAX_TABLE]
     if set(names) <= {AUTO, "csv", "groundtruth"}:
@@ -174,13 +188,11 @@ def read_tables(dataset: Path, files: list[File], choice: str | list[str]) -> tu
     tables: list[Table] = []
     single: dict[str, list[tuple[File, Table]]] = {}
     for file in candidates:
-        table = read_table(dataset, file)
-        if table is None or not table.rows:
-            continue
-        if file.suffix == ".json" and len(table.rows) == 1:
-            single.setdefault(str(PurePosixPath(file.name).parent), []).append((file, table))
-        else:
-            tables.append(table)
+        for table in read_table(dataset, file):
+            if table_suffix(file) == ".json" and len(table.rows) == 1:
+                single.setdefault(str(PurePosixPath(file.name).parent), []).append((file, table))
+            elif table.rows:
+                tables.append(table)
     for group in single.values():
         for file, table in group:  # a JSON a movie, as MM-IMDb has them: named by the ID
             if not any(_plain(column) in ID_NAMES for column in table.columns):
@@ -236,20 +248,23 @@ def find_columns(dataset: Path, table: Table, posters: Posters, id_column: str, 
     """
     where = f"{dataset}/{table.names[0]}"
     names = ", ".join(map(repr, list(table.columns)[:8])) + (", …" if len(table.columns) > 8 else "")
+    first = next((name for name in table.columns if posters.is_file(name) or posters.may_be(name, True)), None)
+    if first is not None and not any(_plain(name) in ID_NAMES for name in table.columns):
+        raise NotMetadata(f"{where}: begins with {first!r}, which names an image; write a header above it, as id,labels")
     wanted = [] if label_columns == AUTO else [label_columns] if isinstance(label_columns, str) else label_columns
     for parameter, name in [("id_column", id_column)] * (id_column != AUTO) + [("label_columns", name) for name in wanted]:
         if name not in table.columns:
             raise NotMetadata(f"{where}: has no column {name!r}, as `{parameter}` in params.yaml says; its columns are {names}")
     identifier = id_column if id_column != AUTO else _find_ids(where, table, posters, wanted)
     if identifier is None:
-        raise NotMetadata(f"{where}: no column of IDs found, which name the posters; its columns are {names}; set `id_column`")
+        raise NotMetadata(f"{where}: no column of IDs found, which name the images; its columns are {names}; set `id_column`")
     title, year = (
         next((column for name in usual for column in table.columns if _plain(column) == name and column != identifier), None)
         for usual in (TITLE_NAMES, YEAR_NAMES)
     )
     rest = [column for column in table.columns if column not in (identifier, title, year)]
     if wanted:
-        one_hot = all(_is_binary(table.columns[name]) for name in wanted)
+        one_hot = all(_is_binary(table.columns[name], name) for name in wanted)
         values = {str(cell) for name in wanted for cell in table.columns[name]}
         if len(wanted) > 1 and not one_hot and all(re.fullmatch(r"[-\d.,]*", value) for value in values):
             raise InputError(
@@ -258,22 +273,25 @@ def find_columns(dataset: Path, table: Table, posters: Posters, id_column: str, 
         return Columns(identifier, wanted, one_hot, title, year)
     groups: dict[str, list[str]] = {}
     for column in rest:
-        groups.setdefault(re.sub(r"\d+$", "", _plain(column)), []).append(column)
+        groups.setdefault(_group(column), []).append(column)
     usual = [name for name in GENRE_NAMES if name in groups][:1] or [name for name in LABEL_NAMES if name in groups]
+    if len(usual) > 1:  # of labels' names and numbers, the names
+        named = [name for name in usual if not _are_numbers([cell for column in groups[name] for cell in table.columns[column]])]
+        usual = named or usual
     if len(usual) > 1:
         candidates = ", ".join(repr(column) for name in usual for column in groups[name])
         raise InputError(f"{where}: several columns could hold the labels: {candidates}; set `label_columns` to one of them")
     if usual:
         return Columns(identifier, groups[usual[0]], False, title, year)
     flags = [column for column in rest if _plain(column) not in FLAG_NAMES]
-    binary = [column for column in flags if _is_binary(table.columns[column])]
+    binary = [column for column in flags if _is_binary(table.columns[column], column)]
     binary = [column for column in binary if _prefix(column)] or binary
     if len(binary) > 1:
         for column in flags if not _prefix(binary[0]) else []:
             _refuse_typo(table, column)
         return Columns(identifier, binary, True, title, year)
     raise NotMetadata(
-        f"{where}: no column of genres or labels found, nor columns of zeros and ones; its columns are {names}; set `label_columns`"
+        f"{where}: no column of labels found, nor columns of zeros and ones; its columns are {names}; set `label_columns`"
     )
 
 
@@ -289,7 +307,14 @@ def _find_ids(where: str, table: Table, posters: Posters, labels: list[str]) -> 
     for exactly in (True, False):
         matches = {column: sum(posters.may_be(cell, exactly) for cell in table.columns[column][::step]) for column in known}
         if number := max(matches.values(), default=0):
-            return next(column for column in known if matches[column] == number)
+            best = [column for column in known if matches[column] == number]
+            for column in best[1:]:
+                if not _same_images(table.columns[best[0]][::step], table.columns[column][::step], posters):
+                    raise InputError(
+                        f"{where}: {best[0]!r} and {column!r} could both name the images, but not the same ones; set `id_column` "
+                        "to one of them"
+                    )
+            return best[0]
     matches = {column: sum(posters.may_be(cell, False) for cell in table.columns[column][::step]) for column in columns}
     others = [column for column in columns if matches[column] > 0.5 * len(table.rows[::step])]
     if len(others) > 1 and len({tuple(table.columns[column]) for column in others}) > 1:
@@ -298,20 +323,28 @@ def _find_ids(where: str, table: Table, posters: Posters, labels: list[str]) -> 
     return others[0] if others else known[0] if known else None
 
 
+def _same_images(first: list[Any], second: list[Any], posters: Posters) -> bool:
+    """Whether the cells of two columns may be the IDs of the same posters, row by row."""
+    pairs = [(set(posters.candidates(a)), set(posters.candidates(b))) for a, b in zip(first, second, strict=True)]
+    return all(a & b for a, b in pairs if a and b)
+
+
 def _rows(table: Table, columns: Columns, separator: str) -> tuple[pd.DataFrame, list[str]]:
     """The table of the module's docstring, and lines on how it was read."""
     ids = [str(cell).strip() for cell in table.columns[columns.id]]
     for row, text in enumerate(ids):
         if not text or text == "." or (".." in text and ".." in re.split(r"[/\\]", text)) or not text.isprintable():
             raise InputError(
-                f"{table.where(row)}: {text!r} is no ID; an ID is the poster's file name without its ending, as tt0081562"
+                f"{table.where(row)}: {text!r} is no ID; an ID is the image's file name, as tt0081562 or tt0081562.jpg"
             )
     _refuse_values(table, ids)
     lines = [f"metadata: {some(table.names)} ({', '.join(dict.fromkeys(table.about))})"]
     if columns.one_hot:
-        genres = _read_one_hot(table, columns.labels)
+        genres, known = _read_one_hot(table, columns.labels)
         form = f"{len(columns.labels)} columns of zeros and ones: {some(columns.labels, 30)}"
         merged: dict[str, str] = {}
+        if number := sum(_count_minus_one(table.columns[name]) for name in columns.labels):
+            form += f", {number} cells of -1 beside zeros read as 0"
     else:
         number = len(table.rows)
         cells = [cell for name in columns.labels for cell in table.columns[name]]
@@ -319,14 +352,16 @@ def _rows(table: Table, columns: Columns, separator: str) -> tuple[pd.DataFrame,
         parts = [labels.rows[start : start + number] for start in range(0, len(cells), number)]
         genres = parts[0] if len(parts) == 1 else [tuple(dict.fromkeys(sum(row, ()))) for row in zip(*parts, strict=True)]
         _check_one_hot(table, columns, genres)
+        known = list(map(bool, genres))
         form, merged = f"{', '.join(map(repr, columns.labels))} ({labels.form})", labels.merged
     also = [f"{kind} {name!r}" for kind, name in (("title", columns.title), ("year", columns.year)) if name]
     lines.append(f"columns: ID {columns.id!r}; labels {form}{'; ' + ', '.join(also) if also else ''}")
     if merged:
-        lines.append(f"one genre in several spellings: {some(f'{name} as {other}' for name, other in merged.items())}")
+        lines.append(f"one label in several spellings: {some(f'{name} as {other}' for name, other in merged.items())}")
     titles = [tidy(str(cell)) for cell in table.columns[columns.title]] if columns.title else [""] * len(ids)
     years = list(_years(table.columns[columns.year] if columns.year else [""] * len(ids), titles))
-    movies = {"id": ids, "title": titles, "year": years, "genres": pd.Series(genres, dtype=object), "table": table.files}
+    movies = {"id": ids, "title": titles, "year": years, "genres": pd.Series(genres, dtype=object)}
+    movies |= {"known": known, "table": table.files}
     return pd.DataFrame(movies), lines
 
 
@@ -337,28 +372,60 @@ def _years(cells: list[Any], titles: list[str]) -> Iterator[str]:
         yield match[1] if match else ""
 
 
-def _read_one_hot(table: Table, names: list[str]) -> list[tuple[str, ...]]:
-    chosen = [[str(cell).casefold() in YES for cell in table.columns[name]] for name in names]
+def _read_one_hot(table: Table, names: list[str]) -> tuple[list[tuple[str, ...]], list[bool]]:
+    """The labels of each row, and whether they are known: not where all cells are empty."""
+    meanings = [{cell: _flag(cell, name) for cell in set(map(str, table.columns[name]))} for name in names]
+    flags = [[meaning[str(cell)] for cell in table.columns[name]] for name, meaning in zip(names, meanings, strict=True)]
     tidied = [tidy(name[len(_prefix(name)) :]) if all(map(_prefix, names)) else tidy(name) for name in names]
-    return [tuple(name for name, flag in zip(tidied, row, strict=True) if flag) for row in zip(*chosen, strict=True)]
+    rows = zip(*flags, strict=True)
+    read = [(tuple(name for name, flag in zip(tidied, row, strict=True) if flag), any(flag != "" for flag in row)) for row in rows]
+    return [labels for labels, _ in read], [known for _, known in read]
 
 
-def _is_binary(cells: list[Any]) -> bool:
-    values = {text.casefold() for text in set(map(str, cells))}
-    return values <= FLAGS and values != {""}
+def _flag(cell: object, column: str) -> bool | str | None:
+    """What a cell of a column of zeros and ones says: True, False, an empty text where nothing stands there, None if it is none."""
+    text = str(cell).strip().strip("'\"").casefold()
+    if re.fullmatch(r"[-+]?\d+(?:[.,]0*)?", text):
+        return {1: True, 0: False, -1: False}.get(int(re.split("[.,]", text)[0]))
+    if text in YES or text in (column.casefold(), column[len(_prefix(column)) :].casefold()):
+        return True
+    return False if text in NO else "" if is_unknown(text) else None
+
+
+def _is_binary(cells: list[Any], column: str) -> bool:
+    flags = {_flag(cell, column) for cell in set(map(str, cells))}
+    return None not in flags and flags != {""}
+
+
+def _are_numbers(cells: list[Any]) -> bool:
+    return all(re.fullmatch(r"[-\d., \[\]]*", str(cell)) for cell in cells)
+
+
+def _group(column: str) -> str:
+    """The group of columns of labels that a column may belong to: genre of `Genre2` and `Secondary Genre`."""
+    name, text = re.sub(r"\d+", "", _plain(column)), re.sub(r"\d+$", "", _plain(column))
+    match = _ORDINAL.fullmatch(text)
+    return match["name"] if match and match["name"] in GENRE_NAMES else name
+
+
+def _count_minus_one(cells: list[Any]) -> int:
+    """How many cells are -1 in a column that has zeros too, as CheXpert's for uncertain findings; 0 where -1 stands for them."""
+    values = Counter(str(cell).removesuffix(".0") for cell in cells)
+    return values["-1"] if values["0"] else 0
 
 
 def _prefix(column: str) -> str:
     """The beginning of a column's name that says that it is a label's, as `genre_` does; else empty."""
-    match = re.match(rf"(?:{'|'.join(PREFIXES)})s?[_: .-]+(?=\S)", column, re.IGNORECASE)
+    match = re.match(rf"(?:{'|'.join(PREFIXES)})s?[_: .=/-]+(?=\S)", column, re.IGNORECASE)
     return match[0] if match else ""
 
 
 def _refuse_typo(table: Table, column: str) -> None:
     """Refuse a column that holds zeros and ones but for a few cells."""
-    cells = [str(cell).casefold() for cell in table.columns[column]]
-    wrong = [i for i, cell in enumerate(cells) if cell not in FLAGS]
-    if wrong and len(wrong) <= 0.1 * len(cells) and set(cells) & YES:
+    cells = list(map(str, table.columns[column]))
+    meaning = {cell: _flag(cell, column) for cell in set(cells)}
+    wrong = [i for i, cell in enumerate(cells) if meaning[cell] is None]
+    if wrong and len(wrong) <= 0.1 * len(cells) and True in meaning.values():
         where, cell = table.where(wrong[0]), cells[wrong[0]]
         raise InputError(f"{where}: column {column!r} holds {cell!r}, where 0 or 1 is right; mend it, or set `label_columns`")
 
@@ -379,11 +446,12 @@ def _check_one_hot(table: Table, columns: Columns, genres: list[tuple[str, ...]]
     """Check that the columns named like genres hold 0 or 1 and agree with the labels."""
     names = {name for row in genres for name in row}
     for column in [column for column in table.columns if column in names and column not in (columns.id, *columns.labels)]:
+        meaning = {cell: _flag(cell, column) for cell in set(map(str, table.columns[column]))}
         for row, cell in enumerate(table.columns[column]):
-            flag = str(cell).casefold()
-            if flag not in FLAGS:
+            flag = meaning[str(cell)]
+            if flag is None:
                 raise InputError(f"{table.where(row)}: column {column!r} holds {cell!r}; 0 or 1 is right")
-            if (flag in YES) != (column in genres[row]):
+            if bool(flag) != (column in genres[row]):
                 said = f"{columns.labels[0]} is {', '.join(genres[row])!r}"
                 raise InputError(f"{table.where(row)}: {said}, but column {column!r} holds {cell}")
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from poster_genres.architectures import is_hugging_face, module_of
+from poster_genres.errors import InputError
 
 
 class Head(nn.Linear):
@@ -115,7 +116,7 @@ class Architecture:
         Raises
         ------
         ValueError
-            The posters are too small for it.
+            It cannot take posters of this size.
         """
         # Posters are channels-last in memory; convolutions on the CPU are fastest when their weights are too.
         return self.make(genres, height, width).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -136,3 +137,39 @@ def find_architecture(name: str, config: dict[str, Any] | None = None) -> Archit
     module = import_module(module_of(name))
     architecture: Architecture = module.architecture(name, config) if is_hugging_face(name) else module.ARCHITECTURE
     return architecture
+
+
+def network_to_train(
+    name: str,
+    architecture: Architecture,
+    genres: int,
+    size: tuple[int, int],
+    *,
+    linear_probe: bool,
+    frozen_blocks: int,
+    interpolation: str,
+) -> Network:
+    """A network with initial weights, its first blocks frozen, for posters of `size`, height and width in pixels.
+
+    Raises
+    ------
+    InputError
+        Values of params.yaml do not suit the architecture of this name.
+    """
+    pretraining = architecture.preprocessing.interpolation
+    if architecture.load_pretrained is None and linear_probe:
+        raise InputError(f"params.yaml: linear_probe: {name} has no pretrained weights; set it to false")
+    if pretraining not in (None, interpolation):
+        raise InputError(
+            f"params.yaml: interpolation: {name} was pretrained on pictures resized by {pretraining} interpolation; "
+            f"set it to that, not {interpolation!r}"
+        )
+    try:
+        network = architecture.build(genres, *size)
+    except ValueError as error:
+        raise InputError(f"params.yaml: image_height, image_width: {size[0]} x {size[1]} does not suit {name}: {error}") from None
+    try:
+        network.freeze(frozen_blocks)
+    except ValueError as error:
+        raise InputError(f"params.yaml: {error}") from None
+    return network

@@ -51,8 +51,8 @@ class ObjectStreams(ObjectModel):
 def convert(old: dict[str, Any], version: int) -> dict[str, Any]:
     """Convert a checkpoint of version 5, 6 or 7 to version 8, for `load_model`.
 
-    Version 7 had one weight for each part, and no SHA-256 at its end. Version 6 held all of a network's weights, and n-grams' weights
-    as float32.
+    Version 7 had one weight for each part, and no SHA-256 at its end. Version 6 held all of a network's weights, and n-grams'
+    weights as float32.
     """
     checkpoint = convert_5(old) if version == 5 else dict(old)
     if version < 7:

@@ -1,16 +1,23 @@
-"""Tables as people have them, read to cells: CSV in any form, TSV, JSON, JSON lines, Parquet, Excel, objects of the Mongo shell.
+"""Tables as people have them, read to cells: CSV in any form, TSV, JSON, JSON lines, COCO, Parquet, Excel, lists of CelebA and
+MovieLens, objects of the Mongo shell; as they are, or compressed.
 
 A cell is text, stripped of spaces, or what JSON and Parquet have in its place: a list or a dictionary. Missing ones are empty text.
 """
 
+import bz2
 import codecs
-import contextlib
 import csv
+import gzip
 import io
 import json
+import lzma
 import math
 import re
 import zipfile
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
@@ -18,19 +25,27 @@ from typing import Any
 
 import pandas as pd
 
-from poster_genres.dataset import File, open_file, read_table_bytes
+from poster_genres.dataset import POSTER_SUFFIXES, File, open_file, read_table_bytes
 from poster_genres.errors import InputError
 from poster_genres.texts import unique
 
-SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".xlsx", ".xls")
+SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".dat", ".json", ".jsonl", ".ndjson", ".parquet", ".xlsx", ".xls")
+COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+# A compressed table may be this large, in bytes, when it is read.
+MOST_BYTES = 1 << 30
 DELIMITERS = (",", ";", "\t", "|")
 # So much of a long text is read to see whether it is a table.
 HEAD = 1 << 16
 # Lines that show which delimiter a file has.
 SAMPLE = 50
-# Single-byte and East Asian encodings that spreadsheets write, told apart by charset-normalizer where UTF-8 does not fit.
-ENCODINGS = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "shift_jis", "gb18030", "big5", "euc_kr"]
+# Single-byte and East Asian encodings that spreadsheets write or wrote, told apart by charset-normalizer where UTF-8 does not fit.
+ENCODINGS = [
+    "cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "koi8_r", "shift_jis", "euc_jp",
+    "gb18030", "big5", "euc_kr",
+]  # fmt: skip
 _OBJECT_ID = re.compile(r'("_id"\s*:\s*)ObjectId\(\s*("[^"]*")\s*\)')
+# Keys of an image's own record, unlike those of a frame around records.
+_OF_A_RECORD = re.compile("id$|file|image|label|tag|genre|path|name|title", re.IGNORECASE)
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _SPACE = re.compile(r"\s*")
 
@@ -61,7 +76,8 @@ class Table:
 
 def decode(data: bytes, name: str) -> tuple[str, str]:
     """A file's text, and its encoding: by a byte-order mark, by UTF-16's NULs, UTF-8, or the likeliest of `ENCODINGS`."""
-    for mark, encoding in ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):
+    marks = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF8: "utf-8-sig"}
+    for mark, encoding in (marks | {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}).items():
         if data.startswith(mark):
             return _decode(data, encoding, name), encoding.removesuffix("-sig")
     if data[:1] and b"\0" in data[:2]:
@@ -91,53 +107,109 @@ def _decode(data: bytes, encoding: str, name: str) -> str:
         raise InputError(f"{name}: not readable as {encoding} text at byte {error.start}; save it as UTF-8") from None
 
 
-def read_table(dataset: Path, file: File) -> Table | None:
-    """The cells of a file; None for a text file that is no table, such as a README or a license.
+def table_suffix(file: File) -> str:
+    """The ending that says what a table is, without that of its compression: `.csv` of `movies.csv.gz`."""
+    return PurePosixPath(file.path.removesuffix(file.suffix)).suffix.lower() if file.suffix in COMPRESSED else file.suffix
+
+
+def _content(dataset: Path, file: File) -> bytes:
+    """The bytes of a table, unpacked."""
+    data = read_table_bytes(dataset, file)
+    if file.suffix not in COMPRESSED:
+        return data
+    try:
+        with COMPRESSED[file.suffix](io.BytesIO(data)) as stream:
+            data = stream.read(MOST_BYTES + 1)
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise InputError(f"{dataset}/{file.name}: cannot be unpacked: {error}; download it again") from None
+    if len(data) > MOST_BYTES:
+        raise InputError(f"{dataset}/{file.name}: more than {MOST_BYTES >> 20} MB unpacked; keep the rows of your images only")
+    return data
+
+
+def read_table(dataset: Path, file: File) -> list[Table]:
+    """The cells of a file, of a workbook those of each sheet; none for a text file that is no table, such as a README or a license.
 
     Raises
     ------
     InputError
         The file cannot be read as what its name says, and where it is wrong.
     """
-    name = f"{dataset}/{file.name}"
-    if file.suffix in (".parquet", ".xlsx", ".xls"):
-        return _read_frame(dataset, file, name)
+    name, suffix = f"{dataset}/{file.name}", table_suffix(file)
+    if suffix in (".parquet", ".xlsx", ".xls"):
+        return _read_frames(_content(dataset, file), suffix, file, name)
     if file.suffix == ".txt" and file.size > HEAD:
         # What cannot be read is said below, where all of it is.
-        unreadable = contextlib.suppress(OSError, zipfile.BadZipFile, EOFError, KeyError)
-        with unreadable, open_file(dataset, file.archive, file.path) as opened:
+        with (
+            suppress(OSError, zipfile.BadZipFile, EOFError, KeyError),
+            open_file(dataset, file.archive, file.path) as opened,
+        ):
             if not _may_be_table(opened.read(HEAD)):
-                return None
-    text, encoding = decode(read_table_bytes(dataset, file), name)
-    first_line = text.strip("\ufeff \t\r\n").partition("\n")[0]
-    text_only = file.suffix == ".txt" and not first_line.startswith("{") and not any(sign in first_line for sign in DELIMITERS)
-    if not first_line or text_only:
+                return []
+    table = _read_text(_content(dataset, file), suffix, file, name)
+    return [] if table is None else [table]
+
+
+def _read_text(data: bytes, suffix: str, file: File, name: str) -> Table | None:
+    if suffix == ".dat" and data.partition(b"\n")[0].count(b"::") != 2:
         return None
-    if file.suffix in (".json", ".jsonl", ".ndjson"):
+    text, encoding = decode(data, name)
+    text = text.rstrip("\0\x1a")  # which old programs write at the end
+    first_line = text.strip("\ufeff \t\r\n").partition("\n")[0]
+    records = None
+    if suffix in (".json", ".jsonl", ".ndjson") and first_line:
         records = _json_records(text, name)
-        return None if records is None else _from_records(records, file, [encoding])
-    if file.suffix == ".txt" and first_line.startswith("{"):
-        return _from_records(_mongo_records(text, name), file, [encoding, "groundtruth"])
-    return _read_csv(text, encoding, file, name)
+    elif suffix == ".txt" and first_line.startswith("{"):
+        records = _mongo_records(text, name)
+    if records is not None:
+        return _from_records(records, file, [encoding, "groundtruth"] if suffix == ".txt" else [encoding])
+    if suffix == ".dat":
+        return _read_movielens(text, encoding, file)
+    if suffix == ".txt" and first_line.strip().isdecimal():
+        return _read_celeba(text, encoding, file)
+    is_csv = suffix in (".csv", ".tsv", ".tab") or (suffix == ".txt" and any(sign in first_line for sign in DELIMITERS))
+    return _read_csv(text, encoding, suffix, file, name) if is_csv and first_line else None
 
 
 def _may_be_table(head: bytes) -> bool:
-    """Whether a text that begins so may be a table: a delimiter is in its first line, or it is an object. In UTF-8 and UTF-16."""
+    """Whether a text that begins so may be a table: its first line is a number, has a delimiter, or begins an object. In UTF-8 and
+    UTF-16."""
     line = head.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n").partition(b"\n")[0]
-    return line.startswith(b"{") or any(sign.encode() in line for sign in DELIMITERS)
+    return line.startswith(b"{") or line.strip().isdigit() or any(sign.encode() in line for sign in DELIMITERS)
 
 
-def _read_csv(text: str, encoding: str, file: File, name: str) -> Table:
+def _read_movielens(text: str, encoding: str, file: File) -> Table:
+    """`movies.dat` of MovieLens: ID, title and genres between `::`, without a header."""
+    lines = [(i + 1, line.split("::")) for i, line in enumerate(text.splitlines()) if line.strip()]
+    if wrong := next((i for i, cells in lines if len(cells) != 3), None):
+        raise InputError(f"{file.name}, row {wrong}: should be an ID, a title and genres between '::'")
+    columns = dict(zip(("movieId", "title", "genres"), map(list, zip(*(cells for _, cells in lines), strict=True)), strict=True))
+    return Table([file.name], columns, [file.name] * len(lines), [f"row {i}" for i, _ in lines], [encoding, "cells between '::'"])
+
+
+def _read_celeba(text: str, encoding: str, file: File) -> Table | None:
+    """`list_attr_celeba.txt` of CelebA: the number of images, the names of attributes, and for each image its name and 1 or -1 of
+    each, between spaces; None for other text."""
+    lines = [(i + 1, line.split()) for i, line in enumerate(text.splitlines()) if line.strip()]
+    if len(lines) < 3 or {len(cells) for _, cells in lines[2:]} != {len(lines[1][1]) + 1}:
+        return None
+    cells = map(list, zip(*(cells for _, cells in lines[2:]), strict=True))
+    columns = dict(zip(["image_id", *unique(lines[1][1])], cells, strict=True))
+    rows = [f"row {i}" for i, _ in lines[2:]]
+    return Table([file.name], columns, [file.name] * len(rows), rows, [encoding, "cells between spaces"])
+
+
+def _read_csv(text: str, encoding: str, suffix: str, file: File, name: str) -> Table:
     csv.field_size_limit(2**31 - 1)
     text = text.lstrip("\ufeff")
     hint = re.match(r'"?sep=(.)"?[\r\n]+', text)  # Excel's own
     body = text[hint.end() :] if hint else text
-    delimiter = hint[1] if hint else _delimiter(_LINE_END.split(body, SAMPLE)[:SAMPLE], file.suffix)
-    # Between tabs quotes are letters where each line has as many cells as the header, as in IMDb's files.
-    plain = delimiter == "\t" and len({line.count("\t") for line in _LINE_END.split(body) if line.strip()}) == 1
+    delimiter = hint[1] if hint else _delimiter(_LINE_END.split(body, SAMPLE)[:SAMPLE], suffix)
+    options = _quoting(body, delimiter, name)
+    plain = options.get("quoting") == csv.QUOTE_NONE
     # With the lines' ends, as a quoted cell may contain some.
-    quoting = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
-    reader = csv.reader(io.StringIO(body, newline=""), delimiter=delimiter, quoting=quoting, skipinitialspace=True)  # type: ignore[arg-type]
+    reader = csv.reader(_lines(body), delimiter=delimiter, skipinitialspace=True, **options)
+    of_excel = '="' in body  # which keeps zeros so: ="0086425"
     skipped = 1 if hint else 0
     header: list[str] = []
     cells: list[list[str]] = []
@@ -147,6 +219,8 @@ def _read_csv(text: str, encoding: str, file: File, name: str) -> Table:
             line = [cell.strip() for cell in row]
             if plain:
                 line = [cell[1:-1].replace('""', '"') if re.fullmatch(r'".*"', cell) else cell for cell in line]
+            if of_excel:
+                line = [cell[2:-1] if re.fullmatch(r'="[^"]*"', cell) else cell for cell in line]
             if not any(line):
                 continue
             if not header:
@@ -179,6 +253,47 @@ def _read_csv(text: str, encoding: str, file: File, name: str) -> Table:
     return Table([file.name], columns, [file.name] * len(rows), rows, [encoding, f"cells between {shown}"])
 
 
+def _lines(text: str) -> Iterator[str]:
+    """The lines of a text with their ends; unlike those of `splitlines`, a Unicode line separator ends none."""
+    start = 0
+    for end in _LINE_END.finditer(text):
+        yield text[start : end.end()]
+        start = end.end()
+    if start < len(text):
+        yield text[start:]
+
+
+def _quoting(text: str, delimiter: str, name: str) -> dict[str, Any]:
+    """How quotes are meant in a CSV text, as options of `csv.reader`: around cells and written twice, or after a backslash, within
+    them; or as letters, where each line has as many cells as the header.
+
+    Raises
+    ------
+    InputError
+        A cell begins with a quote that is not closed, and would contain all that follows.
+    """
+    if '"' not in text:
+        return {}
+    plain = len({line.count(delimiter) for line in _lines(text) if line.strip()}) == 1
+    if plain and delimiter == "\t":  # as in IMDb's files
+        return {"quoting": csv.QUOTE_NONE}
+    backslashes: list[dict[str, Any]] = [{"escapechar": "\\"}] if '\\"' in text else []
+    for options in ({}, *backslashes):
+        with suppress(csv.Error):
+            deque(csv.reader(_lines(text), delimiter=delimiter, skipinitialspace=True, strict=True, **options), maxlen=0)
+            return options
+    if plain:
+        return {"quoting": csv.QUOTE_NONE}
+    reader, before = csv.reader(_lines(text), delimiter=delimiter, skipinitialspace=True), 0
+    for _ in reader:
+        if reader.line_num > before + 1:
+            raise InputError(
+                f"{name}, row {before + 1}: a double quote opens a cell and does not close it; remove it, or write two"
+            )
+        before = reader.line_num
+    return {}
+
+
 def _delimiter(lines: list[str], suffix: str) -> str:
     """The delimiter that gives the most cells in the header, and the same number in most lines below it."""
     if suffix in (".tsv", ".tab"):
@@ -206,7 +321,10 @@ def _json_records(text: str, name: str) -> list[dict[str, Any]] | None:
     except RecursionError:
         raise InputError(f"{name}: not readable as JSON: it is nested too deeply") from None
     if isinstance(content, dict):
+        if all(isinstance(content.get(key), list) for key in ("images", "annotations", "categories")):
+            return _coco_records(content, name)
         values = list(content.values())
+        lists = [value for value in values if isinstance(value, list) and value and all(isinstance(row, dict) for row in value)]
         if values and all(isinstance(value, dict) for value in values):
             keys = [set(value) for value in values]
             if len(values) > 1 and all(key == keys[0] for key in keys) and len(keys[0]) >= len(values) and "0" in keys[0]:
@@ -214,13 +332,48 @@ def _json_records(text: str, name: str) -> list[dict[str, Any]] | None:
                 content = [{column: cells[row] for column, cells in content.items()} for row in values[0]]
             else:
                 content = [{"id": key, **value} for key, value in content.items()]
+        elif values and sum(PurePosixPath(key).suffix.lower() in POSTER_SUFFIXES for key in content) > 0.5 * len(content):
+            # Labels by the names of files.
+            content = [{"file_name": key, "labels": value} for key, value in content.items()]
+        elif len(lists) == 1 and not any(_OF_A_RECORD.search(key) for key, value in content.items() if value is not lists[0]):
+            # The records in a frame of other things, as in the answers of web services.
+            content = lists[0]
+        elif set(content) == {"columns", "index", "data"} and all(
+            isinstance(row, list) for row in [content["columns"], *content["data"]]
+        ):
+            # pandas' `to_json(orient="split")`.
+            content = [dict(zip(content["columns"], row, strict=False)) for row in content["data"]]
         elif values and all(isinstance(value, list) for value in values) and len({len(value) for value in values}) == 1:
             content = [dict(zip(content, row, strict=True)) for row in zip(*values, strict=True)]
         else:
             content = [content]
     if not isinstance(content, list) or not content or not all(isinstance(record, dict) for record in content):
         return None
-    return content
+    return [_label_studio(record) for record in content]
+
+
+def _coco_records(content: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """The images of COCO's format, each with the names of its annotations' categories."""
+    try:
+        names = {category["id"]: category["name"] for category in content["categories"]}
+        labels: dict[Any, dict[str, None]] = {image["id"]: {} for image in content["images"]}
+        for annotation in content["annotations"]:
+            labels[annotation["image_id"]][names[annotation["category_id"]]] = None
+        return [{"file_name": image["file_name"], "labels": list(labels[image["id"]])} for image in content["images"]]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{name}: not COCO's format: of its images, annotations and categories one lacks {error}") from None
+
+
+def _label_studio(record: dict[str, Any]) -> dict[str, Any]:
+    """A task of Label Studio's JSON as its data and the choices of its annotations; other records as they are."""
+    data, annotations = record.get("data"), record.get("annotations")
+    if not isinstance(data, dict) or not isinstance(annotations, list):
+        return record
+    kept = [annotation for annotation in annotations if isinstance(annotation, dict) and not annotation.get("was_cancelled")]
+    results = [result for annotation in kept for result in annotation.get("result") or [] if isinstance(result, dict)]
+    values = [value for result in results if isinstance(value := result.get("value"), dict)]
+    kinds = ("choices", "rectanglelabels", "polygonlabels", "brushlabels")
+    return data | {"labels": [name for value in values for kind in kinds for name in value.get(kind) or []]}
 
 
 def _mongo_records(text: str, name: str) -> list[dict[str, Any]]:
@@ -258,6 +411,8 @@ def _from_records(records: list[dict[str, Any]], file: File, about: list[str]) -
 def _cell(value: Any) -> Any:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
+    if isinstance(value, dict) and isinstance(value.get("path"), str) and "bytes" in value:
+        return value["path"]  # an image, as Hugging Face's datasets write it
     if isinstance(value, list | dict):
         return value
     if isinstance(value, float) and value.is_integer():
@@ -265,16 +420,25 @@ def _cell(value: Any) -> Any:
     return str(value).strip()
 
 
-def _read_frame(dataset: Path, file: File, name: str) -> Table:
-    data = io.BytesIO(read_table_bytes(dataset, file))
+def _read_frames(data: bytes, suffix: str, file: File, name: str) -> list[Table]:
+    frames: dict[str, pd.DataFrame]
     try:
-        frame = pd.read_parquet(data) if file.suffix == ".parquet" else pd.read_excel(data, dtype=object)
+        if suffix == ".parquet":
+            frames = {"": pd.read_parquet(io.BytesIO(data))}
+        else:
+            frames = pd.read_excel(io.BytesIO(data), sheet_name=None, dtype=object)
     except ImportError as error:
-        package = "pyarrow" if file.suffix == ".parquet" else "xlrd" if file.suffix == ".xls" else "openpyxl"
+        package = "pyarrow" if suffix == ".parquet" else "xlrd" if suffix == ".xls" else "openpyxl"
         raise InputError(f"{name}: needs one more package to be read: pip install {package} ({error})") from None
     except Exception as error:  # whatever the libraries raise on a damaged file
-        raise InputError(f"{name}: not readable as {file.suffix[1:]}: {' '.join(str(error).split())[:150]}") from None
-    frame = frame.reset_index() if frame.index.name else frame
+        raise InputError(f"{name}: not readable as {suffix[1:]}: {' '.join(str(error).split())[:150]}") from None
+    filled = {sheet: frame for sheet, frame in frames.items() if len(frame)}
+    return [_from_frame(frame, f"{file.name}/{sheet}" if len(filled) > 1 else file.name, suffix) for sheet, frame in filled.items()]
+
+
+def _from_frame(frame: pd.DataFrame, name: str, suffix: str) -> Table:
+    if not isinstance(frame.index, pd.RangeIndex):
+        frame = frame.reset_index(names=frame.index.names if frame.index.name or frame.index.nlevels > 1 else [""])
     cells = {
         str(column).strip(): [_cell(value.tolist() if hasattr(value, "tolist") else value) for value in frame[column]]
         for column in frame.columns
@@ -282,4 +446,4 @@ def _read_frame(dataset: Path, file: File, name: str) -> Table:
     filled = [i for i, row in enumerate(zip(*cells.values(), strict=True)) if any(row)]
     columns = {column: [values[i] for i in filled] for column, values in cells.items()}
     rows = [f"row {i + 2}" for i in filled]
-    return Table([file.name], columns, [file.name] * len(rows), rows, [file.suffix[1:]])
+    return Table([name], columns, [name] * len(rows), rows, [suffix[1:]])

@@ -30,11 +30,16 @@ MIN_SHARD = 128
 DEFAULT_SIZE = (320, 224)
 AREA, LEAST_AREA = 320 * 224, 160 * 112
 STEP, MEASURED = 16, 200
+# Every architecture takes posters of this height and width.
+LEAST_SIDE = 80
 
 
 def choose_size(dataset: Path, movies: pd.DataFrame) -> tuple[int, int]:
-    """The height and width that `auto` stands for, multiples of STEP: the median shape of the first MEASURED readable posters, in
-    AREA pixels; in fewer, but not under LEAST_AREA, if most are smaller, as enlarging adds nothing."""
+    """The height and width that `auto` stands for, multiples of STEP from LEAST_SIDE.
+
+    They have the median shape of the first MEASURED readable posters, in AREA pixels; in fewer, but not under LEAST_AREA, if most
+    are smaller, as enlarging adds nothing.
+    """
     sizes = []
     for row in movies.head(MEASURED).itertuples():
         with suppress(Unreadable):
@@ -42,7 +47,7 @@ def choose_size(dataset: Path, movies: pd.DataFrame) -> tuple[int, int]:
     heights, widths = np.array(sizes or [DEFAULT_SIZE]).T
     ratio = float(np.median(heights / widths))
     area = float(np.clip(np.median(heights * widths), LEAST_AREA, AREA))
-    height, width = (max(2, round((area * share) ** 0.5 / STEP)) * STEP for share in (ratio, 1 / ratio))
+    height, width = (max(LEAST_SIDE, round((area * share) ** 0.5 / STEP) * STEP) for share in (ratio, 1 / ratio))
     return height, width
 
 
@@ -132,7 +137,7 @@ def write_cache(
         kept = movies[readable]
         for split in SPLITS:
             if not (kept["split"] == split).any():
-                raise InputError(f"{dataset}: no poster of the {split} split can be read; repair posters or add movies")
+                raise InputError(f"{dataset}: no poster of the {split} split can be read; repair images or add some")
         for leftover in temporary.glob(".*.part"):  # written by lost workers
             leftover.unlink()
         write_movies(kept, temporary / "movies.csv")

@@ -1,8 +1,9 @@
-"""Join a data set's metadata and posters by ID, and split the movies into training, validation and test sets.
+"""Join a data set's metadata and images by ID, and split them into training, validation and test sets.
 
 In: the folder that `dataset` names. Out: data/movies.csv, metrics/join.json. Run: `python -m stages.join`, or `dvc repro join`.
 """
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby
@@ -25,6 +26,10 @@ from poster_genres.texts import some
 
 # A genre on fewer training posters is hardly learned.
 RARE = 10
+# Fewer images cannot be trained on.
+LEAST_TRAIN = 2
+# So many names that consist of others show that they should have been split.
+COMPOSED = 3
 
 
 def group_identical(dataset: Path, posters: pd.DataFrame) -> dict[str, str]:
@@ -73,6 +78,7 @@ def unite(movies: pd.DataFrame) -> tuple[pd.DataFrame, int, int]:
     """
     repeats = movies["number"].duplicated()
     conflicts = between = repeated_between = 0
+    movies["known"] = movies.groupby("number")["known"].transform("any")
     labels: dict[int, tuple[str, ...]] = {}
     tables: dict[int, str] = {}
     for number, names, table in zip(movies["number"], movies["genres"], movies["table"], strict=True):
@@ -86,7 +92,7 @@ def unite(movies: pd.DataFrame) -> tuple[pd.DataFrame, int, int]:
     if repeated_between > 4 and between > repeated_between / 2:
         names = some(dict.fromkeys(movies["table"]))
         raise InputError(
-            f"{names}: {between} of {repeated_between} movies have other genres in each; set `metadata` to one of them"
+            f"{names}: {between} of {repeated_between} images have other labels in each; set `metadata` to one of them"
         )
     first = movies[~repeats].reset_index(drop=True)
     first["genres"] = pd.Series([labels[number] for number in first["number"]], dtype=object)
@@ -104,15 +110,15 @@ def match_posters(metadata: Metadata, posters: Posters, dataset: str) -> tuple[p
     table = metadata.movies
     if not posters.files and posters.too_large:
         number = len(posters.too_large)
-        raise InputError(f"{dataset}: all {number} posters have more bytes than `max_poster_megabytes` in params.yaml allows")
+        raise InputError(f"{dataset}: all {number} images have more bytes than `max_poster_megabytes` in params.yaml allows")
     if not posters.files:
-        raise InputError(f"{dataset}: no posters found; files like tt0081562.jpg are needed, in folders or zip archives")
+        raise InputError(f"{dataset}: no images found; files like tt0081562.jpg are needed, in folders or zip archives")
     numbers, rules = posters.match(list(table["id"]), list(table["table"]))
     table = table.assign(number=numbers)
     rows = table[table["number"].notna()].reset_index(drop=True)
     if rows.empty:
-        examples = f"metadata has {', '.join(table['id'][:3])}; posters are {', '.join(file.name for file in posters.files[:3])}"
-        raise InputError(f"{dataset}: no ID of the metadata is the file name of a poster: {examples}")
+        examples = f"metadata has {', '.join(table['id'][:3])}; images are {', '.join(file.name for file in posters.files[:3])}"
+        raise InputError(f"{dataset}: no ID of the metadata is the file name of an image: {examples}")
     return rows.astype({"number": int}), rules
 
 
@@ -153,14 +159,18 @@ def split_movies(movies: pd.DataFrame, labels: np.ndarray, test: np.ndarray, par
     rest = np.flatnonzero(~test)
     if parameters.split_by == "files" and (movies["file_split"] == "validation").any():
         split[movies["file_split"] == "validation"] = "validation"
+        if (number := int((split == "train").sum())) < LEAST_TRAIN:
+            raise InputError(f"{parameters.dataset}: `split_by: files` leaves {number} image(s) to train on; set it to hash")
         return split
     try:
         chosen = choose_validation(labels[rest], movies["group"].factorize()[0][rest], parameters.validation, parameters.seed)
     except ValueError:
+        chosen = np.ones(len(rest), bool)
+    if (~chosen).sum() < LEAST_TRAIN:
         raise InputError(
-            f"params.yaml: limit: {len(rest)} movie(s) are too few to set {parameters.validation:g} of them aside for validation"
-            " and train on the rest; raise `limit`, or add movies"
-        ) from None
+            f"params.yaml: limit: {len(rest)} image(s) are too few to set {parameters.validation:g} of them aside for validation"
+            f" and train on the rest, at least {LEAST_TRAIN}; raise `limit`, lower `validation`, or add images"
+        )
     split[rest[chosen]] = "validation"
     return split
 
@@ -177,15 +187,19 @@ def suspicions(movies: int, counts: dict[str, dict[str, int]]) -> list[str]:
     total = {genre: sum(numbers.values()) for genre, numbers in counts.items()}
     if len(counts) > 0.5 * movies:
         lines.append(
-            f"nearly as many genres ({len(counts)}) as movies ({movies}): are cells split as they should be? See `separator`"
+            f"nearly as many labels ({len(counts)}) as images ({movies}): are cells split as they should be? See `separator`"
         )
+    signs = [(name, match) for name in counts for match in re.finditer(r"[\W_]+(?:(?:and|et|und|y|or)\W+)?", name)]
+    composed = dict.fromkeys(name for name, match in signs if {name[: match.start()], name[match.end() :]} <= set(counts))
+    if len(composed) >= COMPOSED:
+        lines.append(f"{len(composed)} labels consist of others: {some(composed)}; set `separator` to what stands between them")
     if everywhere := [genre for genre, number in total.items() if number == movies]:
-        lines.append(f"on all posters, so that nothing can be learned of it: {', '.join(everywhere)}")
+        lines.append(f"on all images, so that nothing can be learned of it: {', '.join(everywhere)}")
     for split in SPLITS:
         if without := [genre for genre, numbers in counts.items() if not numbers[split]]:
-            lines.append(f"no {split} posters of {len(without)} genre(s): {some(without)}")
+            lines.append(f"no {split} images of {len(without)} label(s): {some(without)}")
     if rare := [genre for genre, numbers in counts.items() if 0 < numbers["train"] < RARE]:
-        lines.append(f"fewer than {RARE} training posters of {len(rare)} genre(s): {some(rare)}")
+        lines.append(f"fewer than {RARE} training images of {len(rare)} label(s): {some(rare)}")
     return lines
 
 
@@ -202,24 +216,26 @@ def join(metadata: Metadata, posters: Posters, parameters: JoinParameters) -> Jo
     rows_with_poster = len(movies)
     movies, repeats, conflicts = unite(movies)
     matched = len(movies)
-    movies = locate(movies[movies["genres"].map(len) > 0].reset_index(drop=True), posters)
+    movies = locate(movies[movies["known"]].reset_index(drop=True), posters)
     if movies.empty:
-        raise InputError(f"{dataset}: all {matched} movies with a poster have unknown genres")
+        raise InputError(f"{dataset}: all {matched} rows with an image have unknown labels")
     unknown = matched - len(movies)
     groups = group_identical(Path(dataset), movies)
     movies, placeholders = drop_placeholders(movies, groups, parameters.max_identical_posters)
     if movies.empty:
-        raise InputError(f"{dataset}: all posters are one picture, shared by {placeholders} movies; see `max_identical_posters`")
+        raise InputError(f"{dataset}: all images are one picture, under {placeholders} IDs; see `max_identical_posters`")
     movies["group"] = [groups.get(movie, movie) for movie in movies["id"]]
     names = sorted({genre for row in movies["genres"] for genre in row})
+    unlabelled = int((movies["genres"].map(len) == 0).sum())
     if len(names) < 2:
-        raise InputError(f"{dataset}: one genre only, {names[0]!r}, on all {len(movies)} movies; there is nothing to learn")
+        shown = f"one label only, {names[0]!r}," if names else "no label"
+        raise InputError(f"{dataset}: {shown} on {len(movies) - unlabelled} of {len(movies)} images; two or more are needed")
     if parameters.split_by == "files":
         files = zip(movies["table"], movies["poster"], strict=True)
         movies["file_split"] = [split_of(table) or split_of(poster) for table, poster in files]
     test = choose_test(movies, parameters)
     if not test.any():
-        raise InputError(f"{dataset}: none of the {len(movies)} movies falls into the test set; raise `test` or add movies")
+        raise InputError(f"{dataset}: none of the {len(movies)} images falls into the test set; raise `test` or add images")
     rest = np.flatnonzero(~test)
     beyond = rest[parameters.limit :]
     movies, test = movies.drop(index=beyond).reset_index(drop=True), np.delete(test, beyond)
@@ -244,6 +260,7 @@ def join(metadata: Metadata, posters: Posters, parameters: JoinParameters) -> Jo
         "posters_without_metadata": len(posters.files) - matched,
         "matched": matched,
         "unknown_genres": unknown,
+        "without_genres": unlabelled,
         "placeholders": placeholders,
         "identical_posters": int((movies["group"] != movies["id"]).sum()),
         "beyond_limit": len(beyond),
@@ -253,7 +270,7 @@ def join(metadata: Metadata, posters: Posters, parameters: JoinParameters) -> Jo
     joined = pd.concat([movies.assign(split=split)[COLUMNS], pd.DataFrame(labels, columns=genres)], axis=1)
     warnings = suspicions(len(movies), counts)
     if unknown > len(movies):
-        warnings.insert(0, f"most movies, {unknown} of {matched}, have unknown genres: is each row's cell filled?")
+        warnings.insert(0, f"most images, {unknown} of {matched}, have unknown labels: is each row's cell filled?")
     return Joined(joined, about, warnings)
 
 
@@ -264,30 +281,32 @@ def describe(joined: Joined, metadata: Metadata, parameters: JoinParameters) -> 
     genres = genres_of(movies)
     for movie, labels in list(zip(movies.itertuples(), labels_of(movies), strict=True))[:3]:
         title = f", {movie.title}{f' ({movie.year})' if movie.year else ''}" if movie.title else ""
-        shown = ", ".join(genre for genre, label in zip(genres, labels, strict=True) if label)
+        shown = ", ".join(genre for genre, label in zip(genres, labels, strict=True) if label) or "none"
         lines.append(f"  {movie.id}{title}: {shown} [{f'{movie.archive}/' if movie.archive else ''}{movie.poster}]")
     rules = ", ".join(f"{number} by {rule}" for rule, number in counts["matched_by"].items())
     rows = counts["rows"] - counts["rows_without_poster"]
-    lines.append(f"{rows} of {counts['rows']} rows have a poster ({rules}); {counts['posters']} posters")
+    lines.append(f"{rows} of {counts['rows']} rows have an image ({rules}); {counts['posters']} images")
     left_out = {
-        "rows without a poster": counts["rows_without_poster"],
-        "posters without a row": counts["posters_without_metadata"],
-        f"posters of more than {parameters.max_poster_megabytes:g} MB (`max_poster_megabytes`)": counts["posters_too_large"],
-        "of unknown genres": counts["unknown_genres"],
-        f"placeholders, for more than {parameters.max_identical_posters} movies": counts["placeholders"],
+        "rows without an image": counts["rows_without_poster"],
+        "images without a row": counts["posters_without_metadata"],
+        f"images of more than {parameters.max_poster_megabytes:g} MB (`max_poster_megabytes`)": counts["posters_too_large"],
+        "of unknown labels": counts["unknown_genres"],
+        f"placeholders, one picture under more than {parameters.max_identical_posters} IDs": counts["placeholders"],
         f"beyond `limit` ({parameters.limit})": counts["beyond_limit"],
     }
     if any(left_out.values()):
         lines.append(f"left out: {'; '.join(f'{number} {name}' for name, number in left_out.items() if number)}")
     if counts["repeated_rows"]:
         other = counts["repeated_rows_with_other_genres"]
-        lines.append(f"{counts['repeated_rows']} rows repeat a movie, {other} with other genres: all of its genres count")
+        lines.append(f"{counts['repeated_rows']} rows repeat an image, {other} with other labels: all of its labels count")
+    if counts["without_genres"]:
+        lines.append(f"{counts['without_genres']} images have zeros only: they stay, as images without any of these labels")
     if counts["movies"]["train"] + counts["movies"]["validation"] < parameters.limit:
         rest = len(movies) - counts["movies"]["test"]
-        lines.append(f"limit: {parameters.limit} is more than the {rest} movies beside the test set; all of them are used")
+        lines.append(f"limit: {parameters.limit} is more than the {rest} images beside the test set; all of them are used")
     sizes = ", ".join(f"{number} {name}" for name, number in counts["movies"].items())
     frequent = sorted(genres, key=lambda genre: -sum(counts["genres"][genre].values()))
-    lines.append(f"{sizes}; {len(genres)} genres: {some(frequent)}")
+    lines.append(f"{sizes}; {len(genres)} labels: {some(frequent)}")
     return lines + [f"warning: {line}" for line in joined.warnings]
 
 

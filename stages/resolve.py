@@ -18,12 +18,15 @@ from poster_genres.parameters import (
     DetectParameters,
     EvaluateParameters,
     JoinParameters,
+    Parameters,
     TrainParameters,
     Values,
     read_parameters,
 )
 
 FOLDER = Path("data/parameters")
+# What `image_height: auto` is for most posters; stages.cache chooses it.
+DEFAULT_SIZE = (320, 224)
 STAGES: dict[str, type[Values]] = {
     "join": JoinParameters,
     "cache": CacheParameters,
@@ -48,11 +51,42 @@ def imported_files(file: Path) -> list[Path]:
     return sorted(imported)
 
 
-def main() -> None:
-    parameters = read_parameters()
-    # What is missing is said now, not after posters have been decoded.
+def check_early(parameters: Parameters) -> None:
+    """See that packages are there and that the network can be made, now and not after posters have been decoded and read.
+
+    Raises
+    ------
+    InputError
+        A package is missing, a Hugging Face model cannot be read, or values do not suit the architecture.
+    """
+    if parameters.dask_scheduler is not None:
+        require(["distributed"], "params.yaml: dask_scheduler", "requirements-dask.txt")
     for detector in parameters.detectors if parameters.two_stream else []:
         require(import_module(detector_module(detector)).Detector.packages, f"params.yaml: detectors: {detector}")
+    import torch
+
+    from poster_genres.network import find_architecture, network_to_train
+
+    architecture = find_architecture(parameters.architecture)
+    if architecture.weights_file is not None:
+        architecture.weights_file()
+    auto = "auto" in (parameters.image_height, parameters.image_width)
+    size = DEFAULT_SIZE if auto else (int(parameters.image_height), int(parameters.image_width))
+    with torch.device("meta"):  # shapes only, without weights
+        network_to_train(
+            parameters.architecture,
+            architecture,
+            2,
+            size,
+            linear_probe=parameters.recipe.linear_probe,
+            frozen_blocks=parameters.recipe.frozen_blocks,
+            interpolation=parameters.interpolation,
+        )
+
+
+def main() -> None:
+    parameters = read_parameters()
+    check_early(parameters)
     network = Path(f"{module_of(parameters.architecture).replace('.', '/')}.py")
     with whole_folder(FOLDER) as folder:
         for stage, kind in STAGES.items():

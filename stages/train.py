@@ -32,7 +32,7 @@ from poster_genres.files import repository, whole_file, write_json
 from poster_genres.fusion import folds
 from poster_genres.model import Model, evidence_of_detections, is_sealed, save_model, seal
 from poster_genres.movies import genres_of, labels_of
-from poster_genres.network import find_architecture
+from poster_genres.network import find_architecture, network_to_train
 from poster_genres.object_model import LEAST, count_classes, fit_objects
 from poster_genres.objects import DatasetDetections, PosterDetections, read_detections
 from poster_genres.parameters import TrainParameters, read_parameters
@@ -62,26 +62,20 @@ def new_model(
     recipe = parameters.recipe
     architecture = find_architecture(parameters.architecture)
     preprocessing = architecture.preprocessing
-    if architecture.load_pretrained is None and recipe.linear_probe:
-        raise InputError(f"params.yaml: linear_probe: {parameters.architecture} has no pretrained weights; set it to false")
-    if preprocessing.interpolation not in (None, parameters.interpolation):
-        raise InputError(
-            f"params.yaml: interpolation: {parameters.architecture} was pretrained on pictures resized by "
-            f"{preprocessing.interpolation} interpolation; set it to that, not {parameters.interpolation!r}"
-        )
     networks = []
     for i in range(recipe.ensemble_size):
         torch.manual_seed(parameters.seed + i)
-        try:
-            network = architecture.build(len(genres), height, width)
-        except ValueError as error:
-            raise InputError(f"params.yaml: image_height, image_width: {height} x {width} is too small; {error}") from None
+        network = network_to_train(
+            parameters.architecture,
+            architecture,
+            len(genres),
+            (height, width),
+            linear_probe=recipe.linear_probe,
+            frozen_blocks=recipe.frozen_blocks,
+            interpolation=parameters.interpolation,
+        )
         if architecture.load_pretrained is not None:
             architecture.load_pretrained(network)
-        try:
-            network.freeze(recipe.frozen_blocks)
-        except ValueError as error:
-            raise InputError(f"params.yaml: {error}") from None
         networks.append(network.to(device))
     return Model(
         parameters.architecture,

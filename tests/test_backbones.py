@@ -145,13 +145,21 @@ def test_the_whole_pipeline(project: Path, make, epochs: int, interpolation: str
     assert len(stage("predict", poster, "--explain", project / "why.png", cwd=project).stdout.splitlines()) == 4
 
 
+def test_a_backbone_of_one_size_is_refused_for_others() -> None:
+    with (
+        torch.device("meta"),
+        pytest.raises(ValueError, match='the backbone raises "shape'),
+    ):
+        BackboneNetwork(transformers.HieraConfig().to_dict(), 3, 96, 80)
+
+
 def test_what_is_missing_is_said(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    for name in ("join", "cache"):
-        stage(name, cwd=project)
     set_parameters(project, architecture="hf/nowhere/to-be-found")
-    assert "hf/nowhere/to-be-found: " in stage("train", cwd=project, fails=True).stderr
-    program = "import sys; sys.modules['transformers'] = None; import runpy; runpy.run_module('stages.train', run_name='__main__')"
+    assert "hf/nowhere/to-be-found: " in stage("resolve", cwd=project, fails=True).stderr
+    program = (
+        "import sys; sys.modules['transformers'] = None; import runpy; runpy.run_module('stages.resolve', run_name='__main__')"
+    )
     done = run(sys.executable, "-c", program, cwd=project, fails=True)
     assert done.returncode == 1
     assert done.stderr.strip() == "error: hf/… needs more packages: pip install -r requirements.txt"

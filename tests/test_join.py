@@ -147,9 +147,9 @@ def bad_zip(member: str):  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (remove_posters, "data/posters: no posters found"),
+        (remove_posters, "data/posters: no images found"),
         (lambda folder: (folder / "movies.csv").unlink(), "data/posters: no metadata found"),
-        (rename_ids, "metadata has x000, x001, x002; posters are m000.jpg, m001.jpg, m002.jpg"),
+        (rename_ids, "metadata has x000, x001, x002; images are m000.jpg, m001.jpg, m002.jpg"),
         (shutil.rmtree, "data/posters: no such folder"),
         (lambda folder: (folder / "a.zip").write_bytes(b"PK no zip"), "data/posters/a.zip: not a readable zip archive"),
         (bad_zip("../m001.jpg"), "'../m001.jpg' lies outside of the archive"),
@@ -158,9 +158,12 @@ def bad_zip(member: str):  # type: ignore[no-untyped-def]
         (bad_zip("C:m001.jpg"), "'C:m001.jpg' lies outside of the archive"),
         (
             lambda folder: (folder / "movies.csv").write_text("Id,Genre\nm000,N/A\n"),
-            "all 1 movies with a poster have unknown genres",
+            "all 1 rows with an image have unknown labels",
         ),
-        (lambda folder: (folder / "movies.csv").write_text("Id,Genre\nm000,Drama\nm001,Drama\n"), "one genre only, 'Drama'"),
+        (
+            lambda folder: (folder / "movies.csv").write_text("Id,Genre\nm000,Drama\nm001,Drama\n"),
+            "one label only, 'Drama', on 2 of 2 images",
+        ),
         (
             lambda folder: (folder / "movies.csv").write_bytes(b"\xef\xbb\xbfId,Genre\nm000,\xe9\n"),
             "not readable as utf-8-sig text",
@@ -175,7 +178,15 @@ def test_bad_data_is_one_clear_line_and_nothing_is_lost(project: Path, spoil, me
     assert before == ((project / "data" / "movies.csv").read_bytes(), (project / "metrics" / "join.json").read_bytes())
 
 
-@pytest.mark.parametrize(("limit", "message"), [(1, "limit: 1 movie(s) are too few"), (2, "limit: 2 movie(s) are too few")])
+def test_one_image_is_not_enough_to_train_on(project: Path) -> None:
+    set_parameters(project, limit=10, validation=0.9)
+    assert stage("join", cwd=project, fails=True).stderr.splitlines()[-1] == (
+        "error: params.yaml: limit: 10 image(s) are too few to set 0.9 of them aside for validation and train on the rest, at "
+        "least 2; raise `limit`, lower `validation`, or add images"
+    )
+
+
+@pytest.mark.parametrize(("limit", "message"), [(1, "limit: 1 image(s) are too few"), (2, "limit: 2 image(s) are too few")])
 def test_a_limit_too_small_to_split(project: Path, limit: int, message: str) -> None:
     set_parameters(project, limit=limit)
     assert message in stage("join", cwd=project, fails=True).stderr
@@ -185,7 +196,7 @@ def test_no_movie_in_the_test_set(tmp_path: Path, project: Path) -> None:
     shutil.rmtree(project / "data" / "posters")
     make_dataset(project / "data" / "posters", movies=3)
     set_parameters(project, test=0.001)
-    assert "none of the 3 movies falls into the test set" in stage("join", cwd=project, fails=True).stderr
+    assert "none of the 3 images falls into the test set" in stage("join", cwd=project, fails=True).stderr
 
 
 def test_the_real_posters_split_like_the_tutorial(project: Path, real_posters: Path) -> None:
@@ -215,17 +226,19 @@ def test_what_was_understood_is_said(project: Path) -> None:
         "metadata: movies.csv (cp1252, cells between ';')",
         "columns: ID 'imdbId'; labels 'Genre' (separator '|'); title 'Title'",
     ]
-    assert output[2] == "one genre in several spellings: drama as Drama"
+    assert output[2] == "one label in several spellings: drama as Drama"
     first = movies.iloc[0]
     shown = ", ".join(genre for genre in genres_of(movies) if first[genre])
     assert output[3] == f"  {first['id']}, {first['title']} (1999): {shown} [{first['poster']}]"
     test = int((movies["split"] == "test").sum())
     beyond = 80 - 12 - test - 30
-    assert output[6] == "81 of 82 rows have a poster (81 by file name); 80 posters"
-    assert output[7] == f"left out: 1 rows without a poster; 12 placeholders, for more than 10 movies; {beyond} beyond `limit` (30)"
-    assert output[8] == "1 rows repeat a movie, 1 with other genres: all of its genres count"
+    assert output[6] == "81 of 82 rows have an image (81 by file name); 80 images"
+    assert output[7] == (
+        f"left out: 1 rows without an image; 12 placeholders, one picture under more than 10 IDs; {beyond} beyond `limit` (30)"
+    )
+    assert output[8] == "1 rows repeat an image, 1 with other labels: all of its labels count"
     frequent = ", ".join(movies[genres_of(movies)].sum().sort_values(ascending=False, kind="stable").index)
-    assert output[9] == f"24 train, 6 validation, {test} test; 3 genres: {frequent}"
+    assert output[9] == f"24 train, 6 validation, {test} test; 3 labels: {frequent}"
     assert counts(project)["understood"] == output[:3]
 
 
@@ -237,7 +250,7 @@ def test_pictures_are_never_another_folders(project: Path) -> None:
         shutil.move(folder / f"m{i:03}.jpg", folder / "train" / f"m{i:03}.jpg")
         (folder / "test" / f"m{i:03}.jpg").write_bytes(jpeg((5, 5, 5), 1000 + i))
     assert stage("join", cwd=project, fails=True).stderr.splitlines()[-1] == (
-        "error: data/posters: 'm000' is the name of 2 posters, test/m000.jpg and train/m000.jpg; write paths in the table, "
+        "error: data/posters: 'm000' is the name of 2 images, test/m000.jpg and train/m000.jpg; write paths in the table, "
         "or keep one"
     )
     # The table's name is the folder's; or its IDs are paths, of any system.

@@ -106,12 +106,12 @@ def test_groundtruth_in_a_zip_adds_title_and_year_to_a_csv(tmp_path: Path) -> No
         (
             "a.csv",
             "movie,Genre\nm1,Drama\n",
-            "no column of IDs found, which name the posters; its columns are 'movie', 'Genre'; set",
+            "no column of IDs found, which name the images; its columns are 'movie', 'Genre'; set",
         ),
         (
             "a.csv",
             "Id,Plot\nm1,Drama\n",
-            "no column of genres or labels found, nor columns of zeros and ones; its columns are",
+            "no column of labels found, nor columns of zeros and ones; its columns are",
         ),
         ("a.csv", "", "no metadata found; a table"),
         ("a.csv", "Id,Genre\nm1,['Drama'\n", r"row 2: \"\['Drama'\" is not a list of names"),

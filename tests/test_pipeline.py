@@ -8,14 +8,21 @@ import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 import stages.resolve
-from poster_genres.parameters import read_parameters
+from poster_genres import errors
+from poster_genres.architectures import NETWORKS, names
+from poster_genres.errors import InputError
+from poster_genres.network import find_architecture
+from poster_genres.parameters import check_parameters, read_parameters
+from stages.cache import LEAST_SIDE
 from stages.resolve import imported_files
 from tests.conftest import QUICK, ROOT, jpeg, make_dataset, run, set_parameters
 
@@ -33,6 +40,46 @@ def test_repro_makes_all_that_is_declared_and_nothing_else(finished: Path) -> No
     metrics = json.loads((finished / "metrics" / "evaluation.json").read_text(encoding="utf-8"))
     assert set(metrics) == {"test", "prior", "validation"}
     assert all(figure.read_bytes().startswith(b"\x89PNG") for figure in (finished / "metrics" / "figures").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"architecture": "tutorial", "image_height": 60},
+            "image_height, image_width: 60 x 80 does not suit tutorial: it needs at least 76 x 76 pixels",
+        ),
+        (
+            {"architecture": "alexnet", "image_width": 62},
+            "image_height, image_width: 80 x 62 does not suit alexnet: it needs at least 63 x 63 pixels",
+        ),
+        ({"frozen_blocks": 2}, "frozen_blocks: this architecture has no blocks to freeze; set it to 0"),
+        ({"linear_probe": True}, "linear_probe: residual has no pretrained weights; set it to false"),
+        (
+            {"architecture": "efficientnet_lite0", "interpolation": "lanczos"},
+            "interpolation: efficientnet_lite0 was pretrained on pictures resized by bicubic interpolation; set it to that, "
+            "not 'lanczos'",
+        ),
+        ({"dask_scheduler": "tcp://127.0.0.1:9"}, "dask_scheduler needs distributed: pip install -r requirements-dask.txt"),
+    ],
+)
+def test_what_train_and_cache_would_refuse_is_refused_first(
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, object], message: str
+) -> None:
+    def version(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr(errors, "version", version)
+    own = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    with pytest.raises(InputError) as error:
+        stages.resolve.check_early(check_parameters(own | QUICK | values, Path("params.yaml")))
+    assert str(error.value) == f"params.yaml: {message}"
+
+
+@pytest.mark.parametrize("architecture", names(NETWORKS))
+def test_every_architecture_takes_the_smallest_image_that_auto_chooses(architecture: str) -> None:
+    with torch.device("meta"):
+        find_architecture(architecture).build(2, LEAST_SIDE, LEAST_SIDE)
 
 
 def test_a_second_repro_does_nothing_and_says_so(finished: Path) -> None:
@@ -171,11 +218,7 @@ def test_a_stage_depends_on_all_code_that_it_uses(name: str, monkeypatch: pytest
         needed |= code_of(*files_in("poster_genres/detectors"))
     if name == "resolve":
         code.remove("poster_genres/recipes.yaml")
-        # What networks need beyond what train and evaluate declare: of it, resolve tells them when it changes.
-        for other in ("train", "evaluate"):
-            needed |= code_of(*files_in("poster_genres/networks")) - set(
-                map(Path.as_posix, imported_files(Path(f"stages/{other}.py")))
-            )
+        needed |= code_of(*files_in("poster_genres/networks"))
     else:
         # They turn params.yaml into the values of data/parameters, on which the stage depends.
         needed -= {"poster_genres/parameters.py", "poster_genres/architectures.py"}
@@ -185,6 +228,7 @@ def test_a_stage_depends_on_all_code_that_it_uses(name: str, monkeypatch: pytest
 
 def test_each_value_reaches_the_stages_that_use_it(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
+    monkeypatch.setattr(stages.resolve, "check_early", lambda parameters: None)  # not all of these go together
     values = {
         "dataset": ("data/other", "join cache detect evaluate"),
         "metadata": ("csv", "join"),
@@ -335,7 +379,7 @@ def test_a_failing_stage_leaves_earlier_results_within_reach(repository: Path) -
     before = (repository / "data" / "movies.csv").read_bytes()
     set_parameters(repository, limit=1)
     done = run("dvc", "repro", cwd=repository, fails=True)
-    assert "error: params.yaml: limit: 1 movie(s) are too few" in done.stderr
+    assert "error: params.yaml: limit: 1 image(s) are too few" in done.stderr
     assert "Traceback" not in done.stderr
     set_parameters(repository, limit=QUICK["limit"])
     run("dvc", "repro", cwd=repository)

@@ -304,3 +304,8 @@ def test_slices_leave_out_what_is_not_known(labels: np.ndarray) -> None:
         assert (table[f"{name}_low"] < table[name]).all()
         assert (table[name] < table[f"{name}_high"]).all()
     assert evaluation.score_slices(np.full(200, ""), labels, labels, prior, seed=0).empty
+
+
+def test_a_genre_on_all_posters_confuses_nothing() -> None:
+    labels, chosen = np.array([[1, 1], [0, 1], [1, 1]]), np.array([[0, 1], [1, 1], [0, 1]], bool)
+    assert evaluation.confusions(["A", "B"], labels, chosen).empty

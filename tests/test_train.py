@@ -183,30 +183,10 @@ def test_the_probe_is_a_part_beside_the_networks(cached: Path) -> None:
         assert scores.loc[("validation", name), "model"] == pytest.approx(best[f"validation_{name}"], abs=1e-5)
 
 
-def test_blocks_that_are_not_there_cannot_be_frozen(cached: Path) -> None:
-    set_parameters(cached, frozen_blocks=2)
-    assert stage("train", cwd=cached, fails=True).stderr.splitlines()[-1] == (
-        "error: params.yaml: frozen_blocks: this architecture has no blocks to freeze; set it to 0"
-    )
-
-
-def test_an_image_too_small_for_the_network_is_said(cached: Path) -> None:
-    set_parameters(cached, architecture="tutorial", image_height=60)
-    stage("cache", cwd=cached)
-    assert "image_height, image_width: 60 x 80 is too small" in stage("train", cwd=cached, fails=True).stderr
-
-
 def test_a_training_that_diverges_is_said(cached: Path) -> None:
     set_parameters(cached, learning_rate=1e30, epochs=3)
     assert "learning_rate: training diverged" in stage("train", cwd=cached, fails=True).stderr
     assert not (cached / "models" / "model.pt").exists()
-
-
-def test_one_poster_is_not_enough(project: Path) -> None:
-    set_parameters(project, limit=10, validation=0.9)
-    stage("join", cwd=project)
-    stage("cache", cwd=project)
-    assert "one poster is not enough" in stage("train", cwd=project, fails=True).stderr
 
 
 def test_the_model_file_is_all_that_is_needed(cached: Path) -> None:

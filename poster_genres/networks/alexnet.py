@@ -12,7 +12,7 @@ def alexnet(genres: int, height: int, width: int) -> Network:
     million parameters.
     """
     if height < 63 or width < 63:
-        raise ValueError("AlexNet needs posters of at least 63 x 63 pixels")
+        raise ValueError("it needs at least 63 x 63 pixels")
     layers = [nn.Conv2d(3, 64, 11, 4, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2)]
     layers += [nn.Conv2d(64, 192, 5, 1, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2)]
     layers += [nn.Conv2d(192, 384, 3, 1, 1), nn.ReLU(inplace=True), nn.Conv2d(384, 256, 3, 1, 1), nn.ReLU(inplace=True)]

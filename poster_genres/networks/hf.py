@@ -102,8 +102,11 @@ class BackboneNetwork(Network):
         # Only backbones with learned position embeddings have this option; they then interpolate them to the posters' shape.
         interpolates = "interpolate_pos_encoding" in inspect.signature(backbone.forward).parameters
         self.options: dict[str, Any] = {"interpolate_pos_encoding": True} if interpolates else {}
-        with torch.no_grad():
-            features = self.eval().features(torch.zeros(1, 3, height, width))
+        try:
+            with torch.no_grad():
+                features = self.eval().features(torch.zeros(1, 3, height, width))
+        except (RuntimeError, AttributeError) as error:  # of any kind that a backbone raises which takes one size only
+            raise ValueError(f"the backbone raises {' '.join(str(error).split())[:150]!r}") from None
         head = Head(features.shape[1], genres)
         nn.init.constant_(head.bias, -2.5)
         self.head = nn.Sequential(nn.Dropout(0.3), head)

@@ -26,7 +26,7 @@ def tutorial(genres: int, height: int, width: int) -> Network:
         layers += [nn.Dropout(0.2)]
         channels, height, width = filters, (height - 4) // 2, (width - 4) // 2
     if height < 1 or width < 1:
-        raise ValueError("the tutorial's network needs posters of at least 76 x 76 pixels")
+        raise ValueError("it needs at least 76 x 76 pixels")
     dense = [nn.Linear(channels * height * width, 128), nn.ReLU(), nn.Dropout(0.5)]
     dense += [nn.Linear(128, 64), nn.ReLU(), nn.Dropout(0.5), Head(64, genres)]
     network = Network(nn.Sequential(*layers), nn.Flatten(), nn.Sequential(*dense))
