@@ -56,6 +56,8 @@ Share = Annotated[Number, Field(ge=0, le=1, description="a number from 0 to 1")]
 LessThanOne = Annotated[Number, Field(ge=0, lt=1, description="a number from 0 to less than 1")]
 YesOrNo = Annotated[bool, Field(description="true or false")]
 Folder = Annotated[str, Field(min_length=1, description="the path of a folder")]
+# Excluded from the values on which a stage depends, as it does not change the output.
+Scheduler = Annotated[str | None, Field(exclude=True, description="an address like tcp://HOST:8786, or nothing")]
 
 
 class Values(BaseModel):
@@ -108,8 +110,7 @@ class CacheParameters(Values):
     image_width: Size
     interpolation: Annotated[Literal["bilinear", "bicubic", "lanczos"], Field(description="bilinear, bicubic or lanczos")]
     max_unreadable: Share
-    # Excluded from the values on which the stage depends, as it does not change the output.
-    dask_scheduler: Annotated[str | None, Field(exclude=True, description="an address like tcp://HOST:8786, or nothing")]
+    dask_scheduler: Scheduler
 
 
 class DetectParameters(Values):
@@ -118,6 +119,7 @@ class DetectParameters(Values):
     dataset: str
     detectors: list[str]
     two_stream: bool
+    dask_scheduler: Scheduler
 
 
 class TrainParameters(Values):
