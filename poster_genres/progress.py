@@ -36,6 +36,10 @@ class Lines:
         print(text, file=file)
 
 
-def progress(description: str, total: int, unit: str = " posters") -> "tqdm[Any] | Lines":
-    """The progress of `total` pieces of work on standard error; a context manager, to be told by `update` how many are done."""
-    return tqdm(desc=description, total=total, unit=unit) if sys.stderr.isatty() else Lines(description, total, unit)
+def progress(description: str, total: int, unit: str = " posters", leave: bool = True) -> "tqdm[Any] | Lines":
+    """The progress of `total` pieces of work on standard error; a context manager, to be told by `update` how many are done.
+
+    What ends within a second shows none; `leave` keeps a bar at the end."""
+    if sys.stderr.isatty():
+        return tqdm(desc=description, total=total, unit=unit, leave=leave, delay=1)
+    return Lines(description, total, unit)
