@@ -187,7 +187,8 @@ def test_a_dask_cluster_finds_the_same_words_though_a_worker_is_killed(
 ) -> None:
     address, workers = dask_cluster
     font = ImageFont.load_default(28)
-    for i, path in enumerate(sorted((project / "data" / "posters").glob("*.jpg"))):
+    # A few posters with words, which take longer; on the others there is nothing.
+    for i, path in enumerate(sorted((project / "data" / "posters").glob("*.jpg"))[::10]):
         poster = Image.new("RGB", (300, 450), (20, i, 60))
         ImageDraw.Draw(poster).text((30, 330), f"THE MOVIE {i}", fill="white", font=font)
         poster.save(path)
@@ -196,7 +197,7 @@ def test_a_dask_cluster_finds_the_same_words_though_a_worker_is_killed(
     stage("detect", cwd=project)
     folder, store = project / "data" / "detections", project / ".dvc" / "tmp" / "detections.db"
     local = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert local["objects.csv"].count(b"MOVIE") == 80
+    assert local["objects.csv"].count(b"MOVIE") == 8
     store.unlink()
 
     set_parameters(project, dask_scheduler=address)
