@@ -3,21 +3,26 @@
 Each detector is a module in poster_genres/detectors, imported only when its name is used, as its packages may not be installed.
 """
 
-import warnings
+import hashlib
+import inspect
+from collections import deque
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import import_module
-from itertools import chain, islice
+from itertools import islice
+from pathlib import Path
 from typing import Protocol
 
-from joblib import Parallel, delayed
 from PIL import Image
 
 from poster_genres.architectures import detector_module
 from poster_genres.errors import InputError, require
+from poster_genres.found import Store
 from poster_genres.objects import Detection
 from poster_genres.posters import Unreadable, upright
+from poster_genres.spread import spread
 
+# Posters that a detector which uses all cores sees at a time; the others take single ones.
 CHUNK = 16
 # Minimum width and height to which a large JPEG may be downscaled while decoding: twice the input size of most detectors.
 MIN_SIZE = (960, 1440)
@@ -30,7 +35,7 @@ class Detector(Protocol):
     ----------
     version : of the program or the weights; detections may differ between versions
     classes : the labels that it can return
-    parallel : whether to run one instance in each of several processes; otherwise, a single instance uses all cores
+    parallel : whether several threads may call `detect`, each of which uses one core; otherwise, one call uses all cores
     packages : the packages that it requires
     """
 
@@ -75,18 +80,47 @@ def detect_chunk(name: str, posters: list[bytes]) -> list[list[Detection] | str]
     return results
 
 
-def detect(name: str, posters: Iterable[bytes], chunk: int = CHUNK) -> Iterator[list[Detection] | str]:
-    """Run a detector on any number of posters, reading only a few chunks ahead; see `detect_chunk`."""
+def stored_under(name: str) -> str:
+    """The key of a detector's detections in the store: another one whenever others may be found."""
+    detector = open_detector(name)
+    # Only of the detector's own file, so that changes to other detectors do not invalidate its stored detections.
+    code = hashlib.sha256(Path(inspect.getfile(type(detector))).read_bytes()).hexdigest()[:16]
+    return f"{name}, {detector.version}, {code}"
+
+
+def detect(
+    name: str, posters: Iterable[bytes], store: Store | None = None, dask_scheduler: str | None = None, chunk: int = CHUNK
+) -> Iterator[list[Detection] | str]:
+    """Run a detector on any number of posters, given the files' contents, of which only a few are read ahead; see `detect_chunk`.
+
+    Parameters
+    ----------
+    store : the detections of earlier runs, which are not made again, and to which new ones are added
+    dask_scheduler : see `spread`
+    chunk : posters that a detector which uses all cores sees at a time
+    """
+    parallel = open_detector(name).parallel
+    key = "" if store is None else stored_under(name)
     iterator = iter(posters)
-    chunks = iter(lambda: list(islice(iterator, chunk)), [])
-    first_chunks = list(islice(chunks, 2))
-    # Processes, not threads, as detectors hold the GIL; starting them does not pay for a few posters.
-    processes = -1 if len(first_chunks) > 1 and open_detector(name).parallel else 1
-    # RapidOCR uses more memory with every new input shape, until joblib restarts the worker with this warning.
-    warnings.filterwarnings("ignore", message="A worker stopped", category=UserWarning)
-    parallel = Parallel(n_jobs=processes, return_as="generator", pre_dispatch="2*n_jobs")
-    for results in parallel(delayed(detect_chunk)(name, each) for each in chain(first_chunks, chunks)):
-        yield from results
+    # Of each chunk on its way, the posters' digests and what is known of them.
+    looked_up: deque[tuple[list[str], list[list[Detection] | None]]] = deque()
+
+    def unknown() -> Iterator[list[bytes]]:
+        while data := list(islice(iterator, 1 if parallel else chunk)):
+            digests = [] if store is None else [hashlib.sha256(each).hexdigest() for each in data]
+            rows = [None] * len(data) if store is None else [store.get(digest, key) for digest in digests]
+            known = [None if each is None else [Detection(*values) for values in each] for each in rows]
+            looked_up.append((digests, known))
+            yield [each for each, found in zip(data, known, strict=True) if found is None]
+
+    for results in spread(partial(detect_chunk, name), unknown(), dask_scheduler, None if parallel else 1):
+        digests, known = looked_up.popleft()
+        new = iter(results)
+        for i, found in enumerate(known):
+            result = next(new) if found is None else found
+            if store is not None and found is None and not isinstance(result, str):
+                store.put(digests[i], key, result)
+            yield result
 
 
 def check_detectors(detectors: dict[str, str]) -> None:

@@ -24,6 +24,7 @@ from poster_genres.fusion import Fusion, equal_weights
 from poster_genres.network import Architecture, Network, find_architecture
 from poster_genres.object_model import ObjectModel
 from poster_genres.objects import PosterDetections
+from poster_genres.progress import progress
 from poster_genres.tensor_cache import Posters
 from poster_genres.words import Words
 
@@ -167,7 +168,7 @@ def image_logits(
     averages = np.empty((len(rows), len(model.genres)), np.float32)
     for network in networks:
         network.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), progress("networks", len(rows), leave=False) as bar:
         for start in range(0, len(rows), BATCH):
             pixels = torch.from_numpy(posters[rows[start : start + BATCH]]).to(device)
             views = [model.normalise(pixels)]
@@ -176,6 +177,7 @@ def image_logits(
             with autocast(device):
                 logits = torch.stack([network(view).float() for view in views for network in networks])
             averages[start : start + BATCH] = logits.mean(dim=0).cpu().numpy()
+            bar.update(len(pixels))
     return averages
 
 

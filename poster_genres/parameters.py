@@ -59,6 +59,8 @@ YesOrNo = Annotated[bool, Field(description="true or false")]
 # What a key may have as its value. Nothing deeper, as a few lines of YAML can stand for lists without end.
 Scalar = bool | int | float | str | None
 Folder = Annotated[str, Field(min_length=1, description="the path of a folder")]
+# Excluded from the values on which a stage depends, as it does not change the output.
+Scheduler = Annotated[str | None, Field(exclude=True, description="an address like tcp://HOST:8786, or nothing")]
 
 
 class Values(BaseModel):
@@ -112,8 +114,7 @@ class CacheParameters(Values):
     image_width: Size
     interpolation: Annotated[Literal["bilinear", "bicubic", "lanczos"], Field(description="bilinear, bicubic or lanczos")]
     max_unreadable: Share
-    # Excluded from the values on which the stage depends, as it does not change the output.
-    dask_scheduler: Annotated[str | None, Field(exclude=True, description="an address like tcp://HOST:8786, or nothing")]
+    dask_scheduler: Scheduler
 
 
 class DetectParameters(Values):
@@ -122,6 +123,7 @@ class DetectParameters(Values):
     dataset: str
     detectors: list[str]
     two_stream: bool
+    dask_scheduler: Scheduler
 
 
 class TrainParameters(Values):

@@ -122,18 +122,19 @@ def load_poster(dataset: Path, archive: str, path: str, height: int, width: int,
 
 
 def decode_shard(
-    dataset: Path, places: list[tuple[str, str]], height: int, width: int, interpolation: str, path: Path
+    dataset: Path, height: int, width: int, interpolation: str, shard: tuple[list[tuple[str, str]], Path]
 ) -> list[str]:
     """Load posters and write those that can be read to a shard of the tensor cache, in their order.
 
     Parameters
     ----------
-    places : archive and path of each poster in the data set
+    shard : archive and path of each poster in the data set, and the file to write
 
     Returns
     -------
     For each poster "", or the reason why it cannot be read.
     """
+    places, path = shard
     reasons = []
 
     def readable() -> Iterator[np.ndarray]:

@@ -15,6 +15,7 @@ import torch
 from poster_genres.architectures import needs_objects
 from poster_genres.detection import check_detectors, detect
 from poster_genres.errors import InputError
+from poster_genres.found import Store
 from poster_genres.model import load_model, predict_probabilities
 from poster_genres.objects import Detection, PosterDetections
 from poster_genres.posters import Unreadable, decode
@@ -68,6 +69,7 @@ class Predictor:
     ----------
     path : of the model's file
     given : whether `predict` will be given what is on the posters, so that the model's detectors are not needed
+    store : what was found on posters before; see `detect`
 
     Raises
     ------
@@ -76,10 +78,10 @@ class Predictor:
         objects from a table and none are given.
     """
 
-    def __init__(self, path: Path, device: torch.device, given: bool = False) -> None:
+    def __init__(self, path: Path, device: torch.device, given: bool = False, store: Store | None = None) -> None:
         self.device = device
         self.model = load_model(path, device)
-        self.given = given
+        self.given, self.store = given, store
         if needs_objects(self.model.architecture) and not given:
             if not self.model.detectors:
                 raise InputError(
@@ -101,7 +103,7 @@ class Predictor:
         detectors = self.model.detectors if needs_objects(self.model.architecture) and not self.given else {}
         contents, *copies = tee(posters, 1 + len(detectors))
         found: list[Iterator[list[Detection] | str]] = [
-            detect(name, copy, DETECTED) for name, copy in zip(detectors, copies, strict=True)
+            detect(name, copy, self.store, chunk=DETECTED) for name, copy in zip(detectors, copies, strict=True)
         ]
         if objects is not None:
             found.append(iter(objects))

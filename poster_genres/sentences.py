@@ -118,6 +118,14 @@ def embed(text: str) -> np.ndarray:
     return sentence_model().embed(" ".join(text.split())) if text.strip() else np.zeros(LENGTH, np.float32)
 
 
+def embed_alone(text: str) -> np.ndarray:
+    """The same by one core, as others embed other texts meanwhile; neither these nor the number of cores change a digit."""
+    import torch
+
+    torch.set_num_threads(1)
+    return embed(text)
+
+
 def with_sentences(found: list[list[Detection]]) -> list[PosterDetections]:
     """The objects on each of some posters, and what the words among them mean."""
     return [PosterDetections(objects, embed(text_of(objects))) for objects in found]

@@ -5,15 +5,13 @@ and movies.csv, the same movies in the same order; metrics/cache.json. Run: `pyt
 """
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed, parallel_config
-from tqdm import tqdm
 
 from poster_genres import errors
 from poster_genres.errors import InputError
@@ -21,6 +19,8 @@ from poster_genres.files import whole_folder, write_json
 from poster_genres.movies import SPLITS, read_movies, write_movies
 from poster_genres.parameters import CacheParameters, read_parameters
 from poster_genres.posters import Unreadable, decode_shard, size_of
+from poster_genres.progress import progress
+from poster_genres.spread import spread
 from poster_genres.tensor_cache import shard_name
 
 # Readers keep all shards open, and operating systems limit the number of open files to some hundreds.
@@ -56,38 +56,6 @@ def shard_size(posters: int) -> int:
     return max(MIN_SHARD, -(-posters // MAX_SHARDS))
 
 
-@contextmanager
-def workers(dask_scheduler: str | None) -> Iterator[None]:
-    """Let joblib use this machine's cores or, given an address, a Dask cluster, which recomputes the shards of lost workers.
-
-    Raises
-    ------
-    InputError
-        Dask is not installed, no scheduler answers, or it has no workers.
-    """
-    if dask_scheduler is None:
-        # Threads: Pillow releases the GIL while it decodes and resizes, and processes take time to start.
-        with parallel_config("threading", n_jobs=-1):
-            yield
-        return
-    try:
-        from distributed import Client
-    except ImportError:
-        raise InputError("dask_scheduler needs more packages: pip install -r requirements-dask.txt") from None
-    try:
-        client = Client(dask_scheduler, timeout=10)
-    except (OSError, ValueError):
-        raise InputError(f"params.yaml: dask_scheduler: no scheduler answers at {dask_scheduler}") from None
-    with client, parallel_config("dask", client=client):
-        try:
-            client.wait_for_workers(1, timeout=60)
-        except TimeoutError:
-            raise InputError(
-                f"params.yaml: dask_scheduler: {dask_scheduler} has no workers; docs/many-machines.md tells how to start them"
-            ) from None
-        yield
-
-
 def write_cache(
     dataset: Path,
     movies: pd.DataFrame,
@@ -109,22 +77,20 @@ def write_cache(
     Raises
     ------
     InputError
-        More than the share `max_unreadable` of the posters is unreadable, or all posters of a split are; see also `workers`.
+        More than the share `max_unreadable` of the posters is unreadable, or all posters of a split are; see also `spread`.
     """
     locations = movies[["archive", "poster"]]
     size = shard_size(len(movies))
     shards = (list(locations[start : start + size].itertuples(index=False, name=None)) for start in range(0, len(movies), size))
+    decode = partial(decode_shard, dataset.resolve(), height, width, interpolation)
     reasons: list[str] = []
     # Absolute, because Dask workers run in folders of their own.
     with whole_folder(folder.absolute()) as temporary:
-        tasks = (
-            delayed(decode_shard)(dataset.resolve(), shard, height, width, interpolation, temporary / shard_name(number))
-            for number, shard in enumerate(shards)
-        )
-        with workers(dask_scheduler), tqdm(total=len(movies), desc="cache", unit=" posters", disable=None) as progress:
-            for shard_reasons in Parallel(return_as="generator", batch_size=1)(tasks):
+        tasks = ((shard, temporary / shard_name(number)) for number, shard in enumerate(shards))
+        with progress("cache", len(movies)) as bar:
+            for shard_reasons in spread(decode, tasks, dask_scheduler):
                 reasons += shard_reasons
-                progress.update(len(shard_reasons))
+                bar.update(len(shard_reasons))
         readable = np.array([not reason for reason in reasons])
         unreadable = movies[~readable].assign(reason=[reason for reason in reasons if reason])
         names = [f"{row.archive}/{row.poster}".lstrip("/") for row in unreadable.itertuples()]

@@ -19,12 +19,13 @@ import numpy as np
 from poster_genres import errors
 from poster_genres.dataset import POSTER_SUFFIXES, read_bytes
 from poster_genres.errors import InputError, printable
-from poster_genres.files import sha256
+from poster_genres.files import repository, sha256
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
     from poster_genres.prediction import Prediction, Predictor
+    from poster_genres.progress import Lines
 
 EXPLAINED = 5
 # A larger file is no poster; in a data set `max_poster_megabytes` says it.
@@ -212,37 +213,38 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def predict(arguments: argparse.Namespace, posters: list[Poster], truth: str, progress: "tqdm[Any]") -> None:
+def predict(arguments: argparse.Namespace, posters: list[Poster], truth: str, bar: "tqdm[Any] | Lines") -> None:
     """Predict posters, and print or write each prediction as it comes. Raises InputError."""
     from poster_genres.devices import prepare
+    from poster_genres.found import open_store
     from poster_genres.objects import parse_objects
     from poster_genres.prediction import READABLE, Predictor, choose_model
 
     def say(text: str, file: IO[str] = sys.stdout) -> None:
-        progress.write(text, file=file)  # above the bar, if there is one
+        bar.write(text, file=file)  # above the bar, if there is one
         file.flush()
 
     many = len(posters) > 1
     path = choose_model(arguments.model)
     table = None if arguments.detections is None else parse_objects(arguments.detections.read_bytes(), str(arguments.detections))
-    predictor = Predictor(path, prepare(), given=table is not None)
+    predictor = Predictor(path, prepare(), given=table is not None, store=open_store(repository()))
     genres, digest = predictor.model.genres, sha256(path)[:16]
     target = arguments.csv or (arguments.json if arguments.json != Path("-") else None)
     output = None if target is None else Output(target, digest, genres)
     if output is not None and output.done:
         remaining = [poster for poster in posters if poster[0] not in output.done]
         say(f"{target}: {len(posters) - len(remaining)} of {len(posters)} posters are there already", sys.stderr)
-        progress.update(len(posters) - len(remaining))
+        bar.update(len(posters) - len(remaining))
         posters = remaining
     total = len(posters)
     for name, _ in filter(is_too_large, posters):
-        progress.update()
+        bar.update()
         say(f"{printable(name)}: left out: more than {MAX_BYTES // 1_000_000} MB", sys.stderr)
     posters = [poster for poster in posters if not is_too_large(poster)]
     unreadable = total - len(posters)
     given = None if table is None else (table.get(PurePosixPath(place[2]).stem, []) for _, place in posters)
     for (name, _), result in zip(posters, predictor.predict(map(read_poster, posters), given), strict=True):
-        progress.update()
+        bar.update()
         if isinstance(result, str):
             unreadable += 1
             say(f"{printable(name)}: left out: {result}", sys.stderr)
@@ -266,7 +268,7 @@ def predict(arguments: argparse.Namespace, posters: list[Poster], truth: str, pr
 
 
 def main() -> None:
-    from tqdm import tqdm
+    from poster_genres.progress import progress
 
     arguments = parse()
     truth = ""
@@ -278,8 +280,8 @@ def main() -> None:
     if arguments.explain and len(posters) > 1:
         raise InputError(f"--explain draws one poster, not {len(posters)}; name one")
     # Before the model is loaded, which takes seconds.
-    with tqdm(desc="predict", total=len(posters), unit=" posters", disable=None if len(posters) > 1 else True) as progress:
-        predict(arguments, posters, truth, progress)
+    with progress("predict", len(posters)) as bar:
+        predict(arguments, posters, truth, bar)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,18 @@
 """The tensor cache: aligned with its movies, whole or absent, honest about what was left out."""
 
-import contextlib
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from distributed import Client
 from PIL import Image
 
 from poster_genres.errors import InputError
 from poster_genres.posters import load_poster
 from poster_genres.tensor_cache import CachedPosters, read_cache
 from stages.cache import MAX_SHARDS, MIN_SHARD, choose_size, shard_size
-from tests.conftest import ROOT, environment, set_parameters, stage, wait_until
+from tests.conftest import set_parameters, stage
 
 
 def test_rows_are_the_posters_in_the_tables_order(project: Path) -> None:
@@ -75,71 +70,6 @@ def test_the_number_of_shards_is_bounded() -> None:
     assert shard_size(1) == shard_size(4000) == MIN_SHARD
     for posters in (100_000, 1_000_001):
         assert posters / shard_size(posters) <= MAX_SHARDS
-
-
-@pytest.fixture
-def dask_cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """A real Dask scheduler and two workers on loopback, each a process: the address and the workers."""
-    with contextlib.ExitStack() as stack:
-
-        def start(*words: str) -> subprocess.Popen[bytes]:
-            # In the project's folder, as README says, so that workers find its code.
-            process = subprocess.Popen([sys.executable, "-m", "dask", *words], cwd=ROOT)
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-            return process
-
-        described = tmp_path / "scheduler.json"
-        start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(described))
-        workers = [
-            start("worker", "--scheduler-file", str(described), "--nthreads", "1", "--no-nanny", "--no-dashboard") for _ in "ab"
-        ]
-        wait_until(described.is_file)
-        address = json.loads(described.read_text(encoding="utf-8"))["address"]
-        with Client(address) as client:
-            client.wait_for_workers(2, timeout=120)
-        yield address, workers
-
-
-def test_a_dask_cluster_makes_the_same_cache_though_a_worker_is_killed(
-    project: Path, dask_cluster: tuple[str, list[subprocess.Popen[bytes]]]
-) -> None:
-    address, workers = dask_cluster
-    folder = project / "data" / "posters"
-    genres = pd.read_csv(folder / "movies.csv")
-    for i in range(300):  # large ones, so that each shard takes a while
-        large = Image.new("RGB", (1200, 800), (i % 256, 90, i // 2))
-        large.putpixel((0, 0), (i % 256, i // 256, 0))
-        large.save(folder / f"n{i:03}.png", compress_level=1)
-    more = pd.DataFrame({"Id": [f"n{i:03}" for i in range(300)], "Genre": ["Comedy", "Horror"] * 150})
-    pd.concat([genres, more]).to_csv(folder / "movies.csv", index=False)
-    set_parameters(project, limit=1000)
-    stage("join", cwd=project)
-    stage("cache", cwd=project)
-    cache = project / "data" / "cache"
-    local = {path.name: path.read_bytes() for path in cache.iterdir()}
-    assert len(local) == 4
-
-    set_parameters(project, dask_scheduler=address)
-    command = [sys.executable, "-m", "stages.cache"]
-    running = subprocess.Popen(
-        command, cwd=project, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    # A shard that is being written bears the number of its writer.
-    part = project / "data" / f".cache.{running.pid}.part"
-    wait_until(lambda: all(list(part.glob(f".*.{worker.pid}.part")) for worker in workers))
-    workers[0].kill()
-    _, errors = running.communicate(timeout=300)
-    assert running.returncode == 0, errors
-    assert workers[1].poll() is None
-    assert {path.name: path.read_bytes() for path in cache.iterdir()} == local
-    assert not part.exists()
-
-
-def test_a_dask_scheduler_that_does_not_answer(project: Path) -> None:
-    stage("join", cwd=project)
-    set_parameters(project, dask_scheduler="tcp://127.0.0.1:9")
-    assert "dask_scheduler: no scheduler answers at tcp://127.0.0.1:9" in stage("cache", cwd=project, fails=True).stderr
 
 
 def test_unreadable_posters_are_left_out_and_listed(project: Path) -> None:

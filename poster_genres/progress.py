@@ -1,0 +1,45 @@
+"""Progress with the time that is left: a bar on a terminal, elsewhere, as in a log, a plain line now and then."""
+
+import sys
+import time
+from typing import IO, Any
+
+from tqdm import tqdm
+
+# Seconds between two lines.
+INTERVAL = 60.0
+
+
+class Lines:
+    """What is used of tqdm, where there is no terminal: each INTERVAL a line like `cache: 2048 of 4080 posters, 01:59 left`."""
+
+    def __init__(self, description: str, total: int, unit: str) -> None:
+        self.description, self.total, self.unit = description, total, unit
+        self.done = 0
+        self.start = self.said = time.monotonic()
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, n: int = 1) -> None:
+        self.done += n
+        now = time.monotonic()
+        if now - self.said >= INTERVAL and self.done:
+            self.said = now
+            left = tqdm.format_interval((now - self.start) / self.done * (self.total - self.done))
+            print(f"{self.description}: {self.done} of {self.total}{self.unit}, {left} left", file=sys.stderr, flush=True)
+
+    def write(self, text: str, file: IO[str]) -> None:
+        print(text, file=file)
+
+
+def progress(description: str, total: int, unit: str = " posters", leave: bool = True) -> "tqdm[Any] | Lines":
+    """The progress of `total` pieces of work on standard error; a context manager, to be told by `update` how many are done.
+
+    What ends within a second shows none; `leave` keeps a bar at the end."""
+    if sys.stderr.isatty():
+        return tqdm(desc=description, total=total, unit=unit, leave=leave, delay=1)
+    return Lines(description, total, unit)

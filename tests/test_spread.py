@@ -1,0 +1,226 @@
+"""Work spread over cores and over a real Dask cluster: the same bytes, whoever is lost; and nothing done twice."""
+
+import contextlib
+import json
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from distributed import Client
+from PIL import Image, ImageDraw, ImageFont
+
+from poster_genres import detection, progress
+from poster_genres.found import open_store
+from poster_genres.objects import Detection
+from poster_genres.sentences import embed, embed_alone
+from poster_genres.spread import AHEAD, spread
+from tests.conftest import ROOT, environment, jpeg, set_parameters, stage, wait_until
+
+
+def test_results_come_in_order_and_few_shards_are_read_ahead() -> None:
+    read = 0
+
+    def shards() -> Iterator[int]:
+        nonlocal read
+        while read < 100:
+            read += 1
+            yield read
+
+    # The first shards take longest.
+    first_may_end = threading.Event()
+
+    def square(shard: int) -> int:
+        if shard == 1:
+            first_may_end.wait(60)
+        if shard == 2:
+            first_may_end.set()
+        return shard**2
+
+    results = spread(square, shards(), cores=2)
+    assert next(results) == 1
+    assert read == 2 * AHEAD
+    assert list(results) == [shard**2 for shard in range(2, 101)]
+    assert list(spread(square, iter([]))) == []
+
+
+def test_what_fails_on_one_shard_ends_it_all() -> None:
+    results = spread(lambda shard: 1 / shard, iter([1, 2, 0, 4]), cores=2)
+    assert [next(results), next(results)] == [1, 0.5]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = 1000.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with progress.progress("lettering", 300) as bar:
+        for _ in range(300):
+            now += 0.5
+            bar.update()
+    assert capsys.readouterr().err == "lettering: 120 of 300 posters, 01:30 left\nlettering: 240 of 300 posters, 00:30 left\n"
+
+
+class Counting:
+    """A detector that finds as many objects as it has seen posters."""
+
+    version, classes, parallel, packages = "1", ["thing"], False, ()
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def detect(self, images: list[Image.Image]) -> list[list[Detection]]:
+        self.seen += len(images)
+        return [[Detection("thing", 0.5, 0.0, 0.0, 1.0, 1.0)] for _ in images]
+
+
+def test_a_poster_that_was_seen_before_is_not_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = Counting()
+    monkeypatch.setattr(detection, "open_detector", lambda name: detector)
+    (tmp_path / ".dvc").mkdir()
+    store = open_store(tmp_path)
+    assert store is not None
+    first, second, third = (jpeg((90, 90, 90), seed) for seed in range(3))
+    thing = [Detection("thing", 0.5, 0.0, 0.0, 1.0, 1.0)]
+    for parallel, new in ((False, third), (True, jpeg((90, 90, 90), 3))):
+        detector.parallel = parallel
+        assert list(detection.detect("counting", [first, b"", second], store)) == [thing, "empty file", thing]
+        before = detector.seen
+        again = [new, second, b"", first, first]
+        assert list(detection.detect("counting", again, store)) == [thing, thing, "empty file", thing, thing]
+        assert detector.seen == before + 1
+    # Another version may find others.
+    detector.version = "2"
+    assert len(list(detection.detect("counting", [first, second], store))) == 2
+    assert detector.seen == before + 3
+    assert open_store(tmp_path / "no project") is None
+
+
+def test_predict_reads_no_poster_twice(project: Path) -> None:
+    set_parameters(project, architecture="two_stream/residual")
+    posters = [project / "data" / "posters" / f"m00{i}.jpg" for i in range(3)]
+    model = ("--model", ROOT / "models" / "real_posters.pt", "--json")
+    first = stage("predict", *posters[:2], *model, cwd=project).stdout
+    store = project / ".dvc" / "tmp" / "detections.db"
+    with sqlite3.connect(store) as connection:
+        assert connection.execute("SELECT count(*) FROM found").fetchone() == (2,)
+        # Were they read again, these words would not be there.
+        connection.execute("UPDATE found SET objects = ?", (json.dumps([["lettering", 0.9, 0, 0, 1, 1, "HAUNTED BLOOD KILLER"]]),))
+    again = stage("predict", *posters[:2], *model, cwd=project).stdout
+    assert again != first
+    store.unlink()
+    assert stage("predict", *posters[:2], *model, cwd=project).stdout == first
+
+
+def test_sentences_are_the_same_by_one_core() -> None:
+    texts = ["THE GREAT MOVIE", "", "in a world\nwhere nobody laughs", "word " * 300]
+    for text, alone in zip(texts, spread(embed_alone, iter(texts), cores=2), strict=True):
+        np.testing.assert_allclose(alone, embed(text), atol=1e-5)
+
+
+@pytest.fixture
+def dask_cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """A real Dask scheduler and two workers on loopback, each a process: the address and the workers."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*words: str) -> subprocess.Popen[bytes]:
+            # In the project's folder, so that workers find its code.
+            process = subprocess.Popen([sys.executable, "-m", "dask", *words], cwd=ROOT)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            return process
+
+        described = tmp_path / "scheduler.json"
+        start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(described))
+        workers = [
+            start("worker", "--scheduler-file", str(described), "--nthreads", "1", "--no-nanny", "--no-dashboard") for _ in "ab"
+        ]
+        wait_until(described.is_file)
+        address = json.loads(described.read_text(encoding="utf-8"))["address"]
+        with Client(address) as client:
+            client.wait_for_workers(2, timeout=120)
+        yield address, workers
+
+
+def test_a_dask_cluster_makes_the_same_cache_though_a_worker_is_killed(
+    project: Path, dask_cluster: tuple[str, list[subprocess.Popen[bytes]]]
+) -> None:
+    address, workers = dask_cluster
+    folder = project / "data" / "posters"
+    genres = pd.read_csv(folder / "movies.csv")
+    for i in range(300):  # large ones, so that each shard takes a while
+        large = Image.new("RGB", (1200, 800), (i % 256, 90, i // 2))
+        large.putpixel((0, 0), (i % 256, i // 256, 0))
+        large.save(folder / f"n{i:03}.png", compress_level=1)
+    more = pd.DataFrame({"Id": [f"n{i:03}" for i in range(300)], "Genre": ["Comedy", "Horror"] * 150})
+    pd.concat([genres, more]).to_csv(folder / "movies.csv", index=False)
+    set_parameters(project, limit=1000)
+    stage("join", cwd=project)
+    stage("cache", cwd=project)
+    cache = project / "data" / "cache"
+    local = {path.name: path.read_bytes() for path in cache.iterdir()}
+    assert len(local) == 4
+
+    set_parameters(project, dask_scheduler=address)
+    command = [sys.executable, "-m", "stages.cache"]
+    running = subprocess.Popen(
+        command, cwd=project, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    # A shard that is being written bears the number of its writer.
+    part = project / "data" / f".cache.{running.pid}.part"
+    wait_until(lambda: all(list(part.glob(f".*.{worker.pid}.part")) for worker in workers))
+    workers[0].kill()
+    _, errors = running.communicate(timeout=300)
+    assert running.returncode == 0, errors
+    assert workers[1].poll() is None
+    assert {path.name: path.read_bytes() for path in cache.iterdir()} == local
+    assert not part.exists()
+
+
+def test_a_dask_cluster_finds_the_same_words_though_a_worker_is_killed(
+    project: Path, dask_cluster: tuple[str, list[subprocess.Popen[bytes]]]
+) -> None:
+    address, workers = dask_cluster
+    font = ImageFont.load_default(28)
+    # A few posters with words, which take longer; on the others there is nothing.
+    for i, path in enumerate(sorted((project / "data" / "posters").glob("*.jpg"))[::10]):
+        poster = Image.new("RGB", (300, 450), (20, i, 60))
+        ImageDraw.Draw(poster).text((30, 330), f"THE MOVIE {i}", fill="white", font=font)
+        poster.save(path)
+    set_parameters(project, architecture="two_stream/residual", detectors=["lettering"])
+    stage("join", cwd=project)
+    stage("detect", cwd=project)
+    folder, store = project / "data" / "detections", project / ".dvc" / "tmp" / "detections.db"
+    local = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert local["objects.csv"].count(b"MOVIE") == 8
+    store.unlink()
+
+    set_parameters(project, dask_scheduler=address)
+    command = [sys.executable, "-m", "stages.detect"]
+    running = subprocess.Popen(
+        command, cwd=project, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+    def stored() -> int:
+        with contextlib.suppress(sqlite3.OperationalError), sqlite3.connect(store) as connection:
+            return int(connection.execute("SELECT count(*) FROM found").fetchone()[0])
+        return 0
+
+    wait_until(lambda: stored() >= 10)
+    workers[0].kill()
+    assert stored() < 80
+    _, errors = running.communicate(timeout=300)
+    assert running.returncode == 0, errors
+    assert workers[1].poll() is None
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == local
+
+
+def test_a_dask_scheduler_that_does_not_answer(project: Path) -> None:
+    stage("join", cwd=project)
+    set_parameters(project, dask_scheduler="tcp://127.0.0.1:9")
+    assert "dask_scheduler: no scheduler answers at tcp://127.0.0.1:9" in stage("cache", cwd=project, fails=True).stderr
