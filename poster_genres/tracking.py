@@ -21,8 +21,11 @@ import yaml
 
 from poster_genres.files import repository
 from poster_genres.parameters import Parameters
+from poster_genres.stores import StoreError, artifact_location, check_store, find_moved_artifacts, store_uri
 
 EXPERIMENT = "poster-genres"
+# How long a server may take to answer; uploads may take longer, see `finished_run`.
+HTTP_SECONDS = "10"
 RUN = Path("models/run.json")
 SAMPLE = Path("data/sample")
 SYNTHETIC = "synthetic posters: scores mean nothing"
@@ -85,12 +88,19 @@ def data_hash(dataset: str) -> str:
 def connect() -> str:
     """Set MLflow's tracking URI, create the experiment if it does not exist, and return its ID.
 
-    The URI is MLFLOW_TRACKING_URI, by default `mlflow.db` in the project's folder, which `mlflow ui` opens there by default, too.
+    The URI is that of `stores.store_uri`; MLFLOW_EXPERIMENT_NAME is the experiment's name, by default `EXPERIMENT`.
+
+    Raises
+    ------
+    StoreError
+        The store cannot be used, or the experiment was deleted.
     """
-    # By default, MLflow would block the training for seven times two minutes if the store hangs.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    # By default, MLflow would block the training for seven times two minutes if a server hangs.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", HTTP_SECONDS)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # `mlflow.start_run` would write into that run, whoever's it is.
+    os.environ.pop("MLFLOW_RUN_ID", None)
     import mlflow
     from filelock import FileLock
 
@@ -98,28 +108,41 @@ def connect() -> str:
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="mlflow")
-    root = repository()
-    default_uri = f"sqlite:///{root / 'mlflow.db'}"
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or default_uri
-    mlflow.set_tracking_uri(uri)
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
-    lock = root / ".dvc" / "tmp" / "mlflow.lock"
+    uri = store_uri()
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+    lock = repository() / ".dvc" / "tmp" / "mlflow.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     # MLflow migrates a new SQLite store on first use, which two workers must not do at once.
     with FileLock(lock, timeout=120):
+        check_store(uri)
+        mlflow.set_tracking_uri(uri)
         experiment = mlflow.get_experiment_by_name(name)
-        if experiment is not None:
-            return str(experiment.experiment_id)
-        # Absolute, as it is stored with the experiment: a path relative to a temporary copy would break later.
-        location = (root / "mlartifacts").as_uri() if uri == default_uri else None
-        try:
-            return str(mlflow.create_experiment(name, artifact_location=location))
-        except mlflow.MlflowException:
-            # The lock only excludes this folder's workers; on a server, another machine may just have created it.
-            experiment = mlflow.get_experiment_by_name(name)
-            if experiment is None:
-                raise
-            return str(experiment.experiment_id)
+        if experiment is None:
+            try:
+                # The tag makes MLflow's pages open the experiment as one of trainings, not of prompts and traces.
+                return str(
+                    mlflow.create_experiment(name, artifact_location(uri), {"mlflow.experimentKind": "custom_model_development"})
+                )
+            except mlflow.MlflowException:
+                # The lock only excludes this folder's workers; on a server, another machine may just have created it.
+                experiment = mlflow.get_experiment_by_name(name)
+                if experiment is None:
+                    raise
+        find_moved_artifacts(uri)
+    if experiment.lifecycle_stage == "deleted":
+        restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
+        raise StoreError(f"the experiment {name} was deleted; `{restore}` brings it back")
+    return str(experiment.experiment_id)
+
+
+def address_of(experiment: str, run_id: str = "") -> str:
+    """The address of an experiment, or of a run in it, in MLflow's pages, in the view of trainings instead of prompts and traces."""
+    import mlflow
+
+    uri = mlflow.get_tracking_uri()
+    server = uri if uri.startswith("http") else "http://127.0.0.1:5000"
+    page = f"/runs/{run_id}" if run_id else "?workflowType=machine_learning"
+    return f"{server.rstrip('/')}/#/experiments/{experiment}{page}"
 
 
 def start_run(experiment: str, description: dict[str, Any], **options: Any) -> Any:
