@@ -6,10 +6,14 @@ import sqlite3
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from poster_genres.files import repository
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 # How long to wait for a store that another program has locked.
 LOCKED_SECONDS = 5
@@ -35,6 +39,15 @@ def store_uri() -> str:
     return (repository() / uri).as_uri() if is_path else uri
 
 
+def store_lock() -> "FileLock":
+    """A lock that the workers of this project share."""
+    from filelock import FileLock
+
+    path = repository() / ".dvc" / "tmp" / "mlflow.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path, timeout=120)
+
+
 def _sqlite(uri: str) -> tuple[str, str, str] | None:
     """The URI of an SQLite file as prefix, path and options; None for other URIs."""
     found = re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^?]+)(\?.*)?", uri)
@@ -50,8 +63,8 @@ def database_file(uri: str) -> Path | None:
 def artifact_location(uri: str) -> str | None:
     """Where artifacts of new runs go: a folder beside a store that is a file, and in the project for another database.
 
-    MLflow's own choice would be relative to the working directory, and lost with an experiment's temporary copy. None leaves it to a
-    server or to a store that is a folder.
+    MLflow's own choice would be relative to the working directory, and lost with an experiment's temporary copy. None leaves it to
+    a server or to a store that is a folder.
     """
     if path := database_file(uri):
         return (path.resolve().parent / ARTIFACTS).as_uri()

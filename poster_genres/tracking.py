@@ -19,9 +19,8 @@ from typing import Any, Self
 
 import yaml
 
-from poster_genres.files import repository
 from poster_genres.parameters import Parameters
-from poster_genres.stores import StoreError, artifact_location, check_store, find_moved_artifacts, store_uri
+from poster_genres.stores import StoreError, artifact_location, check_store, find_moved_artifacts, store_lock, store_uri
 
 EXPERIMENT = "poster-genres"
 # How long a server may take to answer; uploads may take longer, see `finished_run`.
@@ -54,6 +53,13 @@ def describe_run(parameters: Parameters) -> dict[str, Any]:
         "parameters": {key: str(value) for key, value in flat.items()},
         "tags": {key: value for key, value in tags.items() if value},
     }
+
+
+def what(description: dict[str, Any]) -> str:
+    """What a run trains, in Markdown."""
+    parameters, tags = description["parameters"], description["tags"]
+    said = f"`{parameters['architecture']}`, {parameters['epochs']} epochs, on the posters of `{parameters['dataset']}`"
+    return f"**{tags['caveat']}**\n\n{said}" if "caveat" in tags else said
 
 
 def caveat(dataset: str) -> str:
@@ -102,7 +108,6 @@ def connect() -> str:
     # `mlflow.start_run` would write into that run, whoever's it is.
     os.environ.pop("MLFLOW_RUN_ID", None)
     import mlflow
-    from filelock import FileLock
 
     # Hide hints and messages about migrations; `Tracking` reports failures.
     for name in ("alembic", "mlflow"):
@@ -110,10 +115,8 @@ def connect() -> str:
     warnings.filterwarnings("ignore", module="mlflow")
     uri = store_uri()
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-    lock = repository() / ".dvc" / "tmp" / "mlflow.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
     # MLflow migrates a new SQLite store on first use, which two workers must not do at once.
-    with FileLock(lock, timeout=120):
+    with store_lock():
         check_store(uri)
         mlflow.set_tracking_uri(uri)
         experiment = mlflow.get_experiment_by_name(name)
@@ -136,7 +139,7 @@ def connect() -> str:
 
 
 def address_of(experiment: str, run_id: str = "") -> str:
-    """The address of an experiment, or of a run in it, in MLflow's pages, in the view of trainings instead of prompts and traces."""
+    """The address of an experiment, or of a run in it, in MLflow's pages: in the view of trainings, not of prompts and traces."""
     import mlflow
 
     uri = mlflow.get_tracking_uri()
@@ -156,8 +159,8 @@ def start_run(experiment: str, description: dict[str, Any], **options: Any) -> A
         # An experiment that resumes an interrupted one has another name.
         mlflow.set_tags(description["tags"] | {"mlflow.runName": description["name"]})
         return run
-    tags, note = description["tags"], description["tags"].get("caveat")
-    run = mlflow.start_run(experiment_id=experiment, run_name=description["name"], tags=tags, description=note, **options)
+    tags, name = description["tags"], description["name"]
+    run = mlflow.start_run(experiment_id=experiment, run_name=name, tags=tags, description=what(description), **options)
     mlflow.log_params(description["parameters"])
     return run
 
@@ -237,9 +240,11 @@ class Tracking:
 
 
 def curve_name(column: str) -> str:
-    """`train_loss` as `train/loss`: MLflow's web interface groups metrics by the prefix before the slash."""
-    split, _, score = column.partition("_")
-    return f"{split}/{score}" if split in ("train", "validation") else column
+    """`train_loss` as `curves/train_loss`, `seconds` as `training/seconds`.
+
+    MLflow's pages group charts by the prefix before the slash, in alphabetical order: curves come before `test/…`, of one bar each.
+    """
+    return f"curves/{column}" if column.startswith(("train_", "validation_")) else f"training/{column}"
 
 
 def log_epoch(row: dict[str, Any]) -> None:
@@ -255,7 +260,7 @@ def log_missing_epochs(history: list[dict[str, Any]]) -> None:
 
     active = mlflow.active_run()
     assert active is not None
-    logged = {metric.step for metric in mlflow.MlflowClient().get_metric_history(active.info.run_id, "train/loss")}
+    logged = {metric.step for metric in mlflow.MlflowClient().get_metric_history(active.info.run_id, "curves/train_loss")}
     for row in history:
         if row["epoch"] not in logged:
             log_epoch(row)
