@@ -1,7 +1,7 @@
 """Predict a poster's genres with onnxruntime, numpy and Pillow alone: `python predict.py poster.jpg`.
 
-`python predict.py poster.jpg "The words on it"` also uses these, if the model does; that needs the package tokenizers. Give them as a
-reader of text found them, a line for each.
+`python predict.py poster.jpg "The words on it"` also uses these, if the model does; that needs the package tokenizers. Give them as
+a reader of text found them, a line for each.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Export a trained model to ONNX, with an example that predicts without this project: `python -m stages.export`.
 
-In: models/model.pt, or the model that --model names. Out, in the folder export: model.onnx (pixels to probabilities, with the networks,
-the linear probe, the mirror image and the weights of the parts), for two_stream/… words.npz (the weights of letters and meaning),
-sentence.onnx and tokenizer.json (the embedding that meaning is read from), and predict.py, the example.
+In: models/model.pt, or the model that --model names. Out, in the folder export: model.onnx (pixels to probabilities, with the
+networks, the linear probe, the mirror image and the weights of the parts), for two_stream/… words.npz (the weights of letters and
+meaning), sentence.onnx and tokenizer.json (the embedding that meaning is read from), and predict.py, the example.
 """
 
 import argparse
@@ -66,7 +66,6 @@ def image_model(model: "Model") -> "nn.Module":
 
 def sentence_module() -> "nn.Module":
     """The sentence model as a module, from token IDs, int64 (tokens,), to the embedding, float32 (`sentences.LENGTH`,)."""
-    import torch
     from torch import Tensor, nn
     from torch.nn.functional import layer_norm, normalize
 
