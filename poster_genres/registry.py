@@ -95,5 +95,5 @@ def model_file(address: str) -> Path:
     try:
         return Path(find())
     except Exception as error:  # MLflow passes on the exceptions of its store and network
-        reason = next(iter(str(error).splitlines()), "")[:200]
+        reason = next(iter(str(error).splitlines()), "")[:200].rstrip(" .")
         raise InputError(f"{address}: {reason}; models that are there: `mlflow ui`, page Models") from None

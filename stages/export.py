@@ -178,7 +178,7 @@ def main() -> None:
     try:
         import onnxscript  # noqa: F401
     except ImportError:
-        raise errors.InputError("export needs onnxscript: pip install onnx onnxscript") from None
+        raise errors.InputError("stages.export needs onnxscript: pip install onnxscript") from None
     import torch
 
     from poster_genres.model import load_model

@@ -24,7 +24,6 @@ from threading import Barrier
 from types import SimpleNamespace
 
 import mlflow
-import numpy as np
 import pandas as pd
 import psycopg2
 import pytest
@@ -199,9 +198,8 @@ def test_the_model_is_served_over_http(finished: Path, tmp_path: Path) -> None:
 def test_an_unknown_model_of_the_registry_is_said_in_one_line(finished: Path) -> None:
     poster = next((finished / "data" / "sample" / "posters").rglob("*.jpg"))
     said = stage("predict", poster, "--model", "models:/poster-genres@worst", cwd=finished, fails=True).stderr.splitlines()[-1]
-    assert said == (
-        "error: models:/poster-genres@worst: Registered model alias worst not found.; models that are there: `mlflow ui`, page Models"
-    )
+    reason = "Registered model alias worst not found"
+    assert said == f"error: models:/poster-genres@worst: {reason}; models that are there: `mlflow ui`, page Models"
 
 
 def test_a_served_model_asks_for_what_it_imports_in_public_versions(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,8 +292,8 @@ def test_a_deleted_experiment_is_said_with_how_to_restore_it(connected: Path, ca
     assert Tracking({}).attempt(connect) is None
     restore = f"mlflow experiments restore --experiment-id {experiment}"
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"warning: no MLflow (StoreError: the experiment poster-genres was deleted; `{restore}` brings it back); all goes on without "
-        "it, and `python -m stages.track` logs the finished run later"
+        f"warning: no MLflow (StoreError: the experiment poster-genres was deleted; `{restore}` brings it back); all goes on "
+        "without it, and `python -m stages.track` logs the finished run later"
     )
     run(*restore.split(), cwd=connected)
     assert connect() == experiment
