@@ -28,7 +28,7 @@ from poster_genres.objects import PosterDetections, read_detections
 from poster_genres.registry import SCORE, VALIDATION, register, validation_set
 from poster_genres.stores import store_lock
 from poster_genres.tensor_cache import CachedPosters, read_cache
-from poster_genres.tracking import HTTP_SECONDS, RUN, Tracking, address_of, connect, log_missing_epochs, start_run, what
+from poster_genres.tracking import HTTP_SECONDS, RUN, Tracking, address_of, connect, how_to_see, log_missing_epochs, start_run, what
 
 MODEL = Path("models/model.pt")
 METRICS = Path("metrics")
@@ -147,7 +147,7 @@ def _complete(description: dict[str, Any], inputs: Inputs | None) -> str:
     tags[VALIDATION] = validation_set(read_movies(CACHE / "movies.csv"))
     with store_lock():
         registered = register(run_id, model_id, tags, note)
-    return f"MLflow (`mlflow ui` serves it): {address_of(experiment)}\nMLflow: {registered}"
+    return f"MLflow: {registered}\nMLflow: {how_to_see(experiment)}"
 
 
 def score_of(scores: pd.DataFrame, split: str, name: str) -> Any:
@@ -174,7 +174,7 @@ def describe(description: dict[str, Any], scores: pd.DataFrame, address: str) ->
         for split, name in HEADLINE
         for row in [score_of(scores, split, name)]
     ]
-    page = address[address.index("#") :]
+    page = address[address.index("#") : address.index("?")]
     return "\n".join(
         [
             what(description),

@@ -19,8 +19,17 @@ from typing import Any, Self
 
 import yaml
 
+from poster_genres.files import repository
 from poster_genres.parameters import Parameters
-from poster_genres.stores import StoreError, artifact_location, check_store, find_moved_artifacts, store_lock, store_uri
+from poster_genres.stores import (
+    StoreError,
+    artifact_location,
+    check_store,
+    database_file,
+    find_moved_artifacts,
+    store_lock,
+    store_uri,
+)
 
 EXPERIMENT = "poster-genres"
 # How long a server may take to answer; uploads may take longer, see `finished_run`.
@@ -144,8 +153,21 @@ def address_of(experiment: str, run_id: str = "") -> str:
 
     uri = mlflow.get_tracking_uri()
     server = uri if uri.startswith("http") else "http://127.0.0.1:5000"
-    page = f"/runs/{run_id}" if run_id else "?workflowType=machine_learning"
-    return f"{server.rstrip('/')}/#/experiments/{experiment}{page}"
+    page = f"/runs/{run_id}" if run_id else ""
+    return f"{server.rstrip('/')}/#/experiments/{experiment}{page}?workflowType=machine_learning"
+
+
+def how_to_see(experiment: str) -> str:
+    """What to type and to open to see an experiment's runs."""
+    import mlflow
+
+    uri = mlflow.get_tracking_uri()
+    address = address_of(experiment)
+    if uri.startswith("http"):
+        return address
+    # Found by `mlflow ui` in the project's folder.
+    store = "" if database_file(uri) == repository() / "mlflow.db" else f" --backend-store-uri {uri}"
+    return f"`mlflow ui{store}`, then {address}"
 
 
 def start_run(experiment: str, description: dict[str, Any], **options: Any) -> Any:
