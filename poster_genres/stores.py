@@ -90,28 +90,32 @@ def check_store(uri: str) -> None:
         raise StoreError(f"{path}: {reason}") from None
 
 
-def find_moved_artifacts(uri: str) -> None:
+def find_moved_artifacts(uri: str, old: str) -> None:
     """Let a store whose folder was moved or copied find its artifacts, whose absolute addresses it holds. Says so, where it does.
 
     New artifacts go beside the store; old ones are looked for there if they are there, or are not where they were.
+
+    Parameters
+    ----------
+    old : where the store says that an experiment's artifacts go
     """
     path, place = database_file(uri), artifact_location(uri)
-    if path is None or place is None:
+    if path is None or place is None or old == place or urlsplit(old).scheme not in ("", "file"):
         return
+    # Else somebody chose that place.
+    if not old.endswith(f"/{ARTIFACTS}") and _path(old).parent.exists():
+        return
+    found = 0
     with closing(sqlite3.connect(path, timeout=LOCKED_SECONDS)) as database, database:
-        places = database.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
-        moved = [old for (old,) in places if old and old != place and old.startswith("file:") and old.endswith(f"/{ARTIFACTS}")]
-        for old in moved:
-            database.execute("UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?", (place, old))
-            found = 0
-            for table, column in COLUMNS:
-                select = f"SELECT rowid, {column} FROM {table} WHERE substr({column}, 1, ?) = ?"
-                for row, address in database.execute(select, (len(old) + 1, f"{old}/")).fetchall():
-                    new = place + address[len(old) :]
-                    if _path(new).exists() or not _path(address).exists():
-                        database.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (new, row))
-                        found += 1
-            print(f"{path}: was moved or copied: {found} runs and models are now found in {_path(place)}", file=sys.stderr)
+        database.execute("UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?", (place, old))
+        for table, column in COLUMNS:
+            select = f"SELECT rowid, {column} FROM {table} WHERE substr({column}, 1, ?) = ?"
+            for row, address in database.execute(select, (len(old) + 1, f"{old}/")).fetchall():
+                new = place + address[len(old) :]
+                if _path(new).exists() or not _path(address).exists():
+                    database.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (new, row))
+                    found += 1
+    print(f"{path}: was moved or copied: {found} runs and models are now found in {_path(place)}", file=sys.stderr)
 
 
 def _path(uri: str) -> Path:

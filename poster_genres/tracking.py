@@ -140,7 +140,7 @@ def connect() -> str:
                 experiment = mlflow.get_experiment_by_name(name)
                 if experiment is None:
                     raise
-        find_moved_artifacts(uri)
+        find_moved_artifacts(uri, experiment.artifact_location)
     if experiment.lifecycle_stage == "deleted":
         restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
         raise StoreError(f"the experiment {name} was deleted; `{restore}` brings it back")

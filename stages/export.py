@@ -43,6 +43,10 @@ def image_model(model: "Model") -> "nn.Module":
         constant = constant + fusion.weight("objects") * model.objects.logits([PosterDetections([], np.zeros(0))])[0]
 
     class ImageModel(nn.Module):
+        mean: Tensor
+        std: Tensor
+        constant: Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.networks = nn.ModuleList(model.networks)
@@ -75,6 +79,12 @@ def sentence_module() -> "nn.Module":
     names = ("word", "position", "token_type")
 
     class Sentence(nn.Module):
+        word: Tensor
+        position: Tensor
+        token_type: Tensor
+        norm_weight: Tensor
+        norm_bias: Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.encoder = model.encoder

@@ -337,7 +337,7 @@ def test_a_copied_or_moved_project_finds_its_artifacts(finished: Path, connected
     # With the database alone, what stayed behind is still found there.
     shutil.rmtree(connected / "mlartifacts")
     shutil.copy(finished / "mlflow.db", connected / "mlflow.db")
-    find_moved_artifacts(store_uri())
+    find_moved_artifacts(store_uri(), (finished / "mlartifacts").as_uri())
     assert capsys.readouterr().err.startswith(f"{connected}/mlflow.db: was moved or copied: 0 runs")
     mlflow.artifacts.download_artifacts(run_id=one.info.run_id, artifact_path="metrics/scores.csv")
 
