@@ -186,7 +186,7 @@ def test_the_model_is_served_over_http(finished: Path, tmp_path: Path) -> None:
     assert by_alias["genres"] == printed
     model = Path(mlflow.artifacts.download_artifacts("models:/poster-genres@best"))
     command: list[str | Path] = ["mlflow", "models", "serve", "-m", model, "--env-manager", "local", "--port", "{port}"]
-    texts = [base64.b64encode(poster.read_bytes()).decode(), str(poster), None, [["nested"]], {}]
+    texts: list[object] = [base64.b64encode(poster.read_bytes()).decode(), str(poster), None, [["nested"]], {}]
     body = json.dumps({"dataframe_records": [{"poster": text} for text in texts]}).encode()
     with serving(*command, cwd=tmp_path, healthy="/ping") as (address, _):
         request = urllib.request.Request(f"{address}/invocations", body, {"Content-Type": "application/json"})
