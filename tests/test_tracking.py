@@ -34,7 +34,7 @@ from PIL import Image
 
 from poster_genres.finished_run import log_datasets, requirements
 from poster_genres.movies import read_movies
-from poster_genres.registry import SCORE, VALIDATION, register, takes_alias, validation_set
+from poster_genres.registry import SCORE, VALIDATION, model_file, register, takes_alias, validation_set
 from poster_genres.served_model import PosterModel
 from poster_genres.stores import StoreError, artifact_location, check_store, find_moved_artifacts, store_uri
 from poster_genres.tracking import SYNTHETIC, Tracking, caveat, code_version, connect
@@ -144,9 +144,9 @@ def test_each_row_has_its_answer_or_its_error(finished: Path, tmp_path: Path, mo
         content: None,
         poster: None,
         str(poster): "not base64",
-        "tmp": "not an image",  # base64 as well as a folder's name
+        "temp": "not an image",  # base64, and may be a file's name
         "": "empty file",
-        text[:1000]: "truncated",
+        text[:4000]: "truncated",
         "A" * 30_001: "too large",
         "A" * 28_000: "too large",
         bytes(20_001): "too large",
@@ -331,9 +331,10 @@ def test_a_copied_or_moved_project_finds_its_artifacts(finished: Path, connected
     assert one.info.artifact_uri == f"{place}/{one.info.run_id}/artifacts"
     with mlflow.start_run(experiment_id=experiment) as new:
         assert new.info.artifact_uri == f"{place}/{new.info.run_id}/artifacts"
-    found = Path(mlflow.artifacts.download_artifacts("models:/poster-genres@best/artifacts/model.pt"))
-    assert found.read_bytes() == (finished / "models" / "model.pt").read_bytes()
-    assert connected in found.parents
+    assert one.outputs is not None
+    model = mlflow.get_logged_model(one.outputs.model_outputs[0].model_id)
+    assert model.artifact_location == f"{place}/models/{model.model_id}/artifacts"
+    assert model_file("models:/poster-genres@best").read_bytes() == (finished / "models" / "model.pt").read_bytes()
     # With the database alone, what stayed behind is still found there.
     shutil.rmtree(connected / "mlartifacts")
     shutil.copy(finished / "mlflow.db", connected / "mlflow.db")
