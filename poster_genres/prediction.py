@@ -46,7 +46,14 @@ class Prediction:
 
 
 def choose_model(named: Path | None) -> Path:
-    """The model to use: the one that is named, else the project's own, else the one that comes along. Says which, unless named."""
+    """The model to use: the one that is named, else the project's own, else the one that comes along. Says which, unless named.
+
+    `models:/…` names one in MLflow's registry. Raises InputError where it is not there.
+    """
+    if named is not None and named.parts[:1] == ("models:",):
+        from poster_genres.registry import model_file
+
+        return model_file(named.as_posix())
     if named is not None:
         return named
     if TRAINED.is_file() or not SHIPPED.is_file():

@@ -1,24 +1,33 @@
-"""The model as served by MLflow: posters in, as paths or base64; one probability per genre out.
+"""The model as served by MLflow: posters in; for each, the verdict and one probability per genre out, or why it cannot be read.
 
 MLflow copies this file and the package into the logged model and runs it when the model is loaded.
 """
 
 import base64
 import binascii
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import mlflow
-import numpy as np
 import pandas as pd
+from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 from poster_genres.devices import choose_device
-from poster_genres.prediction import Predictor
+from poster_genres.posters import Unreadable
+from poster_genres.prediction import READABLE, Predictor
+
+MAX_BYTES = 20_000_000
+ADVICE = f"send a file of at most {MAX_BYTES // 1_000_000} MB in base64; {READABLE}"
 
 
 class PosterModel(PythonModel):
-    """`predict` takes a table with a text column `poster` and returns a table with one row per poster and one column per genre."""
+    """`predict` takes a table with a column `poster`, and returns one with a row per poster and three columns.
+
+    These are `verdict`, the genres above their thresholds; `probabilities`, by genre; and `error`, None or why this poster cannot
+    be read, in which case the others are empty. A text is a file's content in base64 and never a path, as it may come over HTTP.
+    In Python, a poster may also be `bytes`, a file's content, or a `pathlib.Path`, neither of which any request can make.
+    """
 
     predictor: Predictor
 
@@ -26,28 +35,48 @@ class PosterModel(PythonModel):
         self.predictor = Predictor(Path(context.artifacts["model"]), choose_device())
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        rows = []
-        posters = [self._read(text, i) for i, text in enumerate(model_input["poster"])]
-        for i, result in enumerate(self.predictor.predict(posters)):
+        posters = list(model_input["poster"])
+        refused: dict[int, str] = {}
+
+        def contents() -> Iterator[bytes]:
+            for i, poster in enumerate(posters):
+                try:
+                    yield read(poster)
+                except Unreadable as error:
+                    refused[i] = str(error)
+                    yield b""
+
+        rows: list[tuple[list[str], dict[str, float], str | None]] = []
+        for i, result in enumerate(self.predictor.predict(contents())):
             if isinstance(result, str):
-                raise refusal(i, result)
-            rows.append(result.probabilities.astype(float))
-        genres = self.predictor.model.genres
-        return pd.DataFrame(np.reshape(rows, (-1, len(genres))), columns=genres)
+                rows.append(([], {}, f"{refused.get(i, result)}; {ADVICE}"))
+            else:
+                probabilities = zip(self.predictor.model.genres, result.probabilities.tolist(), strict=True)
+                rows.append((self.predictor.verdict(result), dict(probabilities), None))
+        return pd.DataFrame(rows, columns=["verdict", "probabilities", "error"], dtype=object)
 
-    def _read(self, text: str, row: int) -> bytes:
-        """A poster's bytes. A text that is not an existing file's path, of at most 4,096 characters, is base64."""
+
+def read(poster: object) -> bytes:
+    """A poster's bytes. Raises Unreadable."""
+    if isinstance(poster, Path):
         try:
-            if len(text) <= 4096 and Path(text).is_file():
-                return Path(text).read_bytes()
-            return base64.b64decode(text, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise refusal(row, str(error)) from None
+            with poster.open("rb") as file:
+                poster = file.read(MAX_BYTES + 1)
+        except OSError:
+            raise Unreadable("cannot be read") from None
+    elif isinstance(poster, str):
+        # Four letters hold three bytes; `base64` breaks lines.
+        if len(poster) > MAX_BYTES * 3 // 2:
+            raise Unreadable("too large")
+        try:
+            poster = base64.b64decode("".join(poster.split()), validate=True)
+        except (binascii.Error, ValueError):
+            raise Unreadable("not base64") from None
+    if not isinstance(poster, bytes):
+        raise Unreadable("not a text in base64")
+    if len(poster) > MAX_BYTES:
+        raise Unreadable("too large")
+    return poster
 
 
-def refusal(row: int, reason: str) -> mlflow.MlflowException:
-    message = f"poster {row}: {reason}; give an image file's path on the server, or the file's content in base64"
-    return mlflow.MlflowException.invalid_parameter_value(message)
-
-
-mlflow.models.set_model(PosterModel())
+set_model(PosterModel())

@@ -23,8 +23,19 @@ import yaml
 
 from poster_genres.files import repository
 from poster_genres.parameters import Parameters
+from poster_genres.stores import (
+    StoreError,
+    artifact_location,
+    check_store,
+    database_file,
+    find_moved_artifacts,
+    store_lock,
+    store_uri,
+)
 
 EXPERIMENT = "poster-genres"
+# How long a server may take to answer; uploads may take longer, see `finished_run`.
+HTTP_SECONDS = "10"
 RUN = Path("models/run.json")
 SAMPLE = Path("data/sample")
 SYNTHETIC = "synthetic posters: scores mean nothing"
@@ -53,6 +64,13 @@ def describe_run(parameters: Parameters) -> dict[str, Any]:
         "parameters": {key: str(value) for key, value in flat.items()},
         "tags": {key: value for key, value in tags.items() if value},
     }
+
+
+def what(description: dict[str, Any]) -> str:
+    """What a run trains, in Markdown."""
+    parameters, tags = description["parameters"], description["tags"]
+    said = f"`{parameters['architecture']}`, {parameters['epochs']} epochs, on the posters of `{parameters['dataset']}`"
+    return f"**{tags['caveat']}**\n\n{said}" if "caveat" in tags else said
 
 
 def caveat(dataset: str) -> str:
@@ -87,41 +105,71 @@ def data_hash(dataset: str) -> str:
 def connect() -> str:
     """Set MLflow's tracking URI, create the experiment if it does not exist, and return its ID.
 
-    The URI is MLFLOW_TRACKING_URI, by default `mlflow.db` in the project's folder, which `mlflow ui` opens there by default, too.
+    The URI is that of `stores.store_uri`; MLFLOW_EXPERIMENT_NAME is the experiment's name, by default `EXPERIMENT`.
+
+    Raises
+    ------
+    StoreError
+        The store cannot be used, or the experiment was deleted.
     """
-    # By default, MLflow would block the training for seven times two minutes if the store hangs.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    # By default, MLflow would block the training for seven times two minutes if a server hangs.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", HTTP_SECONDS)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # `mlflow.start_run` would write into that run, whoever's it is.
+    os.environ.pop("MLFLOW_RUN_ID", None)
     import mlflow
-    from filelock import FileLock
 
     # Hide hints and messages about migrations; `Tracking` reports failures.
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="mlflow")
-    root = repository()
-    default_uri = f"sqlite:///{root / 'mlflow.db'}"
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or default_uri
-    mlflow.set_tracking_uri(uri)
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
-    lock = root / ".dvc" / "tmp" / "mlflow.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    uri = store_uri()
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
     # MLflow migrates a new SQLite store on first use, which two workers must not do at once.
-    with FileLock(lock, timeout=120):
+    with store_lock():
+        check_store(uri)
+        mlflow.set_tracking_uri(uri)
         experiment = mlflow.get_experiment_by_name(name)
-        if experiment is not None:
-            return str(experiment.experiment_id)
-        # Absolute, as it is stored with the experiment: a path relative to a temporary copy would break later.
-        location = (root / "mlartifacts").as_uri() if uri == default_uri else None
-        try:
-            return str(mlflow.create_experiment(name, artifact_location=location))
-        except mlflow.MlflowException:
-            # The lock only excludes this folder's workers; on a server, another machine may just have created it.
-            experiment = mlflow.get_experiment_by_name(name)
-            if experiment is None:
-                raise
-            return str(experiment.experiment_id)
+        if experiment is None:
+            try:
+                # The tag makes MLflow's pages open the experiment as one of trainings, not of prompts and traces.
+                return str(
+                    mlflow.create_experiment(name, artifact_location(uri), {"mlflow.experimentKind": "custom_model_development"})
+                )
+            except mlflow.MlflowException:
+                # The lock only excludes this folder's workers; on a server, another machine may just have created it.
+                experiment = mlflow.get_experiment_by_name(name)
+                if experiment is None:
+                    raise
+        find_moved_artifacts(uri, experiment.artifact_location)
+    if experiment.lifecycle_stage == "deleted":
+        restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
+        raise StoreError(f"the experiment {name} was deleted; `{restore}` brings it back")
+    return str(experiment.experiment_id)
+
+
+def address_of(experiment: str, run_id: str = "") -> str:
+    """The address of an experiment, or of a run in it, in MLflow's pages: in the view of trainings, not of prompts and traces."""
+    import mlflow
+
+    uri = mlflow.get_tracking_uri()
+    server = uri if uri.startswith("http") else "http://127.0.0.1:5000"
+    page = f"/runs/{run_id}" if run_id else ""
+    return f"{server.rstrip('/')}/#/experiments/{experiment}{page}?workflowType=machine_learning"
+
+
+def how_to_see(experiment: str) -> str:
+    """What to type and to open to see an experiment's runs."""
+    import mlflow
+
+    uri = mlflow.get_tracking_uri()
+    address = address_of(experiment)
+    if uri.startswith("http"):
+        return address
+    # Found by `mlflow ui` in the project's folder.
+    store = "" if database_file(uri) == repository() / "mlflow.db" else f" --backend-store-uri {uri}"
+    return f"`mlflow ui{store}`, then {address}"
 
 
 def find_runs(experiment: str, training: str) -> list[Any]:
@@ -177,8 +225,8 @@ def start_run(experiment: str, description: dict[str, Any], **options: Any) -> A
         # An experiment that resumes an interrupted one has another name.
         mlflow.set_tags(description["tags"] | {"mlflow.runName": description["name"]})
         return run
-    tags, note = description["tags"], description["tags"].get("caveat")
-    run = mlflow.start_run(experiment_id=experiment, run_name=description["name"], tags=tags, description=note, **options)
+    tags, name = description["tags"], description["name"]
+    run = mlflow.start_run(experiment_id=experiment, run_name=name, tags=tags, description=what(description), **options)
     mlflow.log_params(description["parameters"])
     return run
 
@@ -258,9 +306,11 @@ class Tracking:
 
 
 def curve_name(column: str) -> str:
-    """`train_loss` as `train/loss`: MLflow's web interface groups metrics by the prefix before the slash."""
-    split, _, score = column.partition("_")
-    return f"{split}/{score}" if split in ("train", "validation") else column
+    """`train_loss` as `curves/train_loss`, `seconds` as `training/seconds`.
+
+    MLflow's pages group charts by the prefix before the slash, in alphabetical order: curves come before `test/…`, of one bar each.
+    """
+    return f"curves/{column}" if column.startswith(("train_", "validation_")) else f"training/{column}"
 
 
 def log_epoch(row: dict[str, Any]) -> None:
@@ -280,7 +330,7 @@ def log_missing_epochs(history: list[dict[str, Any]]) -> None:
 
     active = mlflow.active_run()
     assert active is not None
-    logged = {metric.step for metric in mlflow.MlflowClient().get_metric_history(active.info.run_id, "train/loss")}
+    logged = {metric.step for metric in mlflow.MlflowClient().get_metric_history(active.info.run_id, "curves/train_loss")}
     for row in history:
         if row["epoch"] not in logged:
             log_epoch(row)

@@ -28,7 +28,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=8000, help="(8000)")
     parser.add_argument("--host", default="127.0.0.1", help="(127.0.0.1) 0.0.0.0 lets all who reach this machine use the page")
     parser.add_argument(
-        "--model", type=Path, help="the model file (models/model.pt, or before the first training models/real_posters.pt)"
+        "--model",
+        type=Path,
+        help="the model file, or models:/… in MLflow (models/model.pt, before the first training models/real_posters.pt)",
     )
     return parser.parse_args()
 

@@ -310,10 +310,12 @@ def main() -> None:
     test_scores = scores[scores["split"] == "test"]
     gallery = choose_gallery(posters, movies, contents, model, test, seed)
     write_report(METRICS / "report.html", about, test_scores, by_genre["test"], tables, charts, gallery)
-    finished_run.complete(inputs)
+    logged = finished_run.complete(inputs)
     print_scores(test_scores, by_genre["test"], len(test.labels), doubt)
     if len(tables["duplicates"]):
         print(f"{len(tables['duplicates'])} pairs of nearly the same poster are in two splits: metrics/duplicates.csv")
+    if logged is not None:
+        print(logged)
     print("the page to read: metrics/report.html")
 
 

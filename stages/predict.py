@@ -192,7 +192,9 @@ def parse() -> argparse.Namespace:
     lines = "print one JSON object per poster, or write them to a FILE; the same command goes on where it stopped"
     parser.add_argument("--json", nargs="?", type=Path, const=Path("-"), metavar="FILE", help=lines)
     parser.add_argument(
-        "--model", type=Path, help="the model file (models/model.pt, or before the first training models/real_posters.pt)"
+        "--model",
+        type=Path,
+        help="the model file, or models:/… in MLflow (models/model.pt, before the first training models/real_posters.pt)",
     )
     parser.add_argument("--explain", type=Path, metavar="PNG", help="also draw what speaks for the poster's most likely genres")
     parser.add_argument("--detections", type=Path, metavar="CSV", help="a table of the posters' objects, instead of the detectors")

@@ -1,18 +1,22 @@
 """Log the finished run to MLflow if that failed during training: `python -m stages.track`.
 
-In: models/run.json, models/model.pt, data/cache, metrics. Running it again changes nothing.
+In: models/run.json, models/model.pt, data/cache, metrics. Running it again changes nothing. After the project's folder was moved or
+copied, it lets MLflow's store find its artifacts, also before the first training.
 """
 
 import sys
 
 from poster_genres import errors, finished_run
+from poster_genres.tracking import Tracking, connect
 
 
 def main() -> None:
-    run_id = finished_run.complete()
-    if run_id is None:
+    if Tracking({}).attempt(connect) is None:
         sys.exit(1)
-    print(f"MLflow run {run_id}")
+    said = finished_run.complete()
+    if said is None:
+        sys.exit(1)
+    print(said)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def test_two_runs_are_compared(repository: Path, page: Page) -> None:
 
         # Both runs' curves are in one chart.
         page.goto(f"{runs}?compareRunsMode=CHART")
-        page.get_by_placeholder("Search metric charts").fill("validation/macro_average_precision")
+        page.get_by_placeholder("Search metric charts").fill("curves/validation_macro_average_precision")
         curves = page.locator(".js-plotly-plot .scatterlayer .trace")
         curves.nth(1).wait_for(state="attached")
         page.screenshot(path=SCREENSHOTS / "curves.png")

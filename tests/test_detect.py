@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -36,6 +37,7 @@ from poster_genres.objects import (
     text_of,
 )
 from poster_genres.sentences import LENGTH, embed, with_sentences
+from poster_genres.served_model import PosterModel
 from poster_genres.tensor_cache import read_cache
 from poster_genres.words import Words, fit_words
 from tests.conftest import ROOT, jpeg, run, set_parameters, stage
@@ -181,6 +183,8 @@ def test_planted_objects_raise_the_score_and_shuffled_ones_do_not(gray: Path) ->
         "give such a table of these posters with --detections"
         in stage("predict", posters / "m000.jpg", cwd=gray, fails=True).stderr
     )
+    with pytest.raises(InputError, match="the model was trained on objects from a table"):
+        PosterModel().load_context(SimpleNamespace(artifacts={"model": gray / "models" / "model.pt"}))
     command = (posters / "m000.jpg", "--explain", gray / "why.png", "--detections")
     assert stage("predict", *command, posters / "detections.csv", cwd=gray).stdout.splitlines()[1].startswith("Comedy (")
     # The poster with its boxes is twice as large as the genres' panels.

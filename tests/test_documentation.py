@@ -1,11 +1,13 @@
 """Every block of commands in README and docs, typed from top to bottom in a copy of the project with small settings."""
 
+import json
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,8 @@ ELSEWHERE = {
     "dvc import-url https://www.cs.ccu.edu.tw": "the same",
     'git add data && git commit -m "Add the posters of Chu and Guo"': "the same",
     "dvc exp run -S dataset=data/movie-posters": "the same",
+    "python -m stages.export": "test_export.py",
+    "python export/predict.py": "the same",
     "mlflow server --host 0.0.0.0": "test_two_people_train_at_once_with_a_server_on_postgresql",
     "export MLFLOW_TRACKING_URI": "the same",
     "dask scheduler": "test_cache.py, with a scheduler and two workers",
@@ -88,18 +92,30 @@ def test_the_commands_of_a_page_work_in_order(page: str, repository: Path, tmp_p
         "image_height=auto -S image_width=auto": "image_height=96 -S image_width=64",
         "[lettering, onnx": "[onnx",
         "epochs=5,10": "epochs=1",
+        "poster.jpg": shlex.quote(str(dataset / "m000.jpg")),
     }
-    for command in blocks(page):
-        if elsewhere(command):
-            continue
-        pattern = "|".join(map(re.escape, small))
-        in_shell(re.sub(pattern, lambda found: small[found.group()], command), repository)
-        if "dvc queue start" in command:
-            deadline = time.monotonic() + 400
-            while not re.search(r"0 active, 0 idle", in_shell("dvc queue status", repository)):
-                assert time.monotonic() < deadline
-                time.sleep(2)
-            assert in_shell("dvc queue status", repository).count("Success") == 2
+    with ExitStack() as servers:
+        for typed in blocks(page):
+            if elsewhere(typed):
+                continue
+            pattern = "|".join(map(re.escape, small))
+            command = re.sub(pattern, lambda found: small[found.group()], typed)
+            if command.startswith("mlflow models serve"):
+                # In this environment instead of a new one, which takes minutes.
+                words = shlex.split(command.replace("--env-manager uv", "--env-manager local").replace("5001", "{port}"))
+                small["http://127.0.0.1:5001"], _ = servers.enter_context(serving(*words, cwd=repository, healthy="/ping"))
+                continue
+            output = in_shell(command, repository)
+            if "/invocations" in command:
+                (answer,) = json.loads(output)["predictions"]
+                assert answer["error"] is None
+                assert set(answer["probabilities"]) == {"Comedy", "Drama", "Horror"}
+            if "dvc queue start" in command:
+                deadline = time.monotonic() + 400
+                while not re.search(r"0 active, 0 idle", in_shell("dvc queue status", repository)):
+                    assert time.monotonic() < deadline
+                    time.sleep(2)
+                assert in_shell("dvc queue status", repository).count("Success") == 2
 
 
 def test_the_commands_of_readmes_table_work_in_order(repository: Path) -> None:

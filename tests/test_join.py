@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from poster_genres.finished_run import metric_names
 from poster_genres.movies import choose_validation, genres_of, labels_of, read_movies
 from tests.conftest import jpeg, make_dataset, set_parameters, stage
 from tests.test_tracking import runs_of
@@ -304,10 +303,15 @@ def test_any_name_of_a_genre_works_from_the_table_to_mlflow(project: Path) -> No
     said = stage("predict", folder / "m000.jpg", "--json", cwd=project).stdout
     assert set(json.loads(said)["genres"]) == set(genres)
     (run,) = runs_of(project)
-    logged = {name.removeprefix("test_f1/") for name in run.data.metrics if name.startswith("test_f1/")}
-    by_genre = pd.read_csv(project / "metrics" / "genres_test.csv", keep_default_na=False)
-    assert logged == set(metric_names(list(by_genre.loc[by_genre["positives"] > 0, "genre"])))
-    assert metric_names(["Children's", "Children?s", "a/b", ".."]) == ["Children_s", "Children_s 2", "a_b", "_"]
+    # Genres are in tables, and in no name of a metric, which takes few signs.
+    assert {name.partition("/")[0] for name in run.data.metrics} <= {
+        "curves",
+        "system",
+        "test",
+        "test_prior",
+        "training",
+        "validation",
+    }
     assert run.outputs is not None
     assert run.outputs.model_outputs
     assert "&lt;b&gt;" in (project / "metrics" / "report.html").read_text(encoding="utf-8")

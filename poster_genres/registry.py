@@ -1,0 +1,99 @@
+"""MLflow's model registry: each finished training is a version of the model `poster-genres`, the best has the alias `best`.
+
+Best is the highest macro average precision on validation posters, which can only be compared on the same posters with the same
+labels: a version that was validated on others never takes the alias, except that real posters take it from the sample's.
+"""
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from poster_genres.errors import InputError
+from poster_genres.movies import genres_of
+
+NAME = "poster-genres"
+ALIAS = "best"
+SCORE = "validation_macro_average_precision"
+# The tag with `validation_set`.
+VALIDATION = "validation_set"
+
+
+def validation_set(movies: pd.DataFrame) -> str:
+    """A hash of the validation posters' IDs and labels: scores on equal ones can be compared."""
+    genres = genres_of(movies)
+    table = movies.loc[movies["split"] == "validation", ["id", *genres]].sort_values("id")
+    return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:16]
+
+
+def register(run_id: str, model_id: str, tags: dict[str, str], note: str) -> str:
+    """Register a run's model, unless it is already, with tags and a description in Markdown; move the alias if it is the best.
+
+    Parameters
+    ----------
+    tags : with SCORE and VALIDATION, and `caveat` if scores mean nothing
+
+    Returns
+    -------
+    What was done, on one line.
+    """
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    versions = client.search_model_versions(f"run_id = '{run_id}'")
+    if versions:
+        version = versions[0]
+    else:
+        # `mlflow.register_model` does the same, and prints.
+        if not client.search_registered_models(f"name = '{NAME}'"):
+            client.create_registered_model(NAME)
+        version = client.create_model_version(NAME, f"models:/{model_id}", run_id, model_id=model_id)
+    for key, value in tags.items():
+        client.set_model_version_tag(NAME, version.version, key, value)
+    client.update_model_version(NAME, version.version, note)
+    said = f"version {version.version} of {NAME}"
+    aliases = client.get_registered_model(NAME).aliases
+    if ALIAS in aliases and str(aliases[ALIAS]) == str(version.version):
+        return f"{said}, the best: models:/{NAME}@{ALIAS}"
+    best = client.get_model_version(NAME, aliases[ALIAS]) if ALIAS in aliases else None
+    if best is None or takes_alias(tags, best.tags):
+        client.set_registered_model_alias(NAME, ALIAS, version.version)
+        return f"{said}, now the best: models:/{NAME}@{ALIAS}"
+    if tags[VALIDATION] == best.tags.get(VALIDATION):
+        return f"{said}; the best on validation is version {best.version}"
+    stays = f"{ALIAS} stays version {best.version}, validated on other posters and not comparable"
+    return f"{said}; {stays}; MLflow's page Models changes it"
+
+
+def takes_alias(tags: dict[str, str], best: dict[str, str]) -> bool:
+    """Whether a version takes the alias from the best, given the tags of both."""
+    if ("caveat" in tags) != ("caveat" in best):
+        return "caveat" in best
+    # Not a number where no genre has enough validation posters.
+    new, old = (-math.inf if math.isnan(score) else score for score in (float(tags[SCORE]), float(best.get(SCORE, "nan"))))
+    return tags[VALIDATION] == best.get(VALIDATION) and new > old
+
+
+def model_file(address: str) -> Path:
+    """The model's file of an address in the registry, `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `models:/ID`.
+
+    Raises
+    ------
+    InputError
+        The store has no such model, or cannot be used.
+    """
+    from poster_genres.tracking import connect
+
+    def find() -> Any:
+        connect()
+        import mlflow
+
+        return mlflow.artifacts.download_artifacts(f"{address.rstrip('/')}/artifacts/model.pt")
+
+    try:
+        return Path(find())
+    except Exception as error:  # MLflow passes on the exceptions of its store and network
+        reason = next(iter(str(error).splitlines()), "")[:200].rstrip(" .")
+        raise InputError(f"{address}: {reason}; models that are there: `mlflow ui`, page Models") from None

@@ -1,0 +1,202 @@
+"""Export a trained model to ONNX, with an example that predicts without this project: `python -m stages.export`.
+
+In: models/model.pt, or the model that --model names. Out, in the folder export: model.onnx (pixels to probabilities, with the
+networks, the linear probe, the mirror image and the weights of the parts), for two_stream/… words.npz (the weights of letters and
+meaning), sentence.onnx and tokenizer.json (the embedding that meaning is read from), and predict.py, the example.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from poster_genres import errors
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from poster_genres.model import Model
+
+EXAMPLE = Path(__file__).parent.parent / "poster_genres" / "onnx_example.py"
+# The version of ONNX's operators, which ONNX Runtime reads since 1.15.
+OPSET = 18
+
+
+def image_model(model: "Model") -> "nn.Module":
+    """A model's image stream as a module.
+
+    It maps posters, uint8 (N, height, width, 3), and the words' logits, times their weights, float32 (N, genres), to probabilities,
+    float32 (N, genres). Objects are taken for absent, as they would be on a poster without any.
+    """
+    import torch
+    from torch import Tensor, nn
+
+    from poster_genres.objects import PosterDetections
+
+    assert model.fusion is not None
+    fusion = model.fusion
+    constant = fusion.intercepts
+    if model.objects is not None:
+        constant = constant + fusion.weight("objects") * model.objects.logits([PosterDetections([], np.zeros(0))])[0]
+
+    class ImageModel(nn.Module):
+        mean: Tensor
+        std: Tensor
+        constant: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.networks = nn.ModuleList(model.networks)
+            self.probe = nn.ModuleList([] if model.probe is None else [model.probe])
+            self.register_buffer("mean", torch.tensor(model.mean))
+            self.register_buffer("std", torch.tensor(model.std))
+            self.register_buffer("constant", torch.tensor(constant, dtype=torch.float32))
+
+        def forward(self, posters: Tensor, words: Tensor) -> Tensor:
+            pixels = ((posters.float() - self.mean) / self.std).permute(0, 3, 1, 2)
+            views = [pixels, pixels.flip(3)] if model.flip else [pixels]
+            logits = words + self.constant
+            for part, networks in (("networks", self.networks), ("probe", self.probe)):
+                if len(networks):
+                    outputs = [network(view) for view in views for network in networks]
+                    logits = logits + fusion.weight(part) * torch.stack(outputs).mean(dim=0)
+            return torch.sigmoid(logits)
+
+    return ImageModel().eval()
+
+
+def sentence_module() -> "nn.Module":
+    """The sentence model as a module, from token IDs, int64 (tokens,), to the embedding, float32 (`sentences.LENGTH`,)."""
+    from torch import Tensor, nn
+    from torch.nn.functional import layer_norm, normalize
+
+    from poster_genres.sentences import LENGTH, sentence_model
+
+    model = sentence_model()
+    names = ("word", "position", "token_type")
+
+    class Sentence(nn.Module):
+        word: Tensor
+        position: Tensor
+        token_type: Tensor
+        norm_weight: Tensor
+        norm_bias: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = model.encoder
+            for name in names:
+                self.register_buffer(name, model.weights[f"embeddings.{name}_embeddings.weight"])
+            for name in ("weight", "bias"):
+                self.register_buffer(f"norm_{name}", model.weights[f"embeddings.LayerNorm.{name}"])
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            x = self.word[tokens] + self.position[: tokens.shape[0]] + self.token_type[0]
+            x = layer_norm(x, (LENGTH,), self.norm_weight, self.norm_bias, eps=1e-12)
+            return normalize(self.encoder(x[None])[0].mean(dim=0), dim=0)
+
+    return Sentence().eval()
+
+
+def write_onnx(
+    module: "nn.Module", arguments: dict[str, Any], dynamic: dict[str, Any], output: str, path: Path, about: dict[str, Any]
+) -> None:
+    """Write a module to an ONNX file; `about` becomes the metadata `about`, as JSON."""
+    import contextlib
+    import io
+    import logging
+    import warnings
+
+    import torch
+
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    # The exporter prints its progress.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module,
+            kwargs=arguments,
+            dynamic_shapes=dynamic,
+            input_names=list(arguments),
+            output_names=[output],
+            opset_version=OPSET,
+            dynamo=True,
+        )
+    assert program is not None
+    program.model.metadata_props["about"] = json.dumps(about, ensure_ascii=False)
+    program.save(path, external_data=False)
+
+
+def export(model: "Model", folder: Path) -> list[str]:
+    """Write the files of this stage's description to a folder; returns their names."""
+    import torch
+
+    torch.backends.mha.set_fastpath_enabled(False)  # it is one operation, which ONNX does not have
+    assert model.fusion is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"genres": model.genres, "thresholds": model.thresholds, "height": model.height, "width": model.width}
+    posters = torch.zeros(2, model.height, model.width, 3, dtype=torch.uint8)
+    arguments = {"posters": posters, "words": torch.zeros(2, len(model.genres))}
+    batch = {0: torch.export.Dim("count")}
+    with torch.no_grad():
+        write_onnx(
+            image_model(model),
+            arguments,
+            {"posters": batch, "words": batch},
+            "probabilities",
+            folder / "model.onnx",
+            about | {"interpolation": model.interpolation},
+        )
+    names = ["model.onnx", "predict.py"]
+    shutil.copy(EXAMPLE, folder / "predict.py")
+    if model.words is not None:
+        from poster_genres.sentences import model_files
+
+        words, letters, meaning = model.words, model.fusion.weight("letters"), model.fusion.weight("meaning")
+        np.savez_compressed(
+            folder / "words.npz",
+            vocabulary=np.array(words.vocabulary),
+            frequencies=words.frequencies,
+            letters=np.float32(letters * words.weights),
+            letters_offset=np.float32(letters * words.offset),
+            meaning=np.float32(meaning * words.sentence_weights),
+            meaning_offset=np.float32(meaning * words.sentence_offset),
+        )
+        shutil.copy(model_files()["tokenizer.json"], folder / "tokenizer.json")
+        tokens = {"tokens": torch.tensor([101, 2023, 102])}
+        with torch.no_grad():
+            write_onnx(
+                sentence_module(),
+                tokens,
+                {"tokens": {0: torch.export.Dim("length", max=256)}},
+                "embedding",
+                folder / "sentence.onnx",
+                {},
+            )
+        names += ["words.npz", "sentence.onnx", "tokenizer.json"]
+    return names
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m stages.export", description="Export a trained model to ONNX.")
+    parser.add_argument("--model", type=Path, help="the model file, or models:/… in MLflow (models/model.pt)")
+    parser.add_argument("--folder", type=Path, default=Path("export"), help="where to write (export)")
+    arguments = parser.parse_args()
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise errors.InputError("stages.export needs onnxscript: pip install onnxscript") from None
+    import torch
+
+    from poster_genres.model import load_model
+    from poster_genres.prediction import choose_model
+
+    names = export(load_model(choose_model(arguments.model), torch.device("cpu")), arguments.folder)
+    print(f"{arguments.folder}: {', '.join(names)}; try `python {arguments.folder / 'predict.py'} poster.jpg`")
+
+
+if __name__ == "__main__":
+    errors.run(main)

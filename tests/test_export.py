@@ -1,0 +1,135 @@
+"""What is exported to ONNX predicts what the model does."""
+
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+from poster_genres.fusion import Fusion
+from poster_genres.model import Model, predict_probabilities
+from poster_genres.network import find_architecture
+from poster_genres.object_model import fit_objects
+from poster_genres.objects import Detection
+from poster_genres.sentences import with_sentences
+from poster_genres.words import fit_words
+from stages.export import export
+from tests.conftest import run, stage
+
+GENRES = ["Comedy", "Horror", "Action & Adventure"]
+HEIGHT, WIDTH = 97, 83
+TEXTS = ["Noël à la PLAGE\nun été", "the night   of the\ndead dead DEAD", "I fell in\nlove", "Öde Nächte"]
+
+
+@pytest.fixture
+def float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without bfloat16, which `predict` uses on processors that have it."""
+    monkeypatch.setattr("poster_genres.model.autocast", lambda device: torch.autocast(device.type, enabled=False))
+
+
+def make_model(architecture: str, with_words: bool) -> Model:
+    """A model with random weights, and words and objects fitted on a few."""
+    record = find_architecture(architecture)
+    torch.manual_seed(0)
+    networks = [record.build(len(GENRES), HEIGHT, WIDTH) for _ in range(2)]
+    probe = record.build(len(GENRES), HEIGHT, WIDTH) if record.load_pretrained else None
+    words, objects, parts = None, None, ["networks"] if probe is None else ["networks", "probe"]
+    if with_words:
+        found = with_sentences([[lettering(text), Detection("cat", i / 80, 0, 0, 1, 1)] for i, text in enumerate(TEXTS * 20)])
+        labels = np.random.default_rng(0).integers(0, 2, (len(found), len(GENRES))).astype(np.float32)
+        words, objects = fit_words(found, labels), fit_objects(found, labels, ["cat"])
+        parts += ["letters", "meaning", "objects"]
+    rng = np.random.default_rng(1)
+    return Model(
+        f"two_stream/{architecture}" if with_words else architecture,
+        GENRES,
+        HEIGHT,
+        WIDTH,
+        list(record.preprocessing.mean),
+        list(record.preprocessing.std),
+        networks,
+        [0.3] * len(GENRES),
+        probe=probe,
+        words=words,
+        objects=objects,
+        classes=["cat"] if with_words else [],
+        fusion=Fusion(parts, rng.uniform(0.3, 0.9, len(parts)), rng.normal(0, 1, len(GENRES))),
+        flip=True,
+        interpolation="bicubic",
+        thresholds=[0.5] * len(GENRES),
+    )
+
+
+def lettering(text: str) -> Detection:
+    return Detection("lettering", 1, 0, 0, 1, 1, text)
+
+
+def load_example(folder: Path) -> ModuleType:
+    """The example of an export, as a module."""
+    spec = importlib.util.spec_from_file_location("example", folder / "predict.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["tutorial", "alexnet", "residual", "efficientnet_lite0"])
+def test_each_architecture_predicts_the_same(architecture: str, float32: None, tmp_path: Path) -> None:
+    model = make_model(architecture, with_words=False)
+    assert export(model, tmp_path) == ["model.onnx", "predict.py"]
+    posters = np.random.default_rng(0).integers(0, 256, (3, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    expected = predict_probabilities(model, posters, torch.device("cpu"))
+    assert expected.std(axis=0).max() > 1e-3
+    inputs = {"posters": posters, "words": np.zeros((3, len(GENRES)), np.float32)}
+    (found,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, inputs)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_words_say_the_same(float32: None, tmp_path: Path) -> None:
+    model = make_model("residual", with_words=True)
+    assert export(model, tmp_path) == ["model.onnx", "predict.py", "words.npz", "sentence.onnx", "tokenizer.json"]
+    example = load_example(tmp_path)
+    poster = np.random.default_rng(0).integers(0, 256, (1, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    seen = []
+    for text in [*TEXTS, "love", "zzz", " ", "the night " * 300]:
+        expected = predict_probabilities(model, poster, torch.device("cpu"), detected=with_sentences([[lettering(text)]]))
+        (found,) = session.run(None, {"posters": poster, "words": example.words_logits(text)})
+        np.testing.assert_allclose(found, expected, atol=1e-3, err_msg=text[:20])
+        seen.append(expected)
+    assert np.std(seen, axis=0).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_the_example_needs_onnxruntime_numpy_and_pillow_alone(finished: Path, tmp_path: Path) -> None:
+    said = stage("export", "--model", finished / "models" / "model.pt", "--folder", tmp_path / "export", cwd=finished).stdout
+    assert said == f"{tmp_path}/export: model.onnx, predict.py; try `python {tmp_path}/export/predict.py poster.jpg`\n"
+    content = next((finished / "data" / "sample" / "posters").rglob("*.jpg"))
+    # Of other modes and sizes than the sample has.
+    save: dict[str, Callable[[Image.Image], Image.Image]] = {
+        "a.jpg": lambda image: image,
+        "b.jpg": lambda image: image.resize((900, 1400)),
+        "c.png": lambda image: image.convert("RGBA").rotate(20, fillcolor=(0, 0, 0, 0)),
+        "d.png": lambda image: image.convert("L"),
+    }
+    missing = "import sys; sys.modules.update(dict.fromkeys(('torch', 'scipy', 'sklearn', 'pandas', 'mlflow', 'poster_genres')))"
+    for name, change in save.items():
+        with Image.open(content) as image:
+            change(image).save(tmp_path / name)
+        expected = json.loads(stage("predict", tmp_path / name, "--json", cwd=finished).stdout)
+        program = f"{missing}; import runpy; runpy.run_path('export/predict.py', run_name='__main__')"
+        lines = run(sys.executable, "-c", program, name, cwd=tmp_path).stdout.splitlines()
+        found = {match[1]: float(match[2]) for line in lines if (match := re.fullmatch(r"(.+) \(([\d.]+)\)( \*)?", line))}
+        assert found == pytest.approx(expected["genres"], abs=1e-3)
+        assert {line.partition(" (")[0] for line in lines if line.endswith("*")} == set(expected["verdict"])
