@@ -62,11 +62,16 @@ def test_a_sweep_loses_no_run_on_a_fresh_store(repository: Path) -> None:
     assert best.loc[("validation", "macro_average_precision"), "model"] == pytest.approx(scores[0], abs=1e-4)
 
 
-def test_a_search_goes_on_after_an_interrupt_and_leaves_no_worker(repository: Path) -> None:
-    command = [sys.executable, "-m", "stages.sweep", "--trials", "2", "-S", "learning_rate={low: 1e-4, high: 1e-2, log: true}"]
-    set_parameters(repository, epochs=300)
+def test_an_interrupted_search_stops_all_and_goes_on(repository: Path) -> None:
+    options = ("--trials", "2", "-S", "learning_rate={low: 1e-4, high: 1e-2, log: true}")
+    set_parameters(repository, epochs=30)
     with subprocess.Popen(
-        command, cwd=repository, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "stages.sweep", *options],
+        cwd=repository,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as search:
         wait_until(lambda: list((repository / ".dvc" / "tmp" / "training").glob("*.pt")), 300)
         search.send_signal(signal.SIGINT)
@@ -79,24 +84,25 @@ def test_a_search_goes_on_after_an_interrupt_and_leaves_no_worker(repository: Pa
     ]
     assert run("dvc", "queue", "status", cwd=repository).stdout.endswith("\nWorker status: 0 active, 0 idle\n")
     assert stage("sweep", "--stop", cwd=repository).stdout == "stopped: nothing was running\n"
-    (one,) = runs_of(repository)
-    assert one.info.status == "KILLED"
-    # Another number of epochs is another sweep; here the same trial is asked for again.
-    set_parameters(repository, epochs=1)
-    done = stage(*command[2:][0].split(".")[1:], *command[3:], cwd=repository).stdout
-    (name,) = set(re.findall(r"sweep-\w{6}", done))
-    names = sorted(run("dvc", "exp", "list", "--name-only", cwd=repository).stdout.split())
-    assert names == [f"{name}-1", f"{name}-2"]
-    folder = repository / "metrics" / "search" / name
-    assert {path.name for path in folder.iterdir()} == {"history.png", "slices.png"}
-    of_search = [one for one in runs_of(repository) if one.data.tags.get("search") == name]
-    assert len(of_search) == 1
-    children = [one for one in runs_of(repository) if one.data.tags.get("mlflow.parentRunId") == of_search[0].info.run_id]
-    assert {one.info.run_name for one in children} == {f"{name}-1", f"{name}-2"}
-    best = max(one.data.metrics["validation/macro_average_precision"] for one in children)
-    assert of_search[0].data.metrics["best"] == pytest.approx(best, abs=1e-6)
-    (lone,) = {float(one.data.params["learning_rate"]) for one in children if one.info.run_name == f"{name}-1"}
-    assert 1e-4 <= lone <= 1e-2
+    (killed,) = runs_of(repository)
+    assert killed.info.status == "KILLED"
+
+    output = stage("sweep", *options, cwd=repository).stdout
+    (name,) = set(re.findall(r"sweep-\w{6}", output))
+    names = [f"{name}-1", f"{name}-2"]
+    assert sorted(run("dvc", "exp", "list", "--name-only", cwd=repository).stdout.split()) == names
+    assert {path.name for path in (repository / "metrics" / "search" / name).iterdir()} == {"history.png", "slices.png"}
+    by_name = {one.info.run_name: one for one in runs_of(repository)}
+    assert set(by_name) == {name, *names}
+    for one in names:
+        check_whole(by_name[one], epochs=30)
+        assert by_name[one].data.tags["mlflow.parentRunId"] == by_name[name].info.run_id
+    # The training went on, in its run, with the same learning rate.
+    assert by_name[names[0]].info.run_id == killed.info.run_id
+    assert by_name[names[0]].data.params == killed.data.params
+    scores = {one: by_name[one].data.metrics["validation/macro_average_precision"] for one in names}
+    assert by_name[name].data.metrics["best"] == pytest.approx(max(scores.values()), abs=1e-5)
+    assert f"dvc exp apply {max(names, key=scores.__getitem__)}\n" in output
 
 
 def test_the_tensor_cache_is_linked_and_not_copied(finished: Path) -> None:
