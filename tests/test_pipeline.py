@@ -4,6 +4,8 @@ import http.server
 import json
 import re
 import shutil
+import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -11,13 +13,14 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import yaml
 
 import stages.resolve
 from poster_genres.parameters import read_parameters
 from stages.resolve import imported_files
-from tests.conftest import QUICK, ROOT, jpeg, make_dataset, run, set_parameters
+from tests.conftest import QUICK, ROOT, environment, jpeg, make_dataset, run, set_parameters, wait_until
 
 STAGES = ("sample", "resolve", "join", "cache", "detect", "train", "evaluate")
 
@@ -66,9 +69,48 @@ def test_metrics_and_plots_are_shown(finished: Path) -> None:
     shutil.rmtree(finished / "plots")
     for title in ("Loss", "Macro average precision", "Average precision by genre", "Precision and recall"):
         assert title in page
+    assert "static/workspace_metrics_figures_genres.png" in page
     # Training and validation are two lines of one plot.
     assert "train_loss" in page
     assert "validation_loss" in page
+
+
+def test_curves_are_shown_while_training(repository: Path) -> None:
+    history = repository / "metrics" / "history.csv"
+    set_parameters(repository, epochs=2000)
+    with subprocess.Popen(["dvc", "repro", "train"], cwd=repository, env=environment(), stdout=subprocess.DEVNULL) as repro:
+        try:
+            wait_until(lambda: history.exists() and len(history.read_text(encoding="utf-8").splitlines()) > 3, 300)
+            shown = json.loads(run("dvc", "plots", "show", "--json", cwd=repository).stdout)
+            assert repro.poll() is None
+        finally:
+            repro.send_signal(signal.SIGINT)
+            for one in psutil.Process(repro.pid).children(recursive=True):
+                one.send_signal(signal.SIGINT)
+    (plot,) = shown["Loss"]
+    assert [row["epoch"] for row in plot["datapoints"]["workspace"]][:3] == ["1", "1", "2"]
+
+
+def test_a_branch_is_reported_beside_its_base(repository: Path, tmp_path: Path) -> None:
+    set_parameters(repository, epochs=2)
+    run("dvc", "repro", cwd=repository)
+    run("git", "commit", "-qam", "Two epochs", cwd=repository)
+    commit = run("git", "rev-parse", "--short=8", "HEAD", cwd=repository).stdout.strip()
+    model = (repository / "models" / "model.pt").read_bytes()
+    # The base has no scores in Git: they are made, here from the cache of runs.
+    run(".ci/report", "HEAD~2", tmp_path / "report", cwd=repository)
+    lines = (tmp_path / "report" / "report.md").read_text(encoding="utf-8").splitlines()
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    assert table[0][:2] == ["Path", "Metric"]
+    assert table[0][3:] == [commit, "Change"]
+    after = json.loads((repository / "metrics" / "evaluation.json").read_text(encoding="utf-8"))
+    scores = {row[1]: row[3] for row in table[2:5]}
+    assert scores["validation.macro_AP"] == f"{after['validation']['macro_AP']:g}"
+    assert table[-1] == ["params.yaml", "epochs", "1", "2"]
+    assert "train_loss" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert run("git", "rev-parse", "--short=8", "HEAD", cwd=repository).stdout.strip() == commit
+    assert run("git", "status", "--short", cwd=repository).stdout == ""
+    assert (repository / "models" / "model.pt").read_bytes() == model
 
 
 @pytest.mark.parametrize("change", ["epochs=2", "architecture=tutorial", "learning_rate=0.00001"])

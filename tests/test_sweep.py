@@ -1,10 +1,16 @@
 """Grids and searches of experiments, queued and run by several workers at once."""
 
+import contextlib
+import fcntl
+import os
 import re
+import shlex
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +32,26 @@ SPACE: dict[str, list[str] | Range] = {
     "epochs": Range(low=1, high=9),
     "schedule": ["constant", "one_cycle"],
 }
+
+
+SHOW = "dvc exp show --only-changed --hide-failed --drop 'Executor|.*/.*'"
+
+
+def in_terminal(command: str, folder: Path, columns: int) -> list[str]:
+    """What a command shows in a terminal of so many columns, by line, without colours."""
+    parent, child = os.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    with subprocess.Popen(
+        [*shlex.split(command), "--no-pager"], cwd=folder, env=environment(), stdout=child, stderr=child
+    ) as process:
+        os.close(child)
+        output = b""
+        with contextlib.suppress(OSError):  # at its end
+            while part := os.read(parent, 1 << 16):
+                output += part
+    os.close(parent)
+    assert process.returncode == 0
+    return re.sub(r"\x1b\[[0-9;]*m", "", output.decode()).splitlines()
 
 
 def test_a_sweep_loses_no_run_on_a_fresh_store(repository: Path) -> None:
@@ -55,6 +81,12 @@ def test_a_sweep_loses_no_run_on_a_fresh_store(repository: Path) -> None:
     # The same command again runs nothing, and shows the same.
     again = stage("sweep", "--jobs", "2", cwd=repository).stdout
     assert again.strip() == table.strip()
+    shown = in_terminal(SHOW, repository, columns=160)
+    assert max(map(len, shown)) <= 160
+    assert (
+        shown[1].split() == ["Experiment", "Created", "State", "validation.macro_AP", "test.macro_AP", "test.micro_AP", "architecture", "epochs"]
+    )
+    assert "…" not in "".join(shown)
     winner = re.search(r"dvc exp apply (\S+)", output)
     assert winner
     run("dvc", "exp", "apply", winner[1], cwd=repository)
