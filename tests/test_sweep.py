@@ -83,9 +83,16 @@ def test_a_sweep_loses_no_run_on_a_fresh_store(repository: Path) -> None:
     assert again.strip() == table.strip()
     shown = in_terminal(SHOW, repository, columns=160)
     assert max(map(len, shown)) <= 160
-    assert (
-        shown[1].split() == ["Experiment", "Created", "State", "validation.macro_AP", "test.macro_AP", "test.micro_AP", "architecture", "epochs"]
-    )
+    assert shown[1].split() == [
+        "Experiment",
+        "Created",
+        "State",
+        "validation.macro_AP",
+        "test.macro_AP",
+        "test.micro_AP",
+        "architecture",
+        "epochs",
+    ]
     assert "…" not in "".join(shown)
     winner = re.search(r"dvc exp apply (\S+)", output)
     assert winner
