@@ -48,6 +48,9 @@ class Search:
     def completed(self) -> list[int]:
         return self._in_state("COMPLETE")
 
+    def failed(self) -> list[int]:
+        return self._in_state("FAIL")
+
     def unfinished(self) -> list[int]:
         return self._in_state("RUNNING")
 

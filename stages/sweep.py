@@ -348,8 +348,13 @@ def wait_for_workers(polls: int = 10) -> None:
 
 
 def explain_failure(name: str) -> None:
-    log = dvc("queue", "logs", name).strip().splitlines()
-    print(f"{name} failed: {log[-1] if log else 'no log'}; `dvc queue logs {name}` tells more", file=sys.stderr)
+    """Print why an experiment failed: its stage's one line, or else the last one of its log."""
+    try:
+        log = dvc("queue", "logs", name).strip().splitlines() or ["no log"]
+    except InputError as error:  # it failed before its first stage
+        log = [str(error)]
+    reason = next((line for line in log if line.startswith("error: ")), log[-1])
+    print(f"{name} failed: {reason}; `dvc queue logs {name}` tells more", file=sys.stderr)
 
 
 def enqueue(name: str, values: dict[str, str], states: dict[str, Task]) -> None:
@@ -370,12 +375,6 @@ def run_grid(sweep: str, grid: Sweep, jobs: int) -> dict[str, dict[str, Any]]:
     if not missing:
         return values_of
     states = {task.name: task for task in read_queue()[0]}
-    if len(missing) == len(values_of) > 1 and not states.keys() & missing.keys():
-        grid_options = {key: ",".join(map(as_override, values)) for key, values in grid.items()}  # type: ignore[arg-type]
-        dvc("exp", "run", "--queue", "--name", sweep, *options(grid_options), show=True)
-    else:
-        for name, values in missing.items():
-            enqueue(name, {key: as_override(value) for key, value in values.items()}, states)
 
     def done(name: str, succeeded: bool) -> list[str]:
         if not succeeded:
@@ -383,6 +382,12 @@ def run_grid(sweep: str, grid: Sweep, jobs: int) -> dict[str, dict[str, Any]]:
         return []
 
     with stopped_by_interrupt(values_of):
+        if len(missing) == len(values_of) > 1 and not states.keys() & missing.keys():
+            grid_options = {key: ",".join(map(as_override, values)) for key, values in grid.items()}  # type: ignore[arg-type]
+            dvc("exp", "run", "--queue", "--name", sweep, *options(grid_options), show=True)
+        else:
+            for name, values in missing.items():
+                enqueue(name, {key: as_override(value) for key, value in values.items()}, states)
         follow(list(missing), len(values_of) - len(missing), len(values_of), jobs, done)
     return values_of
 
@@ -421,9 +426,13 @@ def run_search(sweep: str, parameters: Parameters, trials: int, jobs: int) -> di
         key: values if isinstance(values, Range) else [as_override(value) for value in values]
         for key, values in parameters.sweep.items()
     }
+    STUDIES.parent.mkdir(parents=True, exist_ok=True)
     search = Search(f"sqlite:///{STUDIES}", sweep, space, parameters.seed, RANDOM_TRIALS)
     states = {task.name: task for task in read_queue()[0]}
     there = finished(f"{sweep}-")
+    # Trials that failed before are replaced by others; those that fail now are not, or this might never end.
+    last = trials + len(search.failed())
+    running: list[int] = []
 
     def name(trial: int) -> str:
         return f"{sweep}-{trial + 1}"
@@ -434,7 +443,7 @@ def run_search(sweep: str, parameters: Parameters, trials: int, jobs: int) -> di
     def next_ones() -> list[str]:
         """Queue as many trials as there are jobs free."""
         queued = []
-        while len(running) < jobs and len(search.trials()) < trials:
+        while len(running) < jobs and len(search.trials()) < last:
             trial = search.ask()
             running.append(trial)
             enqueue(name(trial), search.values(trial), states)
@@ -449,20 +458,17 @@ def run_search(sweep: str, parameters: Parameters, trials: int, jobs: int) -> di
         running.remove(trial)
         return next_ones()
 
-    # Those that an interrupted search has asked for go on with the same values.
-    running: list[int] = []
-    for trial in search.unfinished():
-        if name(trial) in there:
-            tell(trial, True)
-        else:
-            running.append(trial)
-            enqueue(name(trial), search.values(trial), states)
-    names = [name(trial) for trial in range(trials)]
-    with stopped_by_interrupt(names):
-        asked = [name(trial) for trial in running]
-        asked += next_ones()
+    with stopped_by_interrupt(name(trial) for trial in range(last)):
+        # Those that an interrupted search has asked for go on with the same values.
+        for trial in search.unfinished():
+            if name(trial) in there:
+                tell(trial, True)
+            else:
+                running.append(trial)
+                enqueue(name(trial), search.values(trial), states)
+        asked = [*map(name, running), *next_ones()]
         if asked:
-            follow(asked, len(search.trials()) - len(asked), max(trials, len(search.trials())), jobs, done)
+            follow(asked, len(search.completed()), max(trials, len(search.completed())), jobs, done)
     search.draw(PICTURES / sweep)
     search.log(PICTURES / sweep)
     print(f"\nThe search in pictures: {PICTURES / sweep}, and the run {sweep} in MLflow\n")
