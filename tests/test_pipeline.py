@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import os
 import re
 import shutil
 import signal
@@ -13,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-import psutil
 import pytest
 import yaml
 
@@ -78,15 +78,15 @@ def test_metrics_and_plots_are_shown(finished: Path) -> None:
 def test_curves_are_shown_while_training(repository: Path) -> None:
     history = repository / "metrics" / "history.csv"
     set_parameters(repository, epochs=2000)
-    with subprocess.Popen(["dvc", "repro", "train"], cwd=repository, env=environment(), stdout=subprocess.DEVNULL) as repro:
+    with subprocess.Popen(
+        ["dvc", "repro", "train"], cwd=repository, env=environment(), stdout=subprocess.DEVNULL, start_new_session=True
+    ) as repro:
         try:
             wait_until(lambda: history.exists() and len(history.read_text(encoding="utf-8").splitlines()) > 3, 300)
             shown = json.loads(run("dvc", "plots", "show", "--json", cwd=repository).stdout)
             assert repro.poll() is None
         finally:
-            repro.send_signal(signal.SIGINT)
-            for one in psutil.Process(repro.pid).children(recursive=True):
-                one.send_signal(signal.SIGINT)
+            os.killpg(repro.pid, signal.SIGINT)
     (plot,) = shown["Loss"]
     assert [row["epoch"] for row in plot["datapoints"]["workspace"]][:3] == ["1", "1", "2"]
 
