@@ -87,8 +87,9 @@ def test_curves_are_shown_while_training(repository: Path) -> None:
             assert repro.poll() is None
         finally:
             os.killpg(repro.pid, signal.SIGINT)
-    (plot,) = shown["Loss"]
-    assert [row["epoch"] for row in plot["datapoints"]["workspace"]][:3] == ["1", "1", "2"]
+    (plot,) = shown["data"]["Loss"]
+    rows = plot["content"]["data"]["values"]
+    assert [row["epoch"] for row in rows if row["field"] == "validation_loss"][:3] == ["1", "2", "3"]
 
 
 def test_a_branch_is_reported_beside_its_base(repository: Path, tmp_path: Path) -> None:
