@@ -15,6 +15,8 @@ from poster_genres.parameters import Range, is_whole
 from poster_genres.tracking import Tracking, connect
 
 DIGITS = 4
+# What `tell` is given, in words.
+OBJECTIVE = "validation macro average precision"
 
 
 class Search:
@@ -103,7 +105,7 @@ class Search:
         if completed > 2 and len(self.space) > 1:
             drawn["importances"] = pictures.plot_param_importances
         for name, draw in drawn.items() if completed else ():
-            draw(self.study)
+            draw(self.study, target_name=OBJECTIVE)
             with whole_file(folder / f"{name}.png") as temporary:
                 plt.gcf().savefig(temporary, dpi=120, format="png", bbox_inches="tight")
             plt.close("all")
