@@ -1,12 +1,13 @@
 """`params.yaml` and `recipes.yaml`, read into typed values, and which of these each stage uses."""
 
+import math
 import re
 import reprlib
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, ValidationInfo, field_validator
 
 from poster_genres.architectures import (
     DETECTORS,
@@ -144,6 +145,50 @@ class EvaluateParameters(Values):
     seed: Seed
 
 
+class Range(Values):
+    """The values that a search may give a parameter, both ends included."""
+
+    low: Annotated[Number, Field(description="a number")]
+    high: Annotated[Number, Field(description="a number")]
+    log: YesOrNo = False
+
+    @field_validator("high")
+    @classmethod
+    def _above_low(cls, high: float, info: ValidationInfo) -> float:
+        if high <= info.data.get("low", -math.inf):
+            raise ValueError("should be above low")
+        return high
+
+    @field_validator("log")
+    @classmethod
+    def _above_zero(cls, log: bool, info: ValidationInfo) -> bool:
+        if log and info.data.get("low", 1) <= 0:
+            raise ValueError("is for a low above 0")
+        return log
+
+
+def _choices(value: Any) -> list[Any] | Range:
+    if isinstance(value, list) and value:
+        return value
+    if not isinstance(value, dict):
+        raise ValueError("should be a list of one value or more, or a range as {low: 0.0001, high: 0.01, log: true}")
+    try:
+        return Range.model_validate(value)
+    except ValidationError as error:
+        raise ValueError(_faults(error, Range)[0]) from None
+
+
+def is_whole(key: str) -> bool | None:
+    """Whether a parameter is a whole number, by its type; None for what is no number."""
+    kind = (Recipe.model_fields | Parameters.model_fields)[key].annotation
+    return False if kind is float else True if int in (kind, *get_args(kind)) else None
+
+
+def as_number(key: str, value: float) -> int | float:
+    """A number as the parameter has it, whole or not."""
+    return int(value) if is_whole(key) else value
+
+
 class Parameters(JoinParameters, CacheParameters):
     """All of `params.yaml`, which explains each key. Its keys of a recipe are in `recipe`, where the values of the architecture's
     recipe replace `auto`."""
@@ -154,8 +199,8 @@ class Parameters(JoinParameters, CacheParameters):
     patience: Natural
     processes: Few
     sweep: Annotated[
-        dict[str, Annotated[list[Scalar | list[Scalar]], Field(min_length=1)]],
-        Field(description="keys of this file, each with a list of values"),
+        dict[str, Annotated[list[Any] | Range, PlainValidator(_choices)]],
+        Field(description="keys of this file, each with a list of values or a range"),
     ]
 
     @field_validator("detectors")
@@ -330,8 +375,10 @@ def _faults(error: ValidationError, kind: type[Values], also: str = "") -> list[
         key = str(fault["loc"][0])
         description = kind.model_fields[key].description if key in kind.model_fields else None
         if key == "sweep" and len(fault["loc"]) > 1:
-            key, description = f"sweep.{named(fault['loc'][1])}", "a list of one value or more"
-        if fault["type"] == "missing":
+            key = f"sweep.{named(fault['loc'][1])}"
+        if key.startswith("sweep.") and isinstance(fault["input"], dict):
+            faults[key] = f"{key}.{fault['msg'].removeprefix('Value error, ')}"
+        elif fault["type"] == "missing":
             faults[key] = f"{key}: is missing"
         elif fault["type"] == "extra_forbidden":
             faults[key] = f"{key}: unknown key; the keys are {', '.join(kind.model_fields)}"

@@ -30,7 +30,7 @@ def test_two_experiments_are_compared_on_the_same_posters(repository: Path) -> N
         rows = table(stage("compare", "HEAD", "longer", "--split", split, cwd=repository))
         name, *values = rows[1]
         assert name == "macro average precision"
-        assert [float(value) for value in values[:2]] == [first["macro_average_precision"], second["macro_average_precision"]]
+        assert [float(value) for value in values[:2]] == [round(scores["macro_AP"], 4) for scores in (first, second)]
         low, high = (float(number) for number in values[3].split(" to "))
         assert low <= float(values[2]) <= high
 

@@ -130,4 +130,4 @@ def test_the_commands_of_readmes_table_work_in_order(repository: Path) -> None:
                 continue
         output = in_shell(command.replace("epochs=50", "epochs=2"), repository)
         if "exp show" in command:
-            assert "macro_average_precision" in output
+            assert "validation.macro_AP" in output

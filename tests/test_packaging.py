@@ -129,3 +129,17 @@ def test_workflow_and_readme_name_the_supported_versions() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"Python {', '.join(PYTHONS[:-1])} or {PYTHONS[-1]}" in readme
     assert f"pip install torch=={locked('requirements.txt')['torch']} --index-url" in readme  # the CPU build of the same version
+    report = (ROOT / ".github" / "workflows" / "report.yml").read_text(encoding="utf-8")
+    assert f"pip install torch=={locked('requirements.txt')['torch']} --index-url" in report
+    assert f'python-version: "{PYTHONS[-1]}"' in report
+
+
+def test_hooks_before_commits_run_what_ci_runs() -> None:
+    configuration = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    (repository,) = configuration["repos"]
+    # Programs of the environment, which the lock gives their versions.
+    assert {hook["language"] for hook in repository["hooks"]} == {"system"}
+    entries = [hook["entry"] for hook in repository["hooks"]]
+    in_ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8").partition('step "lint and types"')[2].partition("\nstep ")[0]
+    assert entries == re.findall(r"^\.venv/bin/((?:ruff|mypy).*)$", in_ci, re.M)
+    assert {entry.split()[0] for entry in entries} <= set(declared(["test"]))

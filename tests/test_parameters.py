@@ -66,6 +66,7 @@ KEYS = (
 )
 NETWORKS_KNOWN = "alexnet, efficientnet_lite0, efficientnet_lite1, efficientnet_lite2, residual, tutorial"
 CHOICES = f"the choices are {NETWORKS_KNOWN}, hf/<model ID or folder>, and two_stream/ before any of these"
+VALUES = "should be a list of one value or more, or a range as {low: 0.0001, high: 0.01, log: true}"
 
 
 @pytest.mark.parametrize(
@@ -85,8 +86,18 @@ CHOICES = f"the choices are {NETWORKS_KNOWN}, hf/<model ID or folder>, and two_s
             {"seed": -1, "limit": "many"},
             "limit: should be a whole number from 1, not 'many'; seed: should be a whole number from 0 to 4294967295, not -1",
         ),
-        ({"sweep": {"epochs": 3}}, "sweep.epochs: should be a list of one value or more, not 3"),
-        ({"sweep": {"epochs": [], "crop": [0.1]}}, "sweep.epochs: should be a list of one value or more, not []"),
+        ({"sweep": {"epochs": 3}}, f"sweep.epochs: {VALUES}, not 3"),
+        ({"sweep": {"epochs": [], "crop": [0.1]}}, f"sweep.epochs: {VALUES}, not []"),
+        ({"sweep": {"crop": {"low": "x", "high": 1}}}, "sweep.crop.low: should be a number, not 'x'"),
+        ({"sweep": {"crop": {"low": True, "high": 1}}}, "sweep.crop.low: should be a number, not True"),
+        ({"sweep": {"crop": {"low": 0.1}, "epochs": 2}}, f"sweep.crop.high: is missing; sweep.epochs: {VALUES}, not 2"),
+        ({"sweep": {"crop": {"low": 0.2, "high": 0.1}}}, "sweep.crop.high: should be above low, not 0.1"),
+        ({"sweep": {"crop": {"low": 0, "high": 0.1, "log": True}}}, "sweep.crop.log: is for a low above 0, not True"),
+        ({"sweep": {"crop": {"low": 0, "high": 0.1, "log": "x"}}}, "sweep.crop.log: should be true or false, not 'x'"),
+        (
+            {"sweep": {"crop": {"low": 0, "high": 0.1, "step": 2}}},
+            "sweep.crop.step: unknown key; the keys are low, high, log",
+        ),
         ({"detectors": ["lettering", 3]}, "detectors: should be a list of detectors, not 3"),
         ({"detectors": ["lettering", "lettering"]}, "detectors: should name each detector once, not ['lettering', 'lettering']"),
         ({"limit": "9" * 5000}, f"limit: should be a whole number from 1, not '{'9' * 57}...{'9' * 58}'"),
@@ -119,7 +130,7 @@ RIGHT = {
     "patience": f"{WHOLE} 0",
     "processes": f"{WHOLE} 1 to 1000",
     "detectors": "a list of detectors",
-    "sweep": "keys of this file, each with a list of values",
+    "sweep": "keys of this file, each with a list of values or a range",
     "ensemble_size": f"{WHOLE} 1 to 1000{AUTO_TOO}",
     "linear_probe": f"true or false{AUTO_TOO}",
     "frozen_blocks": f"{WHOLE} 0{AUTO_TOO}",

@@ -2,8 +2,11 @@
 
 import http.server
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -24,7 +27,7 @@ from poster_genres.network import find_architecture
 from poster_genres.parameters import check_parameters, read_parameters
 from stages.cache import LEAST_SIDE
 from stages.resolve import imported_files
-from tests.conftest import QUICK, ROOT, jpeg, make_dataset, run, set_parameters
+from tests.conftest import QUICK, ROOT, environment, jpeg, make_dataset, run, set_parameters, wait_until
 
 STAGES = ("sample", "resolve", "join", "cache", "detect", "train", "evaluate")
 
@@ -106,15 +109,56 @@ def test_the_report_is_one_page_with_everything_inside(finished: Path) -> None:
 
 
 def test_metrics_and_plots_are_shown(finished: Path) -> None:
-    assert "test.macro_average_precision" in run("dvc", "metrics", "show", cwd=finished).stdout
+    scores = run("dvc", "metrics", "show", cwd=finished).stdout.split()
+    assert scores[1:5] == ["validation.macro_AP", "test.macro_AP", "test.micro_AP", "prior.macro_AP"]
     run("dvc", "plots", "show", "-o", "plots", cwd=finished)
     page = (finished / "plots" / "index.html").read_text(encoding="utf-8")
     shutil.rmtree(finished / "plots")
     for title in ("Loss", "Macro average precision", "Average precision by genre", "Precision and recall"):
         assert title in page
+    assert "static/workspace_metrics_figures_genres.png" in page
     # Training and validation are two lines of one plot.
     assert "train_loss" in page
     assert "validation_loss" in page
+
+
+def test_curves_are_shown_while_training(repository: Path) -> None:
+    history = repository / "metrics" / "history.csv"
+    set_parameters(repository, epochs=2000)
+    with subprocess.Popen(
+        ["dvc", "repro", "train"], cwd=repository, env=environment(), stdout=subprocess.DEVNULL, start_new_session=True
+    ) as repro:
+        try:
+            wait_until(lambda: history.exists() and len(history.read_text(encoding="utf-8").splitlines()) > 3, 300)
+            shown = json.loads(run("dvc", "plots", "show", "--json", cwd=repository).stdout)
+            assert repro.poll() is None
+        finally:
+            os.killpg(repro.pid, signal.SIGINT)
+    (plot,) = shown["data"]["Loss"]
+    rows = plot["content"]["data"]["values"]
+    assert [row["epoch"] for row in rows if row["field"] == "validation_loss"][:3] == ["1", "2", "3"]
+
+
+def test_a_branch_is_reported_beside_its_base(repository: Path, tmp_path: Path) -> None:
+    set_parameters(repository, epochs=2)
+    run("dvc", "repro", cwd=repository)
+    run("git", "commit", "-qam", "Two epochs", cwd=repository)
+    commit = run("git", "rev-parse", "--short=8", "HEAD", cwd=repository).stdout.strip()
+    model = (repository / "models" / "model.pt").read_bytes()
+    # The base has no scores in Git: they are made, here from the cache of runs.
+    run(".ci/report", "HEAD~2", tmp_path / "report", cwd=repository)
+    lines = (tmp_path / "report" / "report.md").read_text(encoding="utf-8").splitlines()
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    assert table[0][:2] == ["Path", "Metric"]
+    assert table[0][3:] == [commit, "Change"]
+    after = json.loads((repository / "metrics" / "evaluation.json").read_text(encoding="utf-8"))
+    scores = {row[1]: row[3] for row in table[2:5]}
+    assert scores["validation.macro_AP"] == f"{after['validation']['macro_AP']:g}"
+    assert table[-1] == ["params.yaml", "epochs", "1", "2"]
+    assert "train_loss" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert run("git", "rev-parse", "--short=8", "HEAD", cwd=repository).stdout.strip() == commit
+    assert run("git", "status", "--short", cwd=repository).stdout == ""
+    assert (repository / "models" / "model.pt").read_bytes() == model
 
 
 @pytest.mark.parametrize("change", ["epochs=2", "architecture=tutorial", "learning_rate=0.00001"])
@@ -293,7 +337,7 @@ EDITED = {
         stages/__init__.py stages/demo.py stages/export.py stages/predict.py stages/sweep.py stages/track.py
         poster_genres/demo.css poster_genres/demo.html poster_genres/demo.js poster_genres/demo.py
         poster_genres/__init__.py poster_genres/architectures.py poster_genres/explanations.py poster_genres/parameters.py
-        poster_genres/efficientnet.py poster_genres/onnx_example.py poster_genres/recipes.yaml
+        poster_genres/efficientnet.py poster_genres/onnx_example.py poster_genres/recipes.yaml poster_genres/search.py
         stages/resolve.py
     """,
     "evaluate": """
