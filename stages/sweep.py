@@ -181,8 +181,8 @@ def check_sweep(content: dict[str, Any], given: dict[str, Any] | None, trials: i
         # Each value on its own, beside the first of the others, as combinations may be endless.
         first = combinations({key: values[:1] for key, values in ends.items()})[0]  # type: ignore[index]
         checked = [first | {key: value} for key, values in ends.items() for value in values]
-    for values in checked:
-        check_parameters(content | values, PARAMETERS)
+    for chosen in checked:
+        check_parameters(content | chosen, PARAMETERS)
     return parameters, sweep
 
 
@@ -383,7 +383,7 @@ def run_grid(sweep: str, grid: Sweep, jobs: int) -> dict[str, dict[str, Any]]:
 
     with stopped_by_interrupt(values_of):
         if len(missing) == len(values_of) > 1 and not states.keys() & missing.keys():
-            grid_options = {key: ",".join(map(as_override, values)) for key, values in grid.items()}  # type: ignore[arg-type]
+            grid_options = {key: ",".join(map(as_override, values)) for key, values in grid.items()}
             dvc("exp", "run", "--queue", "--name", sweep, *options(grid_options), show=True)
         else:
             for name, values in missing.items():

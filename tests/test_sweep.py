@@ -172,7 +172,7 @@ def test_the_same_seed_gives_the_same_trials_interrupted_or_not(tmp_path: Path) 
         assert 1e-4 <= float(values["learning_rate"]) <= 1e-2
         assert values["learning_rate"] == f"{float(values['learning_rate'])}"
         assert values["epochs"] in map(str, range(1, 10))
-        assert values["schedule"] in SPACE["schedule"]  # type: ignore[operator]
+        assert values["schedule"] in SPACE["schedule"]
     # Guided: the later half is nearer to where the score is high.
     rates = [float(values["learning_rate"]) for values in whole]
     assert sum(rates[6:]) > sum(rates[:6])
