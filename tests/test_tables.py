@@ -246,7 +246,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=JSON)
 def test_any_json_is_read_or_refused(tmp_path: Path, content: object) -> None:
     (tmp_path / "a.json").write_text(json.dumps(content), encoding="utf-8")
