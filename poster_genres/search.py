@@ -101,7 +101,7 @@ class Search:
         from optuna.visualization import matplotlib as pictures
 
         completed = len(self.completed())
-        drawn = {"history": pictures.plot_optimization_history, "slices": pictures.plot_slice}
+        drawn: dict[str, Any] = {"history": pictures.plot_optimization_history, "slices": pictures.plot_slice}
         if completed > 2 and len(self.space) > 1:
             drawn["importances"] = pictures.plot_param_importances
         for name, draw in drawn.items() if completed else ():
