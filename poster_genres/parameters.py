@@ -57,8 +57,6 @@ Part = Annotated[Number, Field(gt=0, lt=1, description="a number between 0 and 1
 Share = Annotated[Number, Field(ge=0, le=1, description="a number from 0 to 1")]
 LessThanOne = Annotated[Number, Field(ge=0, lt=1, description="a number from 0 to less than 1")]
 YesOrNo = Annotated[bool, Field(description="true or false")]
-# What a key may have as its value. Nothing deeper, as a few lines of YAML can stand for lists without end.
-Scalar = bool | int | float | str | None
 Folder = Annotated[str, Field(min_length=1, description="the path of a folder")]
 # Excluded from the values on which a stage depends, as it does not change the output.
 Scheduler = Annotated[str | None, Field(exclude=True, description="an address like tcp://HOST:8786, or nothing")]
@@ -168,7 +166,7 @@ class Range(Values):
 
 
 def _choices(value: Any) -> list[Any] | Range:
-    if isinstance(value, list) and value:
+    if isinstance(value, list) and value and all(map(_is_choice, value)):
         return value
     if not isinstance(value, dict):
         raise ValueError("should be a list of one value or more, or a range as {low: 0.0001, high: 0.01, log: true}")
@@ -176,6 +174,11 @@ def _choices(value: Any) -> list[Any] | Range:
         return Range.model_validate(value)
     except ValidationError as error:
         raise ValueError(_faults(error, Range)[0]) from None
+
+
+def _is_choice(value: Any) -> bool:
+    """Whether a value is one, or a list of such. Nothing deeper, as a few lines of YAML can stand for lists without end."""
+    return not any(isinstance(item, list | dict) for item in (value if isinstance(value, list) else [value]))
 
 
 def is_whole(key: str) -> bool | None:

