@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel
-from tqdm import tqdm
 
 from poster_genres import processes
 from poster_genres.augmentation import augment, random_transforms
@@ -28,6 +27,7 @@ from poster_genres.movies import SPLITS
 from poster_genres.network import Network
 from poster_genres.objects import PosterDetections
 from poster_genres.parameters import Recipe
+from poster_genres.progress import progress
 from poster_genres.tensor_cache import Posters
 
 # L2 penalties that are tried for the linear probe; the one with the lowest validation loss is kept.
@@ -109,12 +109,12 @@ def frozen_features(network: Network, model: Model, posters: Posters, rows: np.n
     """
     network.eval()
     features: list[Tensor] = []
-    with torch.inference_mode(), tqdm(total=len(rows), desc="features", unit=" posters", leave=False, disable=None) as progress:
+    with torch.inference_mode(), progress("features", len(rows), leave=False) as bar:
         for start in range(0, len(rows), BATCH):
             pixels = model.normalise(torch.from_numpy(posters[rows[start : start + BATCH]]).to(device))
             with autocast(device):
                 features.append(torch.stack([network.features(view).float().cpu() for view in (pixels, pixels.flip(3))]))
-            progress.update(len(pixels))
+            bar.update(len(pixels))
     return torch.cat(features, dim=1)
 
 
@@ -330,9 +330,7 @@ class Training:
         every = math.ceil(len(self.train_rows) * len(self.learners) / SCORED)
         scored_rows: list[np.ndarray] = []
         scored_logits: list[Tensor] = []
-        with tqdm(
-            total=len(self.train_rows) * len(self.learners), desc=name, unit=" posters", leave=False, disable=None
-        ) as progress:
+        with progress(name, len(self.train_rows) * len(self.learners), leave=False) as bar:
             for learner in self.learners:
                 learner.network.train()
                 for i, batch in enumerate(shuffled_batches(self.train_rows, self.recipe.batch_size)):
@@ -340,7 +338,7 @@ class Training:
                     if i % every == 0:
                         scored_logits.append(batch_logits)
                         scored_rows.append(processes.shard(batch))
-                    progress.update(len(batch))
+                    bar.update(len(batch))
         arrays = (np.concatenate(scored_rows), torch.cat(scored_logits).cpu().numpy())
         rows, logits = (np.concatenate(processes.all_gather(array)) for array in arrays)
         if not np.isfinite(logits).all():
