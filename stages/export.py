@@ -28,7 +28,7 @@ OPSET = 18
 def image_model(model: "Model") -> "nn.Module":
     """A model's image stream as a module.
 
-    It maps posters, uint8 (N, height, width, 3), and the words' logits, times their weights, float32 (N, genres), to probabilities,
+    It maps posters, uint8 (N, height, width, 3), and what words add to the logits, float32 (N, genres), to probabilities,
     float32 (N, genres). Objects are taken for absent, as they would be on a poster without any.
     """
     import torch
@@ -40,7 +40,7 @@ def image_model(model: "Model") -> "nn.Module":
     fusion = model.fusion
     constant = fusion.intercepts
     if model.objects is not None:
-        constant = constant + fusion.weight("objects") * model.objects.logits([PosterDetections([], np.zeros(0))])[0]
+        constant = constant + model.objects.logits([PosterDetections([], np.zeros(0))])[0] @ fusion.matrix("objects")
 
     class ImageModel(nn.Module):
         mean: Tensor
@@ -54,6 +54,8 @@ def image_model(model: "Model") -> "nn.Module":
             self.register_buffer("mean", torch.tensor(model.mean))
             self.register_buffer("std", torch.tensor(model.std))
             self.register_buffer("constant", torch.tensor(constant, dtype=torch.float32))
+            for part in ("networks", "probe"):
+                self.register_buffer(f"matrix_of_{part}", torch.tensor(fusion.matrix(part), dtype=torch.float32))
 
         def forward(self, posters: Tensor, words: Tensor) -> Tensor:
             pixels = ((posters.float() - self.mean) / self.std).permute(0, 3, 1, 2)
@@ -62,7 +64,7 @@ def image_model(model: "Model") -> "nn.Module":
             for part, networks in (("networks", self.networks), ("probe", self.probe)):
                 if len(networks):
                     outputs = [network(view) for view in views for network in networks]
-                    logits = logits + fusion.weight(part) * torch.stack(outputs).mean(dim=0)
+                    logits = logits + torch.stack(outputs).mean(dim=0) @ self.get_buffer(f"matrix_of_{part}")
             return torch.sigmoid(logits)
 
     return ImageModel().eval()
@@ -155,15 +157,15 @@ def export(model: "Model", folder: Path) -> list[str]:
     if model.words is not None:
         from poster_genres.sentences import model_files
 
-        words, letters, meaning = model.words, model.fusion.weight("letters"), model.fusion.weight("meaning")
+        words, letters, meaning = model.words, model.fusion.matrix("letters"), model.fusion.matrix("meaning")
         np.savez_compressed(
             folder / "words.npz",
             vocabulary=np.array(words.vocabulary),
             frequencies=words.frequencies,
-            letters=np.float32(letters * words.weights),
-            letters_offset=np.float32(letters * words.offset),
-            meaning=np.float32(meaning * words.sentence_weights),
-            meaning_offset=np.float32(meaning * words.sentence_offset),
+            letters=np.float32(words.weights @ letters),
+            letters_offset=np.float32(words.offset @ letters),
+            meaning=np.float32(words.sentence_weights @ meaning),
+            meaning_offset=np.float32(words.sentence_offset @ meaning),
         )
         shutil.copy(model_files()["tokenizer.json"], folder / "tokenizer.json")
         tokens = {"tokens": torch.tensor([101, 2023, 102])}
