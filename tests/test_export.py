@@ -61,7 +61,11 @@ def make_model(architecture: str, with_words: bool) -> Model:
         words=words,
         objects=objects,
         classes=["cat"] if with_words else [],
-        fusion=Fusion(parts, rng.normal(0.3, 0.3, (len(parts), len(GENRES), len(GENRES))), rng.normal(0, 1, len(GENRES))),
+        fusion=Fusion(
+            parts,
+            0.6 * np.eye(len(GENRES)) + rng.normal(0, 0.1, (len(parts), len(GENRES), len(GENRES))),
+            rng.normal(0, 1, len(GENRES)),
+        ),
         flip=True,
         interpolation="bicubic",
         thresholds=[0.5] * len(GENRES),
