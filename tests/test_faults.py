@@ -181,6 +181,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_warning(tmp_path: Path, caps
     assert read_checkpoint(path) is None
 
 
+@pytest.mark.slow
 def test_runs_of_killed_trainings_are_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "environ", os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"})

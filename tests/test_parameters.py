@@ -180,6 +180,7 @@ JUNK = st.recursive(
 
 @given(values=st.dictionaries(st.sampled_from(KEYS.split(", ")) | st.text(max_size=9), JUNK, min_size=1, max_size=3))
 @settings(deadline=None)
+@pytest.mark.slow
 def test_any_values_are_taken_or_refused_in_one_short_line(values: dict[str, object]) -> None:
     own = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     try:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from poster_genres.explanations import attributions, explain
-from poster_genres.model import FORMAT, Model
+from poster_genres.model import FORMAT, Model, seal
 from poster_genres.network import find_architecture
 from stages.predict import format_genres
 from tests.conftest import copy_project, make_dataset, run, set_parameters, stage
@@ -161,6 +161,7 @@ def write_other(path: Path) -> None:
 
 def write_damaged(path: Path) -> None:
     torch.save({"format": FORMAT, "architecture": "residual", "genres": ["a"]}, path)
+    seal(path)
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,7 @@ def test_all_that_says_something_stands_out_from_the_page(theme: int, tmp_path: 
     assert used <= {"none", *(f"var(--{name})" for name in COLORS)}
 
 
+@pytest.mark.slow
 def test_on_the_sample_nothing_is_called_a_finding(tmp_path: Path) -> None:
     page = page_with(tmp_path, caveat="synthetic posters: scores mean nothing")
     assert '<p class="caveat">Synthetic posters: scores mean nothing.</p>' in page

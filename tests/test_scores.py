@@ -141,6 +141,7 @@ def test_intervals_hold_the_score_and_shrink_with_more_posters(labels: np.ndarra
     assert few == evaluation.bootstrap(labels, probabilities, *arguments, seed=0)[0]
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation, "BOOTSTRAPS", 200)
     random = np.random.default_rng(7)

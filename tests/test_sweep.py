@@ -34,7 +34,7 @@ SPACE: dict[str, list[str] | Range] = {
 }
 
 
-SHOW = "dvc exp show --only-changed --hide-failed --drop 'Executor|.*/.*'"
+SHOW = "dvc exp show --only-changed --hide-failed --drop 'Executor|sweep.*|.*/.*'"
 
 
 def in_terminal(command: str, folder: Path, columns: int) -> list[str]:
@@ -42,7 +42,12 @@ def in_terminal(command: str, folder: Path, columns: int) -> list[str]:
     parent, child = os.openpty()
     fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     with subprocess.Popen(
-        [*shlex.split(command), "--no-pager"], cwd=folder, env=environment(), stdout=child, stderr=child
+        [*shlex.split(command), "--no-pager"],
+        cwd=folder,
+        # The variable, which a test runner may set, goes before the terminal's own width.
+        env=environment() | {"COLUMNS": str(columns)},
+        stdout=child,
+        stderr=child,
     ) as process:
         os.close(child)
         output = b""
@@ -101,6 +106,7 @@ def test_a_sweep_loses_no_run_on_a_fresh_store(repository: Path) -> None:
     assert best.loc[("validation", "macro_average_precision"), "model"] == pytest.approx(scores[0], abs=1e-4)
 
 
+@pytest.mark.long
 def test_an_interrupted_search_stops_all_and_goes_on(repository: Path) -> None:
     options = ("--trials", "2", "-S", "learning_rate={low: 1e-4, high: 1e-2, log: true}")
     set_parameters(repository, epochs=30)
