@@ -15,6 +15,7 @@ from statistics import median
 import torch
 
 from benchmarks.pipeline import environment, machine, project_clone, run_quietly
+from poster_genres.model import seal
 
 IMPORTS = "import torch, mlflow, sklearn"
 
@@ -61,6 +62,7 @@ def without_words(folder: Path) -> None:
     fusion |= {"parts": [fusion["parts"][i] for i in kept], "matrices": fusion["matrices"][kept]}
     path.unlink()  # DVC may have linked it to its cache
     torch.save(content | {"architecture": "efficientnet_lite1", "words": None, "detectors": {}}, path)
+    seal(path)
 
 
 def main() -> None:
