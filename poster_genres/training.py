@@ -20,7 +20,7 @@ from poster_genres import processes
 from poster_genres.augmentation import augment, random_transforms
 from poster_genres.devices import autocast
 from poster_genres.errors import InputError
-from poster_genres.fusion import Fusion, fit_fusion, fit_stack, folds, out_of_fold_logits
+from poster_genres.fusion import STACKED, Fusion, fit_fusion, fit_stack, folds, out_of_fold_logits
 from poster_genres.logistic import fit_logistic
 from poster_genres.model import BATCH, Model, evidence_of_detections, image_logits
 from poster_genres.movies import SPLITS
@@ -179,7 +179,7 @@ class Training:
         self.best_logits: np.ndarray | None = None
         # Out-of-fold logits for training posters of the parts that are not trained here, and how these parts add up.
         self.train_evidence = dict(train_evidence or {})
-        self.stack = fit_stack(self.train_evidence, labels[self.train_rows]) if self.train_evidence else None
+        self.stack = self._fit_stack()
         # Logits for validation posters of the same parts.
         validation_contents = None if contents is None else [contents[row] for row in self.validation_rows]
         self.evidence = evidence_of_detections(model, validation_contents)
@@ -230,8 +230,7 @@ class Training:
             logits[predicted] = features["train"][:, predicted].mean(dim=0) @ weight.T + bias
         self.train_evidence["probe"] = logits.numpy()
         self.use_probe(probe)
-        assert self.stack is not None
-        train_logits = self.stack.logits(self.train_evidence)
+        train_logits = self.fusion(self.evidence).logits(self.train_evidence)
         seconds = time.perf_counter() - start
         self.history.append(
             {
@@ -244,11 +243,16 @@ class Training:
             }
         )
 
+    def _fit_stack(self) -> Fusion | None:
+        if not self.train_evidence or len(self.train_rows) < STACKED:
+            return None
+        return fit_stack(self.train_evidence, self.labels[self.train_rows])
+
     def use_probe(self, probe: Network) -> None:
         """Make this network, which is not trained further, a part of the model. Its `train_evidence` is there."""
         self.model.probe = probe
         self.evidence["probe"] = self._validation_logits([probe])
-        self.stack = fit_stack(self.train_evidence, self.labels[self.train_rows])
+        self.stack = self._fit_stack()
 
     def _validation_logits(self, networks: list[Network]) -> np.ndarray:
         """The mean of the networks' logits, float32 (validation posters, genres)."""
