@@ -143,7 +143,7 @@ def fit_fusion(stack: Fusion | None, evidence: dict[str, np.ndarray], labels: np
 
     Parameters
     ----------
-    stack : of all parts but the networks; None if there is no other part, or too few training posters: one weight for each part then
+    stack : of all parts but the networks; None if there is no other part, or too few training posters: each part gets one weight
     evidence, labels : of validation posters, as for `fit_weights`
     """
     if stack is None:

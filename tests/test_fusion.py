@@ -160,6 +160,14 @@ def test_networks_from_random_weights_join_what_words_say() -> None:
     assert losses[1] < losses[0] - 0.02
 
 
+def test_without_a_stack_each_part_gets_one_weight() -> None:
+    labels, evidence = world(600, 11)
+    fitted, expected = fit_fusion(None, evidence, labels), fit_weights(evidence, labels)
+    assert fitted.parts == ["networks", "letters"]
+    np.testing.assert_array_equal(fitted.matrices, expected.matrices)
+    np.testing.assert_array_equal(fitted.intercepts, expected.intercepts)
+
+
 def test_posters_are_scored_by_what_others_taught(monkeypatch: pytest.MonkeyPatch) -> None:
     labels, evidence = world(101, 4)
     fitted_on: list[int] = []
