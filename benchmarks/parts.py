@@ -25,6 +25,7 @@ from poster_genres.tensor_cache import read_cache
 
 DETECTOR = DATASET.parent / "detectors" / "yolox_nano.onnx"
 IMAGE, WORDS = ("networks", "probe"), ("letters", "meaning")
+ONE_WEIGHT = "picture and words, one weight a part, fitted on validation"
 # The parts of each choice, and the choice that it is compared with.
 CHOICES: dict[str, tuple[tuple[str, ...], str | None]] = {
     "picture": (IMAGE, None),
@@ -34,6 +35,7 @@ CHOICES: dict[str, tuple[tuple[str, ...], str | None]] = {
     "picture and words": ((*IMAGE, *WORDS), "picture"),
     "picture, words and objects": ((*IMAGE, *WORDS, "objects"), "picture and words"),
     "probe and words, nothing trained": (("probe", *WORDS), "picture and words"),
+    ONE_WEIGHT: ((*IMAGE, *WORDS), "picture and words"),
 }
 
 
@@ -58,7 +60,7 @@ errors.run(train.main)
 Evidence = dict[str, np.ndarray]
 
 
-def test_evidence(folder: Path) -> tuple[Evidence, list[str]]:
+def evidence_of_test(folder: Path) -> tuple[Evidence, list[str]]:
     """The test posters' labels and the logits of each part of the model in a project's folder; and the genres."""
     posters, movies = read_cache(folder / "data" / "cache")
     device = prepare()
@@ -77,7 +79,7 @@ def compare(splits: dict[str, Evidence], genres: list[str], seed: int) -> dict[s
         train, validation, test = (
             {part: splits[split][part] for part in chosen if part in splits[split]} for split in ("train", "validation", "test")
         )
-        stack = fit_stack(train, labels["train"]) if train else None
+        stack = fit_stack(train, labels["train"]) if train and name != ONE_WEIGHT else None
         logits = {
             "validation": out_of_fold_logits(stack, validation, labels["validation"]),
             "test": fit_fusion(stack, validation, labels["validation"]).logits(test),
@@ -122,7 +124,7 @@ def main() -> None:
             seconds, memory = run_python(["-c", TRAIN], folder)
             print(f"seed {seed}: training took {seconds:.0f} s and {memory:.0f} MB", flush=True)
             splits = {split: dict(np.load(folder / f"{split}.npz")) for split in ("train", "validation")}
-            splits["test"], genres = test_evidence(folder)
+            splits["test"], genres = evidence_of_test(folder)
             if arguments.keep:
                 arguments.keep.mkdir(parents=True, exist_ok=True)
                 for split, evidence in splits.items():

@@ -3,7 +3,9 @@
 Labels are (posters, genres) 0 or 1, probabilities the same shape in [0, 1].
 """
 
+import math
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -121,6 +123,27 @@ def resampled_average_precision(labels: np.ndarray, probabilities: np.ndarray, w
         return (np.diff(hits, axis=1, prepend=0) * precision).sum(axis=1) / hits[:, -1]
 
 
+def resamples(shape: tuple[int, ...], seed: int) -> Iterator[np.ndarray]:
+    """How often each poster is drawn in the posters themselves, all once, and in BOOTSTRAPS resamples of them.
+
+    Parameters
+    ----------
+    shape : (posters, genres)
+
+    Yields
+    ------
+    int (some, posters), so many that memory does not grow with the number of posters
+    """
+    random = np.random.default_rng(seed)
+    posters = shape[0]
+    step = max(1, BOOTSTRAP_PAIRS // math.prod(shape))
+    for start in range(0, BOOTSTRAPS + 1, step):
+        weights = random.multinomial(posters, np.full(posters, 1 / posters), size=min(step, BOOTSTRAPS + 1 - start))
+        if start == 0:
+            weights[0] = 1
+        yield weights
+
+
 def bootstrap(
     labels: np.ndarray, probabilities: np.ndarray, threshold: float, thresholds: np.ndarray, columns: np.ndarray, seed: int
 ) -> tuple[dict[str, tuple[float, float]], np.ndarray]:
@@ -136,18 +159,12 @@ def bootstrap(
     (low, high) of macro and micro average precision and macro and micro F1; and float64 (genres, 2), the same of each genre's
     average precision, NaN where a genre has no positive poster.
     """
-    random = np.random.default_rng(seed)
-    posters, genres = labels.shape
+    genres = labels.shape[1]
     resampled: dict[str, list[np.ndarray]] = {
         "macro_average_precision": [], "micro_average_precision": [], "macro_f1": [], "micro_f1": []
     }  # fmt: skip
     by_genre: list[np.ndarray] = []
-    # In chunks, so that memory does not grow with the number of posters.
-    step = max(1, BOOTSTRAP_PAIRS // labels.size)
-    for start in range(0, BOOTSTRAPS + 1, step):
-        weights = random.multinomial(posters, np.full(posters, 1 / posters), size=min(step, BOOTSTRAPS + 1 - start))
-        if start == 0:  # the posters themselves
-            weights[0] = 1
+    for weights in resamples(labels.shape, seed):
         of_genres = [resampled_average_precision(labels[:, i], probabilities[:, i], weights) for i in range(genres)]
         by_genre.append(np.stack(of_genres, axis=1))
         micro_scores = resampled_average_precision(labels.ravel(), probabilities.ravel(), np.repeat(weights, genres, axis=1))
@@ -172,19 +189,15 @@ def resampled_scores(labels: np.ndarray, probabilities: np.ndarray, columns: np.
     Returns
     -------
     float64 (1 + BOOTSTRAPS, 3), the posters themselves first: macro average precision over the genres `columns`, NaN where one of
-    them has no poster, micro average precision, and binary cross-entropy
+    them has no poster and 0 without any, micro average precision, and binary cross-entropy
     """
-    random = np.random.default_rng(seed)
     posters, genres = labels.shape
     likelihoods = np.where(labels > 0, probabilities, 1 - probabilities).astype(np.float64)
     losses = -np.log(np.clip(likelihoods, 1e-7, 1)).mean(axis=1)
     chunks = []
-    step = max(1, BOOTSTRAP_PAIRS // labels.size)
-    for start in range(0, BOOTSTRAPS + 1, step):
-        weights = random.multinomial(posters, np.full(posters, 1 / posters), size=min(step, BOOTSTRAPS + 1 - start))
-        if start == 0:
-            weights[0] = 1
-        macro = np.mean([resampled_average_precision(labels[:, i], probabilities[:, i], weights) for i in columns], axis=0)
+    for weights in resamples(labels.shape, seed):
+        of_genres = [resampled_average_precision(labels[:, i], probabilities[:, i], weights) for i in columns]
+        macro = np.mean(of_genres or np.zeros((1, len(weights))), axis=0)
         micro = resampled_average_precision(labels.ravel(), probabilities.ravel(), np.repeat(weights, genres, axis=1))
         chunks.append(np.stack([macro, micro, weights @ losses / posters], axis=1))
     return np.concatenate(chunks)

@@ -53,6 +53,7 @@ FILES = (
     "scores.csv",
     "genres_test.csv",
     "genres_validation.csv",
+    "predictions.csv",
     "precision_recall.csv",
     "reliability.csv",
     "confusions.csv",

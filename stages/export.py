@@ -71,11 +71,12 @@ def image_model(model: "Model") -> "nn.Module":
 
 
 def sentence_module() -> "nn.Module":
-    """The sentence model as a module, from token IDs, int64 (tokens,), to the embedding, float32 (`sentences.LENGTH`,)."""
+    """The sentence model as a module, from token IDs, int64 (tokens,), to the embedding, float32 (`objects.SENTENCE_LENGTH`,)."""
     from torch import Tensor, nn
     from torch.nn.functional import layer_norm, normalize
 
-    from poster_genres.sentences import LENGTH, sentence_model
+    from poster_genres.objects import SENTENCE_LENGTH
+    from poster_genres.sentences import sentence_model
 
     model = sentence_model()
     names = ("word", "position", "token_type")
@@ -97,7 +98,7 @@ def sentence_module() -> "nn.Module":
 
         def forward(self, tokens: Tensor) -> Tensor:
             x = self.word[tokens] + self.position[: tokens.shape[0]] + self.token_type[0]
-            x = layer_norm(x, (LENGTH,), self.norm_weight, self.norm_bias, eps=1e-12)
+            x = layer_norm(x, (SENTENCE_LENGTH,), self.norm_weight, self.norm_bias, eps=1e-12)
             return normalize(self.encoder(x[None])[0].mean(dim=0), dim=0)
 
     return Sentence().eval()

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from poster_genres import errors
-from poster_genres.dataset import POSTER_SUFFIXES, hash_of, list_files
+from poster_genres.dataset import POSTER_SUFFIXES, File, hash_of, list_files
 from poster_genres.errors import InputError
 from poster_genres.files import write_json
 from poster_genres.matching import Posters
@@ -313,11 +313,13 @@ def describe(joined: Joined, metadata: Metadata, parameters: JoinParameters) -> 
 def main() -> None:
     parameters = read_parameters().used_by(JoinParameters)
     dataset = Path(parameters.dataset)
-    files = list_files(dataset)
-    most = int(parameters.max_poster_megabytes * 1_000_000)
-    posters = Posters(parameters.dataset, [file for file in files if file.suffix in POSTER_SUFFIXES], most)
+    images: list[File] = []
+    others: list[File] = []
+    for file in list_files(dataset):
+        (images if file.suffix in POSTER_SUFFIXES else others).append(file)
+    posters = Posters(parameters.dataset, images, int(parameters.max_poster_megabytes * 1_000_000))
     metadata = read_metadata(
-        dataset, files, posters, parameters.metadata, parameters.id_column, parameters.label_columns, parameters.separator
+        dataset, others, posters, parameters.metadata, parameters.id_column, parameters.label_columns, parameters.separator
     )
     joined = join(metadata, posters, parameters)
     write_movies(joined.movies, Path("data/movies.csv"))

@@ -204,7 +204,7 @@ def finish(training: Training) -> None:
     model = training.model
     evidence = training.best_evidence()
     model.fusion = training.fusion(evidence)
-    print("mean weights of the parts: " + ", ".join(f"{part} {model.fusion.weight(part):.2f}" for part in model.fusion.parts))
+    print(f"mean weights of the parts: {model.fusion}")
     logits = training.validation_logits(evidence)
     model.threshold, thresholds = scores.tune_thresholds(training.labels[training.validation_rows], expit(logits))
     model.thresholds = thresholds.tolist()

@@ -29,6 +29,7 @@ from poster_genres.movies import SPLITS, read_movies
 from poster_genres.objects import (
     COLUMNS,
     MEASURES,
+    SENTENCE_LENGTH,
     Detection,
     PosterDetections,
     object_vectors,
@@ -36,7 +37,7 @@ from poster_genres.objects import (
     read_detections,
     text_of,
 )
-from poster_genres.sentences import LENGTH, embed, with_sentences
+from poster_genres.sentences import embed, with_sentences
 from poster_genres.served_model import PosterModel
 from poster_genres.tensor_cache import read_cache
 from poster_genres.words import Words, fit_words
@@ -403,7 +404,7 @@ def test_the_meaning_of_words_is_that_of_the_models_authors() -> None:
     for text in texts:
         (expected,) = theirs.encode([" ".join(text.split())], normalize_embeddings=True)
         np.testing.assert_allclose(embed(text), expected, atol=1e-5)
-    assert embed(" \n").tolist() == [0.0] * LENGTH
+    assert embed(" \n").tolist() == [0.0] * SENTENCE_LENGTH
 
 
 @pytest.mark.slow

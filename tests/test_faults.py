@@ -36,10 +36,8 @@ from poster_genres.model import Model, load_model, save_model, seal
 from poster_genres.network import STANDARD, find_architecture
 from poster_genres.objects import Detection, parse_objects
 from poster_genres.parameters import read_parameters
-from poster_genres.sentences import LENGTH
 from poster_genres.tables import read_table
 from poster_genres.tracking import connect, end_killed_runs, find_runs, held_folder
-from poster_genres.words import SENTENCE
 from stages.detect import Store
 from stages.train import read_checkpoint, save_checkpoint
 from tests.conftest import ROOT, jpeg
@@ -405,10 +403,6 @@ DAMAGED = "damaged, or from another version of this project: "
 )
 def test_a_model_with_wrong_content_is_one_line(saved: bytes, change: dict[str, Any], message: str, tmp_path: Path) -> None:
     assert refusal(changed(saved, tmp_path / "model.pt", change)) == DAMAGED + message
-
-
-def test_sentences_have_the_length_that_a_models_file_must_have() -> None:
-    assert SENTENCE == LENGTH
 
 
 # Readers of whatever people have, with the seeds that found something.

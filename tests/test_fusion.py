@@ -25,9 +25,8 @@ from poster_genres.fusion import (
 from poster_genres.model import Model, load_model, predict_logits, save_model, seal
 from poster_genres.network import find_architecture
 from poster_genres.object_model import LEAST, ObjectModel, count_classes, fit_objects
-from poster_genres.objects import MEASURES, Detection, PosterDetections, object_vectors
+from poster_genres.objects import MEASURES, SENTENCE_LENGTH, Detection, PosterDetections, object_vectors
 from poster_genres.old_model import ObjectStream
-from poster_genres.sentences import LENGTH
 from poster_genres.words import fit_words
 
 CPU = torch.device("cpu")
@@ -196,7 +195,9 @@ def test_parts_of_one_kind_share_a_weight() -> None:
 
 
 def on_poster(*labels: str, text: str = "") -> PosterDetections:
-    return PosterDetections([Detection(label, 0.9, 0.1, 0.1, 0.3, 0.3, text) for label in labels], np.zeros(LENGTH, np.float32))
+    return PosterDetections(
+        [Detection(label, 0.9, 0.1, 0.1, 0.3, 0.3, text) for label in labels], np.zeros(SENTENCE_LENGTH, np.float32)
+    )
 
 
 @pytest.mark.parametrize("planted", [True, False])
@@ -264,7 +265,7 @@ def two_stream_model() -> tuple[Model, list[PosterDetections]]:
         words = [Detection("lettering", 0.9, 0.1, 0.8, 0.5, 0.1, str(random.choice(["BLOOD", "LOVE", "GUNS"])))] if i % 5 else []
         detected.append(
             PosterDetections(
-                [*on_poster(*["dog"] * (i % 3)).objects, *words], random.normal(0, bool(words), LENGTH).astype(np.float32)
+                [*on_poster(*["dog"] * (i % 3)).objects, *words], random.normal(0, bool(words), SENTENCE_LENGTH).astype(np.float32)
             )
         )
     labels = random.integers(0, 2, (60, 3)).astype(np.float32)
