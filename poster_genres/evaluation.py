@@ -49,7 +49,8 @@ def score(
     top = probabilities.argmax(axis=1)
     return {
         **average_precisions(labels, probabilities, columns),
-        "macro_f1": float(f1_score(labels[:, columns], own[:, columns], average="macro", zero_division=0)) if len(columns) else 0.0,
+        # Not by average="macro", which takes a single column for two classes.
+        "macro_f1": float(np.mean([f1_score(labels[:, i], own[:, i], zero_division=0) for i in columns] or [0])),
         "micro_f1": float(f1_score(labels, predictions, average="micro", zero_division=0)),
         "samples_f1": float(f1_score(labels, predictions, average="samples", zero_division=0)),
         "macro_roc_auc": float(roc_auc_score(labels[:, columns], probabilities[:, columns])) if len(columns) else 0.5,

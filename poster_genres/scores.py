@@ -14,8 +14,8 @@ SHRINKAGE = 20
 def scored_genres(*splits: np.ndarray) -> np.ndarray:
     """The genres that macro scores average over, the same in all splits: those with MIN_POSITIVES positive posters or more in each.
 
-    If no genre has as many, as in a tiny data set, those with any. A genre that all posters of a split have is left out, as it
-    cannot be ranked rightly or wrongly. Splits without posters do not count.
+    If fewer than two have as many, as in a tiny data set, those with any: of a single genre there is no mean. A genre that all
+    posters of a split have is left out, as it cannot be ranked rightly or wrongly. Splits without posters do not count.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def scored_genres(*splits: np.ndarray) -> np.ndarray:
     for least in (MIN_POSITIVES, 1):
         positives = [(labels.sum(axis=0), len(labels)) for labels in splits if len(labels)]
         columns = np.flatnonzero(np.all([(count >= least) & (count < posters) for count, posters in positives], axis=0))
-        if len(columns):
+        if len(columns) > 1:
             break
     return columns
 

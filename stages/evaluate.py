@@ -28,7 +28,7 @@ from poster_genres.movies import labels_of
 from poster_genres.objects import PosterDetections
 from poster_genres.parameters import EvaluateParameters, read_parameters
 from poster_genres.report import choose_examples, describe_poster, write_report
-from poster_genres.scores import MIN_POSITIVES, scored_genres, tune_thresholds
+from poster_genres.scores import scored_genres, tune_thresholds
 from poster_genres.tensor_cache import Posters
 from poster_genres.tracking import caveat
 
@@ -197,7 +197,7 @@ def print_scores(test_scores: pd.DataFrame, by_genre: pd.DataFrame, posters: int
     left_out = by_genre[~by_genre["scored"]]
     if len(left_out):
         names = ", ".join(f"{row.genre} ({row.positives})" for row in left_out.itertuples())
-        print(f"macro scores leave out genres with fewer than {MIN_POSITIVES} validation or test posters: {names} on test posters")
+        print(f"macro scores leave out genres with too few validation or test posters: {names} on test posters")
     if note:
         print(note)
 

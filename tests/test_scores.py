@@ -52,7 +52,10 @@ def test_macro_scores_are_over_the_same_genres_in_all_splits(labels: np.ndarray)
     every = labels.copy()
     every[:, 1] = 1
     assert scores.scored_genres(labels, every).tolist() == [0, 2]
-    # No genre has ten positives in both: those with any.
+    # Fewer than two genres have ten positives in both: those with any.
+    assert scores.scored_genres(labels, np.eye(4, dtype=np.float32)[:, [0, 0, 3, 3]]).tolist() == [0, 1, 2, 3]
+    one = labels[:, [0, 3]]
+    assert scores.scored_genres(one).tolist() == [0, 1]
     assert scores.scored_genres(labels, np.eye(4, dtype=np.float32)).tolist() == [0, 1, 2, 3]
 
 
@@ -75,6 +78,18 @@ def test_perfect_and_prior_predictions(labels: np.ndarray) -> None:
     assert of_prior["binary_cross_entropy"] == pytest.approx(entropy, rel=1e-5)
     # Tuned, the prior says yes to all: F1 of a share p is 2p / (1 + p).
     assert of_prior["macro_f1"] == pytest.approx(np.mean([2 * p / (1 + p) for p in shares[:3]]))
+
+
+def test_one_genre_alone_is_scored_as_among_others(labels: np.ndarray) -> None:
+    probabilities = np.random.default_rng(1).random(labels.shape)
+    thresholds = (0.5, np.full(4, 0.5))
+    alone = [evaluation.score(labels, probabilities, *thresholds, np.array([i])) for i in range(3)]
+    together = evaluation.score(labels, probabilities, *thresholds, np.arange(3))
+    for name in ("macro_average_precision", "macro_f1", "macro_roc_auc", "macro_calibration_error"):
+        assert together[name] == pytest.approx(np.mean([one[name] for one in alone])), name
+    intervals, _ = evaluation.bootstrap(labels, probabilities, *thresholds, np.array([1]), seed=0)
+    low, high = intervals["macro_f1"]
+    assert low < alone[1]["macro_f1"] < high
 
 
 def test_the_best_threshold_is_the_best(labels: np.ndarray) -> None:
