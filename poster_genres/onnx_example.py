@@ -39,7 +39,7 @@ def words_logits(text: str) -> np.ndarray:
     # TF-IDF of the parts of three to five letters of each word and its borders, without accents, as scikit-learn's char_wb does.
     lower = unicodedata.normalize("NFKD", text.lower())
     padded = [f" {word} " for word in "".join(c for c in lower if not unicodedata.combining(c)).split()]
-    parts = Counter(word[i : i + n] for word in padded for n in (3, 4, 5) for i in range(max(1, len(word) - n + 1)))
+    parts = Counter(word[i : i + n] for word in padded for n in (3, 4, 5) for i in range(len(word) - n + 1))
     known = {part: i for i, part in enumerate(weights["vocabulary"].tolist())}
     rows = {known[part]: count for part, count in parts.items() if part in known}
     values = np.array([(1 + np.log(count)) * weights["frequencies"][row] for row, count in rows.items()])

@@ -41,6 +41,11 @@ def make_model(architecture: str, with_words: bool) -> Model:
     torch.manual_seed(0)
     networks = [record.build(len(GENRES), HEIGHT, WIDTH) for _ in range(2)]
     probe = record.build(len(GENRES), HEIGHT, WIDTH) if record.load_pretrained else None
+    # As deep networks begin in torch, they say nearly the same of every image.
+    for network in [*networks, *([] if probe is None else [probe])]:
+        for parameter in network.parameters():
+            if parameter.dim() > 1:
+                torch.nn.init.kaiming_normal_(parameter, nonlinearity="relu")
     words, objects, parts = None, None, ["networks"] if probe is None else ["networks", "probe"]
     if with_words:
         found = with_sentences([[lettering(text), Detection("cat", i / 80, 0, 0, 1, 1)] for i, text in enumerate(TEXTS * 20)])
@@ -110,7 +115,7 @@ def test_words_say_the_same(float32: None, tmp_path: Path) -> None:
     for text in [*TEXTS, "love", "zzz", " ", "the night " * 300]:
         expected = predict_probabilities(model, poster, torch.device("cpu"), detected=with_sentences([[lettering(text)]]))
         (found,) = session.run(None, {"posters": poster, "words": example.words_logits(text)})
-        np.testing.assert_allclose(found, expected, atol=1e-3, err_msg=text[:20])
+        np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=text[:20])
         seen.append(expected)
     assert np.std(seen, axis=0).max() > 1e-3
 
