@@ -47,8 +47,11 @@ def register(run_id: str, model_id: str, tags: dict[str, str], note: str) -> str
         version = versions[0]
     else:
         # `mlflow.register_model` does the same, and prints.
-        if not client.search_registered_models(f"name = '{NAME}'"):
+        try:
             client.create_registered_model(NAME)
+        except mlflow.MlflowException as error:  # on a server, another machine may be making it in the same moment
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
         version = client.create_model_version(NAME, f"models:/{model_id}", run_id, model_id=model_id)
     for key, value in tags.items():
         client.set_model_version_tag(NAME, version.version, key, value)
