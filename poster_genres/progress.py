@@ -39,7 +39,9 @@ class Lines:
 def progress(description: str, total: int, unit: str = " posters", leave: bool = True) -> "tqdm[Any] | Lines":
     """The progress of `total` pieces of work on standard error; a context manager, to be told by `update` how many are done.
 
-    What ends within a second shows none; `leave` keeps a bar at the end."""
-    if sys.stderr.isatty():
-        return tqdm(desc=description, total=total, unit=unit, leave=leave, delay=1)
+    With `leave` a bar is there from the start and stays at the end; without, it comes after a second, and goes, as it may be work
+    within other work that has one.
+    """
+    if sys.stderr.isatty() and total:
+        return tqdm(desc=description, total=total, unit=unit, leave=leave, delay=0 if leave else 1)
     return Lines(description, total, unit)

@@ -77,9 +77,9 @@ def random_poster() -> tuple[Poster, str, list[str]]:
     return (str(dataset / movie["archive"] / movie["poster"]), location), f"{movie['id']}{title}{year}", genres
 
 
-def is_too_large(poster: Poster) -> bool:
-    """Whether the poster is a file of more than `MAX_BYTES`."""
-    folder, archive, path = poster[1]
+def is_too_large(place: tuple[Path, str, str]) -> bool:
+    """Whether a poster is a file of more than `MAX_BYTES`."""
+    folder, archive, path = place
     return not archive and (folder / path).stat().st_size > MAX_BYTES
 
 
@@ -239,10 +239,11 @@ def predict(arguments: argparse.Namespace, posters: list[Poster], truth: str, ba
         bar.update(len(posters) - len(remaining))
         posters = remaining
     total = len(posters)
-    for name, _ in filter(is_too_large, posters):
+    too_large = dict.fromkeys(name for name, place in posters if is_too_large(place))
+    for name in too_large:
         bar.update()
         say(f"{printable(name)}: left out: more than {MAX_BYTES // 1_000_000} MB", sys.stderr)
-    posters = [poster for poster in posters if not is_too_large(poster)]
+    posters = [poster for poster in posters if poster[0] not in too_large]
     unreadable = total - len(posters)
     given = None if table is None else (table.get(PurePosixPath(place[2]).stem, []) for _, place in posters)
     for (name, _), result in zip(posters, predictor.predict(map(read_poster, posters), given), strict=True):
@@ -270,7 +271,7 @@ def predict(arguments: argparse.Namespace, posters: list[Poster], truth: str, ba
 
 
 def main() -> None:
-    from poster_genres.progress import progress
+    from poster_genres.progress import Lines, progress
 
     arguments = parse()
     truth = ""
@@ -282,7 +283,7 @@ def main() -> None:
     if arguments.explain and len(posters) > 1:
         raise InputError(f"--explain draws one poster, not {len(posters)}; name one")
     # Before the model is loaded, which takes seconds.
-    with progress("predict", len(posters)) as bar:
+    with progress("predict", len(posters)) if len(posters) > 1 else Lines("predict", 1, " posters") as bar:
         predict(arguments, posters, truth, bar)
 
 

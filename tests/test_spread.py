@@ -1,7 +1,9 @@
 """Work spread over cores and over a real Dask cluster: the same bytes, whoever is lost; and nothing done twice."""
 
 import contextlib
+import io
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -54,6 +56,22 @@ def test_what_fails_on_one_shard_ends_it_all() -> None:
     assert [next(results), next(results)] == [1, 0.5]
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_a_terminal_shows_a_bar_at_once_but_not_of_work_within_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with progress.progress("networks", 3, leave=False) as bar:
+        bar.update(3)
+    with progress.progress("sentences", 0):
+        pass
+    assert "networks" not in terminal.getvalue()
+    assert "sentences" not in terminal.getvalue()
+    with progress.progress("predict", 3) as bar:
+        assert "predict:   0%" in terminal.getvalue()
+        bar.update(3)
+    assert re.search(r"predict: 100%.*3/3 \[.*\]\n$", terminal.getvalue())
 
 
 def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
