@@ -34,7 +34,7 @@ model = new_model(parameters, genres_of(movies), posters.shape, labels[splits ==
 training = Training(model, posters, labels, splits, parameters.recipe, device)
 learner = training.learners[0]
 load = training.load_posters
-steps, rounds, size = int(sys.argv[1]), int(sys.argv[2]), parameters.recipe.batch_size
+steps, rounds, size = int(sys.argv[1]), int(sys.argv[2]), min(parameters.recipe.batch_size, len(training.train_rows))
 rows = training.train_rows[: steps * size]
 
 
