@@ -14,7 +14,7 @@ from scipy.special import expit
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from poster_genres import processes
 from poster_genres.augmentation import augment, random_transforms
@@ -59,13 +59,17 @@ def build_optimizer(network: Network, recipe: Recipe, steps: int) -> tuple[torch
     return optimizer, OneCycleLR(optimizer, rates, total_steps=steps, pct_start=max(0.25, 2 / steps))
 
 
-def exponential_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """The update of an exponential moving average (EMA), for `AveragedModel`. The decay is smaller in the first steps, so that the
-    initial weights are soon forgotten (as in TensorFlow's ExponentialMovingAverage with `num_updates`)."""
+def exponential_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
+    """The update of an exponential moving average (EMA), for `AveragedModel`'s `multi_avg_fn`. The decay is smaller in the first
+    steps, so that the initial weights are soon forgotten (as in TensorFlow's ExponentialMovingAverage with `num_updates`)."""
 
-    def average(averaged: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
-        current_decay = min(decay, (1 + int(steps)) / (10 + int(steps)))
-        return averaged.lerp(current.to(averaged.dtype), 1 - current_decay) if averaged.is_floating_point() else current
+    def average(averaged: list[Tensor], current: list[Tensor], steps: Tensor | int) -> None:
+        # `AveragedModel` passes the tensors of a dtype together. The steps are on their device, which reading them waits for.
+        if averaged[0].is_floating_point():
+            get_ema_multi_avg_fn(min(decay, (1 + int(steps)) / (10 + int(steps))))(averaged, current, steps)
+        else:
+            for one, other in zip(averaged, current, strict=True):
+                one.copy_(other)
 
     return average
 
@@ -189,7 +193,7 @@ class Training:
             average = None
             if recipe.ema_decay:
                 # Batch norm's statistics are averaged too.
-                average = AveragedModel(network, avg_fn=exponential_average(recipe.ema_decay), use_buffers=True)
+                average = AveragedModel(network, multi_avg_fn=exponential_average(recipe.ema_decay), use_buffers=True)
             learner = Learner(network, processes.distribute(network), average, *build_optimizer(network, recipe, steps))
             self.learners.append(learner)
 
