@@ -34,8 +34,11 @@ CHANGES: dict[str, list[Any]] = {
 }
 
 
-# Techniques without benefit, which are therefore not parameters: programs that patch them into the stage `train`.
+# Techniques that are not parameters, all but the first as they bring nothing: programs that patch them into the stage `train`.
 ABSENT = {
+    "labels alone, without distillation": """
+training.DISTILLATION, changed = 0.0, plain
+""",
     "label smoothing, 0.1, to the genres' frequencies": """
 changed = lambda logits, labels: plain(logits, 0.9 * labels + 0.1 * frequencies(labels))
 """,

@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.special import expit
 from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from poster_genres import processes, training
 from poster_genres.architectures import needs_objects
@@ -23,7 +25,7 @@ from poster_genres.parameters import TrainParameters, read_parameters, read_reci
 from poster_genres.processes import SyncedDropout
 from poster_genres.tensor_cache import read_cache
 from poster_genres.training import build_optimizer, exponential_average, score_epoch, shuffled_batches
-from stages.train import new_model
+from stages.train import new_model, prepare_training
 from tests.conftest import ROOT, run, set_parameters, stage, wait_until
 from tests.test_detect import plant
 from tests.test_tracking import runs_of
@@ -183,6 +185,39 @@ def test_the_probe_is_a_part_beside_the_networks(cached: Path) -> None:
         assert scores.loc[("validation", name), "model"] == pytest.approx(best[f"validation_{name}"], abs=1e-5)
 
 
+def test_fine_tuning_learns_from_the_other_parts_too(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_parameters(cached, architecture="efficientnet_lite0", frozen_blocks=3, epochs=1)
+    monkeypatch.chdir(cached)
+    parameters = read_parameters().used_by(TrainParameters)
+    few = prepare_training(parameters, CPU)
+    few.start_from_probe()
+    np.testing.assert_array_equal(few.targets, few.labels)
+
+    monkeypatch.setattr("poster_genres.training.STACKED", 20)
+    whole = prepare_training(parameters, CPU)
+    whole.start_from_probe()
+    assert whole.stack is not None
+    rows = whole.train_rows
+    probabilities = expit(whole.stack.logits(whole.train_evidence))
+    np.testing.assert_allclose(whole.targets[rows], (whole.labels[rows] + probabilities) / 2, atol=1e-6)
+    others = np.setdiff1d(np.arange(len(whole.labels)), rows)
+    np.testing.assert_array_equal(whole.targets[others], whole.labels[others])
+    assert set(np.unique(whole.labels)) == {0, 1}
+    # These are what the loss is of, and after an interruption too.
+    losses = []
+
+    def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        losses.append(targets.numpy())
+        return binary_cross_entropy_with_logits(logits, targets)
+
+    resumed = prepare_training(parameters, CPU)
+    resumed.load(whole.state())
+    np.testing.assert_array_equal(resumed.targets, whole.targets)
+    monkeypatch.setattr("poster_genres.training.binary_cross_entropy_with_logits", loss)
+    resumed._step(resumed.learners[0], rows[:8])
+    np.testing.assert_array_equal(losses[0], whole.targets[rows[:8]])
+
+
 def test_a_training_that_diverges_is_said(cached: Path) -> None:
     set_parameters(cached, learning_rate=1e30, epochs=3)
     assert "learning_rate: training diverged" in stage("train", cwd=cached, fails=True).stderr
@@ -314,7 +349,10 @@ def test_the_moving_average_forgets_where_it_began() -> None:
     average = exponential_average(0.99)
     value = torch.tensor(100.0)
     for step in range(1, 60):
-        value = average(value, torch.tensor(1.0), step)
+        average([value], [torch.tensor(1.0)], step)
     # A plain average with this decay would still be at 1 + 99 * 0.99 ** 59, more than 50.
     assert value < 1.01
-    assert average(torch.tensor(0.0), torch.tensor(1.0), 10_000) == pytest.approx(0.01)
+    average([value := torch.tensor(0.0)], [torch.tensor(1.0)], 10_000)
+    assert value == pytest.approx(0.01)
+    average([number := torch.tensor(3)], [torch.tensor(5)], 10_000)
+    assert number == 5
