@@ -43,8 +43,8 @@ def labels_of(movies: pd.DataFrame) -> np.ndarray:
 def in_test(movie: str, share: float) -> bool:
     """Whether a movie belongs to the test set: its ID's SHA-256, as a number in [0, 1), is below `share`.
 
-    It depends on nothing else, so more data or another `limit` never moves a movie in or out. But movies with an identical poster all
-    follow the one whose ID comes first, so that adding a copy under a smaller ID may.
+    It depends on nothing else, so more data or another `limit` never moves a movie in or out. But movies with an identical poster
+    all follow the one whose ID comes first, so that adding a copy under a smaller ID may.
     """
     number = int.from_bytes(hashlib.sha256(movie.encode()).digest()[:8], "big")
     return number / 2**64 < share
