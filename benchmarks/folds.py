@@ -2,9 +2,10 @@
 is once in the validation part, so that differences have half the error that they have on a fifth of them.
 
 Run: `python -m benchmarks.folds [DATASET] [--architecture NAME] [--only KEY=VALUE …] [--folds 5] [--seeds 0]`, by default on
-../shared/movie-posters. The model is compared with what it is without its networks, the stack of the probe and the words; with
-`distillation=0`, fine-tuning learns from labels alone. Test posters are not looked at. Fold 0 is the project's own validation part.
-A training takes seconds on a GPU, and some ten minutes on two cores. Works in a temporary copy of the project; Linux and macOS.
+../shared/movie-posters. The model, of a pretrained architecture, is compared with itself without its networks: the stack of
+the probe and, for two_stream/…, the words. With `distillation=0`, fine-tuning learns from labels alone. Test posters are not looked
+at. Fold 0 is the project's own validation part. A training takes seconds on a GPU, and some ten minutes on two cores.
+Works in a temporary copy of the project; Linux and macOS.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from benchmarks.pipeline import DATASET, ROOT, machine, project_copy, run_python
 from poster_genres.fusion import fit_stack, out_of_fold_logits
 from poster_genres.movies import genres_of, labels_of, read_movies, write_movies
 
-STACK = "probe and words"
+STACK = "without the networks"
 RECIPE = "the recipe"
 MOVIES = Path("data/cache/movies.csv")
 
@@ -63,7 +64,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], metavar="KEY=VALUE", help="a change each; several keys joined by commas")
     parser.add_argument("--folds", type=int, default=5, help="(5)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="of posters (as in params.yaml)")
+    parser.add_argument(
+        "--size",
+        nargs=2,
+        type=int,
+        metavar=("HEIGHT", "WIDTH"),
+        help="of posters (the architecture's)",
+    )
     arguments = parser.parse_args()
     changes: dict[str, dict[str, Any]] = {RECIPE: {}}
     for text in arguments.only:
@@ -93,7 +100,7 @@ def main() -> None:
                 if name == RECIPE:
                     scored[STACK].append(score_resampled(labels, logits[STACK], genres, seed))
             print(f"\n{machine()}; {arguments.architecture} at {list(size.values())}; seeds {arguments.seeds}")
-            print(f"\n| {len(labels)} posters, cross-validated, against {STACK} | {HEADER}")
+            print(f"\n| {len(labels)} posters, cross-validated; differences from it {STACK} | {HEADER}")
             for key, runs in scored.items():
                 print(row(key, runs, None if key == STACK else scored[STACK]))
 

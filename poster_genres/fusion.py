@@ -22,7 +22,8 @@ INTERCEPT_DEVIATION = 0.5
 OWN_DEVIATION = 0.3
 CROSS_DEVIATION = 0.06
 FOLDS = 5
-# With fewer training posters, parts that were fitted on four fifths of them tell too little of those fitted on all.
+# With fewer training posters, parts that were fitted on four fifths of them tell too little of those fitted on all: there is no
+# stack, and nothing to distil from it.
 STACKED = 500
 
 

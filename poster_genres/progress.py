@@ -40,8 +40,8 @@ def progress(description: str, total: int, unit: str = " posters", leave: bool =
     """The progress of `total` pieces of work on standard error; a context manager, to be told by `update` how many are done.
 
     With `leave` a bar is there from the start and stays at the end; without, it comes after a second, and goes, as it may be work
-    within other work that has one.
+    within other work that has one. One piece of work has no bar.
     """
-    if sys.stderr.isatty() and total:
+    if sys.stderr.isatty() and total > 1:
         return tqdm(desc=description, total=total, unit=unit, leave=leave, delay=0 if leave else 1)
     return Lines(description, total, unit)

@@ -178,6 +178,7 @@ class Training:
     ) -> None:
         self.model, self.recipe, self.device = model, recipe, device
         self.posters, self.labels = posters, labels
+        # What the networks learn, float32 (N, genres) in [0, 1].
         self.targets = labels
         self.load_posters = loader(posters, device)
         self.train_rows, self.validation_rows, self.test_rows = (np.flatnonzero(splits == split) for split in SPLITS)
@@ -257,7 +258,7 @@ class Training:
         return fit_stack(self.train_evidence, self.labels[self.train_rows])
 
     def use_probe(self, probe: Network) -> None:
-        """Make this network, which is not trained further, a part of the model. Its `train_evidence` is there."""
+        """Make this network, which is not trained further, a part of the model and of the targets; `train_evidence` has it."""
         self.model.probe = probe
         self.evidence["probe"] = self._validation_logits([probe])
         self.stack = self._fit_stack()

@@ -271,7 +271,7 @@ def predict(arguments: argparse.Namespace, posters: list[Poster], truth: str, ba
 
 
 def main() -> None:
-    from poster_genres.progress import Lines, progress
+    from poster_genres.progress import progress
 
     arguments = parse()
     truth = ""
@@ -283,7 +283,7 @@ def main() -> None:
     if arguments.explain and len(posters) > 1:
         raise InputError(f"--explain draws one poster, not {len(posters)}; name one")
     # Before the model is loaded, which takes seconds.
-    with progress("predict", len(posters)) if len(posters) > 1 else Lines("predict", 1, " posters") as bar:
+    with progress("predict", len(posters)) as bar:
         predict(arguments, posters, truth, bar)
 
 
