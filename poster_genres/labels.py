@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ UNKNOWN = frozenset(
         "nil", "\\n", "\\\\n", "-", "--", "\u2013", "\u2014", "?", "??", ".", "unknown", "(unknown)", "[unknown]", "unspecified",
         "undefined", "missing", "not available", "not known", "(no genres listed)", "no genres listed", "(no genre listed)",
         "no genre", "tbd", "tba", "keine angabe", "k.a.", "unbekannt", "inconnu", "desconocido",
-        "sconosciuto", "[]", "{}", "()", "set()", "array([])", '""', "''",
+        "sconosciuto", "...", "\u2026", "[]", "{}", "()", "set()", "array([])", '""', "''",
     }
 )  # fmt: skip
 # In order of precedence. The first ones are no part of names; the others are separators if names recur on both sides of them.
@@ -47,15 +48,24 @@ VALUES = ("score", "confidence", "probability", "prob", "weight")
 CHOICES = ("choices", "labels", "genres", "tags")
 _VALUED = re.compile(r".+[:=( ]\s*(?:[01]?[.,]\d+|\d{1,3}\s?%)\)?")
 _ENTITY = re.compile(r"&(?:\w+|#\d+);")
-_CALL = re.compile(r"(?:frozenset|set|array)\((.*?)(?:,\s*dtype=[^)]*)?\)", re.DOTALL)
+_CALL = re.compile(r"(?:frozenset|set|array|Index|Counter|OrderedDict|deque)\((.*?)(?:,\s*dtype=[^)]*)?\)", re.DOTALL)
 # Stack Overflow's <c#><.net>.
 _TAGS = re.compile(r"(?:<[^<>/]+>[\s,;|]*)+")
+# XML and HTML: <genre>Comedy</genre><genre>Drama</genre>, links.
+_ELEMENT = re.compile(r"<(\w+)(?:\s[^<>]*)?>([^<>]*)</\1>")
+_ELEMENTS = re.compile(r"(?:<\w+(?:\s[^<>]*)?>[^<>]*</\w+>[\s,;|]*)+")
+_FOOTNOTE = re.compile(r"(?:\[\d{1,3}\])+$")
 _BULLET = re.compile(r"[-*\u2022\u00b7\u2013]\s+(?=\S)")
 _BROKEN = re.compile(r"""\s*[\[{(]\s*(?:['"{\[]|__)""")
 _STRING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
+# NumPy 2 prints texts in lists as np.str_('Comedy'), and missing ones as nan, which are no literals of Python.
+_NUMPY_TEXT = re.compile(rf"\b(?:np|numpy)\.str_\(({_STRING.pattern})\)|({_STRING.pattern})|\b(?:np\.)?nan\b")
 QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d"}
+_BYTES = re.compile(rf"b(?:{_STRING.pattern})")
 _QUOTED_NAME = re.compile("[,;|/]\\s*['\"\u201c]|['\"\u201d]\\s*[,;|/]")
 _WHOLE_NUMBER = re.compile(r"(\d+)\.0")
+# The marks of `1. Comedy 2. Drama` and `1) Comedy, 2) Drama`.
+_NUMBER = re.compile(r"(?:^|[\s,;|/]+)(\d{1,2})[.)]\s*(?=\S)")
 _QUOTED = re.compile("(['\"`\u2018\u2019\u201c])(.*)(['\"`\u2019\u201d])", re.DOTALL)
 
 
@@ -68,11 +78,13 @@ class Labels:
     rows : of each cell the names, in their order; empty if they are unknown
     form : how the cells were read, for people
     merged : from each spelling that another one replaces to that one
+    unknown : texts that were taken as unknown, with the number of cells
     """
 
     rows: list[tuple[str, ...]]
     form: str
     merged: dict[str, str]
+    unknown: Counter[str]
 
 
 def is_unknown(name: str) -> bool:
@@ -81,9 +93,10 @@ def is_unknown(name: str) -> bool:
 
 
 def tidy(name: str) -> str:
-    """A name in Unicode's composed form (NFC), with single spaces, without quotes around it and a bullet before it."""
+    """A name in Unicode's composed form (NFC), with single spaces, without quotes around it, a bullet before it and Wikipedia's
+    footnotes behind it."""
     name = " ".join("".join(sign for sign in unicodedata.normalize("NFC", name) if sign.isprintable() or sign.isspace()).split())
-    return unquote(_BULLET.sub("", name, count=1) if _BULLET.match(name) else name).strip()
+    return _FOOTNOTE.sub("", unquote(_BULLET.sub("", name, count=1) if _BULLET.match(name) else name)).strip()
 
 
 def unquote(text: str) -> str:
@@ -106,7 +119,7 @@ def read_labels(cells: list[Any], separator: str, where: Callable[[int], str]) -
     InputError
         In a column of lists a cell is none; a list holds something else than names.
     """
-    cells = [html.unescape(cell) if isinstance(cell, str) and _ENTITY.search(cell) else cell for cell in cells]
+    cells = [_plain_text(cell) if isinstance(cell, str) else cell for cell in cells]
     # Cells that are equal are read once, and share one tuple.
     keys = [cell if isinstance(cell, str) else json.dumps(cell, sort_keys=True, default=str) for cell in cells]
     parsed = _parse_cells(cells, keys, where)
@@ -114,9 +127,14 @@ def read_labels(cells: list[Any], separator: str, where: Callable[[int], str]) -
     if texts and all(map(_WHOLE_NUMBER.fullmatch, texts)):  # as pandas writes numbers where others are missing
         parsed = {key: value.removesuffix(".0") if isinstance(value, str) else value for key, value in parsed.items()}
     plain = Counter(value for key in keys if isinstance(value := parsed[key], str) and not is_unknown(value))
+    numbered = _are_numbered(plain)
+    if numbered:
+        parsed = {key: _unnumbered(value) if isinstance(value, str) else value for key, value in parsed.items()}
     chosen = choose_separator(plain) if separator == "auto" else separator
     split = {key: split_cell(value, chosen) if isinstance(value, str) else value for key, value in parsed.items()}
-    names = {key: tuple(name for name in map(tidy, parts) if not is_unknown(name)) for key, parts in split.items()}
+    tidied = {key: tuple(map(tidy, parts)) for key, parts in split.items()}
+    names = {key: tuple(name for name in parts if not is_unknown(name)) for key, parts in tidied.items()}
+    unknown = Counter(name for key in keys for name in dict.fromkeys(tidied[key]) if name and is_unknown(name))
     counts = Counter(name for key in keys for name in names[key])
     valued = [name for name in counts if _VALUED.fullmatch(name)]
     if len(valued) > 0.5 * len(counts):
@@ -126,7 +144,15 @@ def read_labels(cells: list[Any], separator: str, where: Callable[[int], str]) -
     final = {key: tuple(dict.fromkeys(spelling[name] for name in parts)) for key, parts in names.items()}
     merged = {name: other for name, other in spelling.items() if name != other}
     form = f"separator {NAMES.get(chosen, repr(chosen))}" if plain or len(parsed) == len(plain) else "lists"
-    return Labels([final[key] for key in keys], form, merged)
+    return Labels([final[key] for key in keys], "numbered lists" if numbered else form, merged, unknown)
+
+
+def _plain_text(cell: str) -> str:
+    """A cell without HTML's entities, and without what Python writes around bytes."""
+    if _BYTES.fullmatch(cell):
+        with suppress(ValueError, SyntaxError):
+            cell = ast.literal_eval(cell).decode("utf-8", "replace")
+    return html.unescape(cell) if _ENTITY.search(cell) else cell
 
 
 def _parse_cells(cells: list[Any], keys: list[str], where: Callable[[int], str]) -> dict[str, tuple[str, ...] | str]:
@@ -157,19 +183,36 @@ def _parse_cells(cells: list[Any], keys: list[str], where: Callable[[int], str])
     return parsed
 
 
+def _are_numbered(cells: Mapping[str, int]) -> bool:
+    """Whether each cell counts its names from 1 on, as `1. Comedy 2. Drama` does, and some have several."""
+    numbers = [[int(number) for number in _NUMBER.findall(cell)] for cell in cells]
+    counted = all(
+        _NUMBER.match(cell) and found == list(range(1, len(found) + 1)) for cell, found in zip(cells, numbers, strict=True)
+    )
+    return counted and any(len(found) > 1 for found in numbers)
+
+
+def _unnumbered(cell: str) -> tuple[str, ...]:
+    """The names of a cell of `_are_numbered`."""
+    return tuple(_NUMBER.split(cell)[2::2])
+
+
 def _looks_like_list(cell: str) -> bool:
     if is_unknown(cell):
         return False
     inner = cell[1:-1] if cell[:2] + cell[-2:] in ('"[]"', '"{}"') else cell  # JSON in JSON
-    return inner[:1] + inner[-1:] in ("[]", "()", "{}") or any(form.fullmatch(cell) for form in (_CALL, _TAGS))
+    return inner[:1] + inner[-1:] in ("[]", "()", "{}") or any(form.fullmatch(cell) for form in (_CALL, _TAGS, _ELEMENTS))
 
 
 def choose_spelling(counts: Counter[str]) -> dict[str, str]:
-    """For each name the most frequent of those that are equal but for case; of those like `Drama` if there are such."""
+    """For each name the most frequent of those that are equal but for case and a full stop; of those like `Drama` if any."""
     groups: dict[str, list[str]] = {}
     for name in counts:
-        groups.setdefault(unicodedata.normalize("NFKC", name).casefold(), []).append(name)
-    best = {key: min(names, key=lambda name: (not _is_capitalised(name), -counts[name], name)) for key, names in groups.items()}
+        groups.setdefault(unicodedata.normalize("NFKC", name).casefold().removesuffix("."), []).append(name)
+    best = {
+        key: min(names, key=lambda name: (name.endswith("."), not _is_capitalised(name), -counts[name], name))
+        for key, names in groups.items()
+    }
     return {name: best[key] for key, names in groups.items() for name in names}
 
 
@@ -203,8 +246,11 @@ def flatten(value: Any) -> list[str] | None:
 def parse_list(text: str) -> list[str] | None:
     """The names in a list as Python, NumPy, JSON or PostgreSQL write it; None where the text is no list."""
     text = text.strip()
+    if _ELEMENTS.fullmatch(text):
+        return [tidy(name) for _, name in _ELEMENT.findall(text)]
     if match := _CALL.fullmatch(text):
         text = match[1].strip()
+    text = _NUMPY_TEXT.sub(lambda found: found[1] or found[2] or "None", text)
     value: Any = None
     try:
         value = json.loads(text)

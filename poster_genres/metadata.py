@@ -33,7 +33,8 @@ GENRE_NAMES = ("genre", "genres", "genrename", "genrenames", "genresname", "genr
 LABEL_NAMES = (
     "label", "labels", "tag", "tags", "target", "targets", "class", "classes", "category", "categories", "findinglabels",
     "findings", "choice", "choices", "attributeids", "attributes", "labelname", "labelnames", "classname", "classnames", "tagname",
-    "tagnames", "categoryname", "categorynames", "targetname", "targetnames", "annotation", "annotations",
+    "tagnames", "categoryname", "categorynames", "targetname", "targetnames", "annotation", "annotations", "keyword", "keywords",
+    "subject", "subjects",
 )  # fmt: skip
 TITLE_NAMES = ("title", "primarytitle", "movietitle", "originaltitle", "movie", "moviename", "titel", "titre", "titulo")
 YEAR_NAMES = ("year", "startyear", "releaseyear", "titleyear", "releasedate", "released", "date", "jahr")
@@ -343,9 +344,11 @@ def _rows(table: Table, columns: Columns, separator: str) -> tuple[pd.DataFrame,
         genres, known = _read_one_hot(table, columns.labels)
         form = f"{len(columns.labels)} columns of zeros and ones: {some(columns.labels, 30)}"
         merged: dict[str, str] = {}
+        unknown: Counter[str] = Counter()
         if number := sum(_count_minus_one(table.columns[name]) for name in columns.labels):
             form += f", {number} cells of -1 beside zeros read as 0"
     else:
+        _refuse_second_header(table, columns.labels)
         number = len(table.rows)
         cells = [cell for name in columns.labels for cell in table.columns[name]]
         labels = read_labels(cells, separator, lambda i: table.where(i % number))
@@ -354,10 +357,13 @@ def _rows(table: Table, columns: Columns, separator: str) -> tuple[pd.DataFrame,
         _check_one_hot(table, columns, genres)
         known = list(map(bool, genres))
         form, merged = f"{', '.join(map(repr, columns.labels))} ({labels.form})", labels.merged
+        unknown = labels.unknown
     also = [f"{kind} {name!r}" for kind, name in (("title", columns.title), ("year", columns.year)) if name]
     lines.append(f"columns: ID {columns.id!r}; labels {form}{'; ' + ', '.join(also) if also else ''}")
     if merged:
         lines.append(f"one label in several spellings: {some(f'{name} as {other}' for name, other in merged.items())}")
+    if unknown:
+        lines.append(f"taken as unknown: {some(f'{text!r} in {number} cells' for text, number in unknown.most_common())}")
     titles = [tidy(str(cell)) for cell in table.columns[columns.title]] if columns.title else [""] * len(ids)
     years = list(_years(table.columns[columns.year] if columns.year else [""] * len(ids), titles))
     movies = {"id": ids, "title": titles, "year": years, "genres": pd.Series(genres, dtype=object)}
@@ -428,6 +434,15 @@ def _refuse_typo(table: Table, column: str) -> None:
     if wrong and len(wrong) <= 0.1 * len(cells) and True in meaning.values():
         where, cell = table.where(wrong[0]), cells[wrong[0]]
         raise InputError(f"{where}: column {column!r} holds {cell!r}, where 0 or 1 is right; mend it, or set `label_columns`")
+
+
+def _refuse_second_header(table: Table, columns: list[str]) -> None:
+    """Refuse columns of zeros and ones whose names stand in a second row, as pandas writes columns of two levels."""
+    cells = [list(map(str, table.columns[column])) for column in columns]
+    if len(columns) > 1 and all(set(column[1:]) <= {"0", "1", "0.0", "1.0", ""} for column in cells):
+        names = [column[0] for column in cells]
+        if not set(names) & {"0", "1", "0.0", "1.0", ""}:
+            raise InputError(f"{table.where(0)}: a second header, {some(names)}; keep one row of names")
 
 
 def _refuse_values(table: Table, ids: list[str]) -> None:

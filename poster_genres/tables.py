@@ -41,11 +41,12 @@ SAMPLE = 50
 # Single-byte and East Asian encodings that spreadsheets write or wrote, told apart by charset-normalizer where UTF-8 does not fit.
 ENCODINGS = [
     "cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "koi8_r", "shift_jis", "euc_jp",
-    "gb18030", "big5", "euc_kr",
+    "gb18030", "big5", "euc_kr", "mac_roman",
 ]  # fmt: skip
 _OBJECT_ID = re.compile(r'("_id"\s*:\s*)ObjectId\(\s*("[^"]*")\s*\)')
 # Keys of an image's own record, unlike those of a frame around records.
 _OF_A_RECORD = re.compile("id$|file|image|label|tag|genre|path|name|title", re.IGNORECASE)
+_OF_AN_IMAGE = re.compile("id$|file|image|path|name", re.IGNORECASE)
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _SPACE = re.compile(r"\s*")
 
@@ -87,6 +88,8 @@ def decode(data: bytes, name: str) -> tuple[str, str]:
         return data.decode("utf-8"), "utf-8"
     except UnicodeDecodeError:
         pass
+    if b"\r" in data and b"\n" not in data:  # line ends of Excel's "CSV (Macintosh)"
+        return data.decode("mac_roman"), "mac_roman"
     from charset_normalizer import from_bytes
 
     matches = list(from_bytes(data, cp_isolation=ENCODINGS))
@@ -343,7 +346,11 @@ def _json_records(text: str, name: str) -> list[dict[str, Any]] | None:
         ):
             # pandas' `to_json(orient="split")`.
             content = [dict(zip(content["columns"], row, strict=False)) for row in content["data"]]
-        elif values and all(isinstance(value, list) for value in values) and len({len(value) for value in values}) == 1:
+        elif (
+            all(isinstance(value, list) for value in values)
+            and len({len(value) for value in values}) == 1
+            and any(_OF_AN_IMAGE.search(key) for key in content)  # else a record of lists: {"genres": ["Drama"], "cast": ["Kim"]}
+        ):
             content = [dict(zip(content, row, strict=True)) for row in zip(*values, strict=True)]
         else:
             content = [content]

@@ -39,6 +39,15 @@ WRITERS: dict[str, Callable[[Sequence[str]], object]] = {
     "Python tuple": lambda names: repr(tuple(names)),
     "JSON": lambda names: json.dumps(list(names)),
     "JSON in ASCII": lambda names: json.dumps(list(names), ensure_ascii=True),
+    "numbers": lambda names: " ".join(f"{i}. {name}" for i, name in enumerate(names, 1)),
+    "numbers in lines": lambda names: "\n".join(f"{i}) {name}" for i, name in enumerate(names, 1)),
+    "XML": lambda names: "".join(f"<genre>{name}</genre>" for name in names),
+    "links": lambda names: ", ".join(f'<a href="/g/{i}">{name}</a>' for i, name in enumerate(names)),
+    "footnotes": lambda names: ", ".join(f"{name}[{i}]" for i, name in enumerate(names, 1)),
+    "NumPy 2": lambda names: "[" + ", ".join(f"np.str_({name!r})" for name in names) + ", nan]",
+    "pandas index": lambda names: f"Index({list(names)!r}, dtype='object')",
+    "counts": lambda names: f"Counter({dict.fromkeys(names, 1)!r})",
+    "bytes": lambda names: repr("|".join(names).encode()),
     "NumPy": lambda names: "[" + " ".join(repr(name) for name in names) + "]",
     "pandas array": lambda names: f"array({list(names)!r}, dtype=object)",
     "TMDB": lambda names: json.dumps([{"id": i, "name": name} for i, name in enumerate(names)]),
@@ -162,6 +171,23 @@ def test_spellings_are_one_and_it_is_said() -> None:
     labels = read_labels(["comedy, Drama", "Comedy", "DRAMA,comedy", "Cafe\u0301", "Caf\u00e9", " Film  Noir "], "auto", where)
     assert labels.rows == [("Comedy", "Drama"), ("Comedy",), ("Drama", "Comedy"), ("Caf\u00e9",), ("Caf\u00e9",), ("Film Noir",)]
     assert labels.merged == {"comedy": "Comedy", "DRAMA": "Drama"}
+
+
+def test_a_full_stop_is_no_part_of_a_name() -> None:
+    labels = read_labels(["Comedy, Drama.", "Drama.", "Comedy.", "Sci-Fi.", "Drama."], "auto", where)
+    assert labels.rows == [("Comedy", "Drama."), ("Drama.",), ("Comedy",), ("Sci-Fi.",), ("Drama.",)]
+    assert labels.merged == {"Comedy.": "Comedy"}
+
+
+def test_what_was_taken_as_unknown_is_counted() -> None:
+    labels = read_labels(["NA", "EU, NA", "EU", "", "AS, ..."], "auto", where)
+    assert labels.rows == [(), ("EU",), ("EU",), (), ("AS",)]
+    assert labels.unknown == {"NA": 2, "...": 1}
+
+
+def test_numbers_that_do_not_count_are_part_of_names() -> None:
+    cells = ["1. FC K\u00f6ln", "2. Liga", "1. Bundesliga"]
+    assert read(cells) == [(cell,) for cell in cells]
 
 
 def test_a_separator_that_is_named_is_used() -> None:

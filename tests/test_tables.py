@@ -123,6 +123,12 @@ ORDINALS = "image,Primary Genre,Secondary Genre,Third Genre,genre_4\n" + "".join
         pytest.param({"a.json": pd.DataFrame({"id": IMAGES, "tags": LABELS}).to_json(orient="table")}, id="pandas table"),
         pytest.param({"a.jsonl": "\n".join(json.dumps({"image": {"path": i, "bytes": None}, "tags": t}) for i, t in TRUTH.items())},
                      id="Hugging Face"),
+        pytest.param({f"{image[:-4]}.json": json.dumps({"labels": labels, "by": labels}) for image, labels in TRUTH.items()},
+                     id="a JSON per image"),
+        pytest.param({"a.json": json.dumps({"file_name": IMAGES, "tags": LABELS})}, id="columns in JSON"),
+        pytest.param({"a.csv": written(";".join, "SourceFile,Keywords")}, id="ExifTool"),
+        pytest.param({"a.json": json.dumps([{"SourceFile": f"./{i}", "Subject": t if len(t or []) > 1 else (t or [""])[0]}
+                                            for i, t in TRUTH.items()])}, id="ExifTool's JSON"),
         pytest.param({"a.csv.gz": gzip.compress(PLAIN.encode())}, id="gz"),
         pytest.param({"a.tsv.bz2": bz2.compress(PLAIN.replace(",", "\t").encode())}, id="bz2"),
         pytest.param({"a.jsonl.xz": lzma.compress("\n".join(json.dumps({"id": i, "tags": t}) for i, t in TRUTH.items()).encode())},
@@ -151,6 +157,23 @@ ORDINALS = "image,Primary Genre,Secondary Genre,Third Genre,genre_4\n" + "".join
 )  # fmt: skip
 def test_it_is_read_as_a_person_would(tmp_path: Path, files: dict[str, str | bytes]) -> None:
     assert read(tmp_path, files) == TRUTH
+
+
+@pytest.mark.parametrize(
+    ("text", "end", "encoding"),
+    [
+        ("Com\u00e9die|\u00c9pop\u00e9e", "\r", "mac_roman"),
+        ("Kom\u00f6die|M\u00e4rchen", "\r", "mac_roman"),
+        ("Skr\u00e4ck|\u00c4ventyr", "\n", "mac_roman"),
+        ("Com\u00e9die|\u00c9pop\u00e9e", "\n", "cp1252"),
+        ("Skr\u00e4ck|\u00c4ventyr", "\r\n", "cp1252"),
+    ],
+)
+def test_a_mac_writes_other_bytes(tmp_path: Path, text: str, end: str, encoding: str) -> None:
+    rows = ["image,genres", *(f"{image},{text if i % 2 else text.partition('|')[0]}" for i, image in enumerate(IMAGES))]
+    genres = text.split("|")
+    found = read(tmp_path, {"a.csv": end.join(rows).encode(encoding)})
+    assert found == {image: sorted(genres if i % 2 else genres[:1]) for i, image in enumerate(IMAGES)}
 
 
 def test_labels_that_are_numbers(tmp_path: Path) -> None:
@@ -212,6 +235,10 @@ def test_the_rows_names_of_a_parquet_file_may_be_the_ids(tmp_path: Path) -> None
         (
             {"a.json": json.dumps(COCO | {"categories": [{"id": 1, "name": "Cyst"}]})},
             "a.json: not COCO's format: of its images, annotations and categories one lacks 2",
+        ),
+        (
+            {"a.csv": f",labels,labels,labels,labels\n{flags('1', '0')}"},
+            "a.csv, row 2: a second header, Cyst, Effusion, Mass, Nodule; keep one row of names",
         ),
     ],
 )  # fmt: skip
