@@ -54,9 +54,11 @@ def missing_glyphs_allowed() -> Iterator[None]:
 
 
 def save_png(figure: Figure, path: Path, dpi: int) -> None:
+    """Write a figure to a file; one of `as_svg` in the layout that it has."""
+    box = "tight" if figure.get_layout_engine() is None else None
     with whole_file(path) as temporary, missing_glyphs_allowed():
         # Without version and date in the file, the same run gives the same bytes.
-        figure.savefig(temporary, dpi=dpi, format="png", metadata={"Software": None}, bbox_inches="tight")
+        figure.savefig(temporary, dpi=dpi, format="png", metadata={"Software": None}, bbox_inches=box)
 
 
 def as_svg(figure: Figure, about: str) -> str:
@@ -65,6 +67,7 @@ def as_svg(figure: Figure, about: str) -> str:
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": about}), missing_glyphs_allowed():
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    figure.set_layout_engine("none")  # to lay it out takes as long as to draw it
     text = buffer.getvalue()
     text = text[text.index("<svg ") :]
     # A style for the whole page, and names of groups that are the same in each figure.

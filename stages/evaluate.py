@@ -301,11 +301,11 @@ def main() -> None:
 
     history = pd.read_csv(METRICS / "history.csv")
     drawn = draw_figures(model, history, scores, by_genre["test"], tables, test, unfitted)
+    charts = {name: figures.as_svg(figure, ABOUT[name]) for name, figure in drawn.items()}
     with whole_folder(FIGURES) as folder:
         for name, figure in drawn.items():
             figures.save_png(figure, folder / f"{name}.png", 180)
     about = describe_run(model, history, movies, parameters, doubt)
-    charts = {name: figures.as_svg(figure, ABOUT[name]) for name, figure in drawn.items()}
     if len(history) == 1:
         del charts["curves"]  # one point is no curve
     test_scores = scores[scores["split"] == "test"]
