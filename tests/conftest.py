@@ -140,19 +140,36 @@ def copy_project(folder: Path) -> Path:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as fast what neither runs stages nor was marked as slow: `pytest -m fast`."""
     for item in items:
-        if not {"project", "finished", "real_posters"} & set(getattr(item, "fixturenames", ())) and not item.get_closest_marker(
-            "slow"
-        ):
+        if not {"project", "cached", "finished", "real_posters"} & set(
+            getattr(item, "fixturenames", ())
+        ) and not item.get_closest_marker("slow"):
             item.add_marker("fast")
+
+
+def make_project(folder: Path, **parameters: object) -> Path:
+    """A copy of the project with a small data set in data/posters, quick parameters, and no Git."""
+    copy_project(folder)
+    make_dataset(folder / "data" / "posters")
+    set_parameters(folder, dataset="data/posters", **(QUICK | parameters))
+    return folder
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A copy of the project with a small data set in data/posters, quick parameters, and no Git."""
-    folder = copy_project(tmp_path / "project")
-    make_dataset(folder / "data" / "posters")
-    set_parameters(folder, dataset="data/posters", **QUICK)
-    return folder
+    """Such a project, to change."""
+    return make_project(tmp_path / "project")
+
+
+@pytest.fixture
+def cached(make_once: Callable[[str, Callable[[Path], object]], Path], tmp_path: Path) -> Path:
+    """Such a project that is ready to train, to change."""
+
+    def make(folder: Path) -> None:
+        make_project(folder)
+        for name in ("join", "cache"):
+            stage(name, cwd=folder)
+
+    return shutil.copytree(make_once("cached", make), tmp_path / "project", symlinks=True)
 
 
 def make_repository(folder: Path, **parameters: object) -> Path:
@@ -168,19 +185,35 @@ def make_repository(folder: Path, **parameters: object) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A repository in which `dvc repro` has run on the sample, committed as a user would. Not to be changed."""
-    # The processes that share out the tests (pytest-xdist) have a folder each below one; the first to come makes it for all.
+def make_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A function that makes a folder of a name for all tests, which are not to change it.
+
+    The processes that share out the tests (pytest-xdist) have a folder each below one; the first to come makes it for all.
+    """
     own = tmp_path_factory.getbasetemp()
-    folder = (own if worker_id == "master" else own.parent) / "finished"
-    with FileLock(folder.with_suffix(".lock")):
-        if not folder.with_suffix(".done").exists():
-            make_repository(folder)
-            run("dvc", "repro", cwd=folder)
-            run("git", "add", "-A", cwd=folder)
-            run("git", "commit", "-qm", "First results", cwd=folder)
-            folder.with_suffix(".done").touch()
-    return folder
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder = (own if worker_id == "master" else own.parent) / name
+        with FileLock(folder.with_suffix(".lock")):
+            if not folder.with_suffix(".done").exists():
+                make(folder)
+                folder.with_suffix(".done").touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def finished(make_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    """A repository in which `dvc repro` has run on the sample, committed as a user would. Not to be changed."""
+
+    def make(folder: Path) -> None:
+        make_repository(folder)
+        run("dvc", "repro", cwd=folder)
+        run("git", "add", "-A", cwd=folder)
+        run("git", "commit", "-qm", "First results", cwd=folder)
+
+    return make_once("finished", make)
 
 
 @pytest.fixture

@@ -124,7 +124,9 @@ def test_tokens_are_laid_out_as_the_poster_is() -> None:
         places(100_003, 240, 160)
 
 
-@pytest.mark.parametrize(("make", "epochs", "interpolation"), [(vit, 1, "bilinear"), (convnext, 0, "bicubic")])
+@pytest.mark.parametrize(
+    ("make", "epochs", "interpolation"), [(vit, 1, "bilinear"), pytest.param(convnext, 0, "bicubic", marks=pytest.mark.long)]
+)
 def test_the_whole_pipeline(project: Path, make, epochs: int, interpolation: str) -> None:  # type: ignore[no-untyped-def]
     make(project / "backbones" / "tiny")
     set_parameters(project, architecture="hf/backbones/tiny", epochs=epochs, interpolation="lanczos")

@@ -10,6 +10,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tests.conftest import ROOT, environment, make_dataset, run, serving, set_parameters
@@ -106,6 +107,8 @@ def test_the_commands_of_a_page_work_in_order(page: str, repository: Path, tmp_p
                 small["http://127.0.0.1:5001"], _ = servers.enter_context(serving(*words, cwd=repository, healthy="/ping"))
                 continue
             output = in_shell(command, repository)
+            if command.endswith("-S dataset=data/posters"):
+                assert pd.read_csv(repository / "data" / "movies.csv")["id"].str.fullmatch(r"m\d{3}").all()
             if "/invocations" in command:
                 (answer,) = json.loads(output)["predictions"]
                 assert answer["error"] is None

@@ -92,7 +92,9 @@ def load_example(folder: Path) -> ModuleType:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["tutorial", "alexnet", "residual", "efficientnet_lite0"])
+@pytest.mark.parametrize(
+    "architecture", ["tutorial", pytest.param("alexnet", marks=pytest.mark.long), "residual", "efficientnet_lite0"]
+)
 def test_each_architecture_predicts_the_same(architecture: str, float32: None, tmp_path: Path) -> None:
     model = make_model(architecture, with_words=False)
     assert export(model, tmp_path) == ["model.onnx", "predict.py"]

@@ -27,7 +27,7 @@ from poster_genres.network import find_architecture
 from poster_genres.parameters import check_parameters, read_parameters
 from stages.cache import LEAST_SIDE
 from stages.resolve import imported_files
-from tests.conftest import QUICK, ROOT, environment, jpeg, make_dataset, run, set_parameters, stage, wait_until
+from tests.conftest import QUICK, ROOT, environment, jpeg, run, set_parameters, stage, wait_until
 
 STAGES = ("sample", "resolve", "join", "cache", "detect", "train", "evaluate")
 
@@ -188,15 +188,6 @@ def test_another_seed_keeps_the_test_set(repository: Path) -> None:
 
 def test_an_unknown_key_is_refused(repository: Path) -> None:
     assert "epoch" in run("dvc", "exp", "run", "-S", "epoch=2", cwd=repository, fails=True).stderr
-
-
-def test_a_folder_of_posters_is_imported_and_used(repository: Path, tmp_path: Path) -> None:
-    source = make_dataset(tmp_path / "source")
-    run("dvc", "import-url", source, "data/movie-posters", cwd=repository)
-    run("dvc", "exp", "run", "-S", "dataset=data/movie-posters", cwd=repository)
-    movies = pd.read_csv(repository / "data" / "movies.csv")
-    assert movies["id"].str.fullmatch(r"m\d{3}").all()
-    assert read_parameters(repository / "params.yaml").dataset == "data/movie-posters"
 
 
 @pytest.fixture

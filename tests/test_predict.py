@@ -5,6 +5,7 @@ import pickle
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from poster_genres.explanations import attributions, explain
 from poster_genres.model import FORMAT, Model, seal
 from poster_genres.network import find_architecture
 from stages.predict import format_genres
-from tests.conftest import copy_project, make_dataset, run, set_parameters, stage
+from tests.conftest import make_project, run, stage
 
 # Each loads torch in a process of its own, or trains.
 pytestmark = pytest.mark.slow
@@ -25,16 +26,14 @@ pytestmark = pytest.mark.slow
 LINE = re.compile(r"^\S+ \((?:0\.0*[1-9]\d\d|1\.00|0\.00)\)(?: \*)?$")
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = copy_project(tmp_path_factory.mktemp("predict"))
-    make_dataset(folder / "data" / "posters")
-    set_parameters(
-        folder, dataset="data/posters", architecture="residual", epochs=8, image_height=80, image_width=80, batch_size=16
-    )
-    for name in ("join", "cache", "train"):
-        stage(name, cwd=folder)
-    return folder
+@pytest.fixture(scope="session")
+def trained(make_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    def make(folder: Path) -> None:
+        make_project(folder, epochs=8, limit=3000)
+        for name in ("join", "cache", "train"):
+            stage(name, cwd=folder)
+
+    return make_once("trained", make)
 
 
 def test_three_significant_digits() -> None:
@@ -71,7 +70,9 @@ def test_folders_are_taken_whole_and_in_batches(trained: Path, tmp_path: Path) -
     assert all(one == pytest.approx(same[0], abs=0.02) for one in same)
 
 
-@pytest.mark.parametrize(("option", "name"), [("--csv", "genres.csv"), ("--json", "genres.jsonl")])
+@pytest.mark.parametrize(
+    ("option", "name"), [("--csv", "genres.csv"), pytest.param("--json", "genres.jsonl", marks=pytest.mark.long)]
+)
 def test_a_file_of_predictions_goes_on_where_it_stopped(trained: Path, tmp_path: Path, option: str, name: str) -> None:
     folder, file = tmp_path / "posters", tmp_path / name
     shutil.copytree(trained / "data" / "posters", folder, ignore=lambda _, names: [each for each in names if each > "m006.jpg"])
@@ -191,7 +192,8 @@ def test_what_is_not_there_is_named(trained: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "size"), [("tutorial", 160), ("alexnet", 96), ("residual", 96), ("efficientnet_lite0", 96)]
+    ("architecture", "size"),
+    [("tutorial", 160), pytest.param("alexnet", 96, marks=pytest.mark.long), ("residual", 96), ("efficientnet_lite0", 96)],
 )
 def test_what_speaks_for_a_genre_is_where_it_is(architecture: str, size: int) -> None:
     torch.manual_seed(0)

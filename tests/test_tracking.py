@@ -416,6 +416,20 @@ def test_experiments_in_the_workspace_and_in_temporary_folders_share_the_store(r
         check_whole(one, epochs=2 if name == "here" else int(name[-1]))
         assert one.data.tags["dvc.experiment"] == name
         assert len(one.data.tags["dvc.baseline"]) == 40
+    # In a table of few columns, and beside each other.
+    table = run("dvc", "exp", "show", "--only-changed", "--csv", cwd=repository).stdout
+    shown = pd.read_csv(io.StringIO(table))
+    assert set(found) <= set(shown["Experiment"])
+    scores = [column for column in shown.columns if column.endswith("_AP")]
+    assert scores == ["validation.macro_AP", "test.macro_AP", "test.micro_AP"]
+    assert "epochs" in shown.columns
+    assert len(shown.columns) < 25, shown.columns
+    changes = run("dvc", "params", "diff", "here", "there3", cwd=repository).stdout
+    assert changes.split()[-4:] == ["params.yaml", "epochs", "2", "3"]
+    plots = json.loads(run("dvc", "plots", "diff", "here", "there3", "--json", cwd=repository).stdout)
+    assert {name for name in plots["data"] if not name.endswith(".png")} == PLOTS
+    for name, drawn in plots["data"].items():
+        assert {revision for one in drawn for revision in one["revisions"]} == {"here", "there3"}, name
 
 
 def test_a_run_cache_hit_keeps_the_original_run(repository: Path) -> None:
@@ -434,25 +448,6 @@ def test_a_store_that_does_not_know_the_run_gets_all_of_it_once(repository: Path
         stage("track", cwd=repository)
         (one,) = runs_of(repository)
         check_whole(one, epochs=1)
-
-
-def test_two_experiments_stand_beside_each_other_in_few_columns(repository: Path) -> None:
-    for name, epochs in (("short", 2), ("long", 3)):
-        run("dvc", "exp", "run", "-n", name, "-S", f"epochs={epochs}", cwd=repository)
-    table = run("dvc", "exp", "show", "--only-changed", "--csv", cwd=repository).stdout
-    (repository / "show.csv").write_text(table, encoding="utf-8")
-    shown = pd.read_csv(repository / "show.csv")
-    assert {"short", "long"} <= set(shown["Experiment"])
-    scores = [column for column in shown.columns if column.endswith("_AP")]
-    assert scores == ["validation.macro_AP", "test.macro_AP", "test.micro_AP"]
-    assert "epochs" in shown.columns
-    assert len(shown.columns) < 25, shown.columns
-    changes = run("dvc", "params", "diff", "short", "long", cwd=repository).stdout
-    assert changes.split()[-4:] == ["params.yaml", "epochs", "2", "3"]
-    plots = json.loads(run("dvc", "plots", "diff", "short", "long", "--json", cwd=repository).stdout)
-    assert {name for name in plots["data"] if not name.endswith(".png")} == PLOTS
-    for name, drawn in plots["data"].items():
-        assert {revision for one in drawn for revision in one["revisions"]} == {"short", "long"}, name
 
 
 def test_a_clone_beside_a_remote_has_nothing_to_do(repository: Path, tmp_path: Path) -> None:

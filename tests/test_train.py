@@ -33,21 +33,13 @@ from tests.test_tracking import runs_of
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def cached(project: Path) -> Path:
-    """A project that is ready to train."""
-    stage("join", cwd=project)
-    stage("cache", cwd=project)
-    return project
-
-
 def trained(project: Path, **parameters: object) -> bytes:
     set_parameters(project, **parameters)
     stage("train", cwd=project)
     return (project / "models" / "model.pt").read_bytes()
 
 
-@pytest.mark.parametrize("architecture", ["tutorial", "residual"])
+@pytest.mark.parametrize("architecture", ["tutorial", pytest.param("residual", marks=pytest.mark.long)])
 def test_one_seed_gives_the_same_bytes(cached: Path, architecture: str) -> None:
     first = trained(cached, architecture=architecture, epochs=2)
     assert trained(cached) == first
@@ -119,7 +111,7 @@ def test_patience_stops_early(cached: Path) -> None:
     assert len(pd.read_csv(cached / "metrics" / "history.csv")) < 40
 
 
-@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_interrupted_training_leaves_no_model_behind(cached: Path, kill: signal.Signals) -> None:
     set_parameters(cached, epochs=1000)
     process = subprocess.Popen(
