@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -62,7 +63,13 @@ def in_shell(command: str, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(not elsewhere(command) for command in blocks(page))])
+def pages() -> list[Any]:
+    """The pages with commands to run. Experiments like those of the pages that are run weekly, other tests run too."""
+    found = [page for page in PAGES if any(not elsewhere(command) for command in blocks(page))]
+    return [page if page in ("README.md", "docs/serving.md") else pytest.param(page, marks=pytest.mark.long) for page in found]
+
+
+@pytest.mark.parametrize("page", pages())
 def test_the_commands_of_a_page_work_in_order(page: str, repository: Path, tmp_path: Path) -> None:
     # What is on these posters is given, as reading it takes a second a poster.
     dataset = make_dataset(tmp_path / "posters")

@@ -405,9 +405,9 @@ def test_an_experiment_leaves_the_rest_of_params_yaml_as_it_is(repository: Path)
 
 def test_a_run_on_the_real_posters(repository: Path, real_posters: Path) -> None:
     run("dvc", "import-url", real_posters, "data/movie-posters", cwd=repository)
-    run("dvc", "exp", "run", "-S", "dataset=data/movie-posters", "-S", "limit=300", cwd=repository)
+    run("dvc", "exp", "run", "-S", "dataset=data/movie-posters", "-S", "limit=300", "-S", "test=0.05", cwd=repository)
     counts = json.loads((repository / "metrics" / "join.json").read_text(encoding="utf-8"))
-    assert counts["movies"] == {"train": 240, "validation": 60, "test": 1080}
+    assert counts["movies"] == {"train": 240, "validation": 60, "test": 200}
     done = run(sys.executable, "-m", "stages.predict", "--random", cwd=repository)
     assert len(done.stdout.splitlines()) == 12
 

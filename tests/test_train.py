@@ -129,7 +129,10 @@ def test_interrupted_training_leaves_no_model_behind(cached: Path, kill: signal.
 
 @pytest.mark.parametrize(
     ("architecture", "recipe"),
-    [("two_stream/residual", {"ensemble_size": 2}), ("efficientnet_lite0", {"linear_probe": True})],
+    [
+        pytest.param("two_stream/residual", {"ensemble_size": 2}, marks=pytest.mark.long),
+        ("efficientnet_lite0", {"linear_probe": True}),
+    ],
 )
 def test_a_killed_training_goes_on_and_ends_in_the_same_model(cached: Path, architecture: str, recipe: dict[str, object]) -> None:
     if needs_objects(architecture):
