@@ -128,6 +128,7 @@ def test_the_commands_of_a_page_work_in_order(page: str, repository: Path, tmp_p
                 assert in_shell("dvc queue status", repository).count("Success") == 2
 
 
+@pytest.mark.long
 def test_the_commands_of_readmes_table_work_in_order(repository: Path) -> None:
     set_parameters(repository, sweep={"epochs": [1, 2]})
     table = (ROOT / "README.md").read_text(encoding="utf-8").partition("| command | what happens |")[2].partition("\n\n")[0]

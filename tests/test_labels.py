@@ -90,12 +90,13 @@ ANY = [
 def test_any_names_come_back(rows: list[list[str]], writer: str) -> None:
     rows = [list({tidy(name).casefold(): tidy(name) for name in row if not is_unknown(tidy(name))}.values()) for row in rows]
     names = {name for row in rows for name in row}
-    assume(len({unicodedata.normalize("NFKC", name).casefold() for name in names}) == len(names))
+    assume(len({unicodedata.normalize("NFKC", name).casefold().removesuffix(".") for name in names}) == len(names))
     # Tidy names stay as they are: none is in quotes.
     assume(all(tidy(name) == name for name in names))
     rows = [*[row for row in rows if row], ["A first name", "A second name"]]
     cells = [WRITERS[writer](row) for row in rows]
-    assume(writer != "pipe" or not any(str(cell)[0] in "[({" and str(cell)[-1] in "])}" for cell in cells))
+    # Nor is a cell of them what a program writes: a list, a tag, bytes.
+    assume(writer != "pipe" or not any(str(cell)[0] in "[({<b" and str(cell)[-1] in "])}>'\"" for cell in cells))
     assert read(cells) == [tuple(row) for row in rows]
 
 
