@@ -53,8 +53,8 @@ _CALL = re.compile(r"(?:frozenset|set|array|Index|Counter|OrderedDict|deque)\((.
 _TAGS = re.compile(r"(?:<[^<>/]+>[\s,;|]*)+")
 # XML and HTML: <genre>Comedy</genre><genre>Drama</genre>, links.
 _ELEMENT = re.compile(r"<(\w+)(?:\s[^<>]*)?>([^<>]*)</\1>")
-_ELEMENTS = re.compile(r"(?:<\w+(?:\s[^<>]*)?>[^<>]*</\w+>[\s,;|]*)+")
-_FOOTNOTE = re.compile(r"(?:\[\d{1,3}\])+$")
+_ELEMENTS = re.compile(rf"(?:{_ELEMENT.pattern}[\s,;|]*)+")
+_FOOTNOTE = re.compile(r"(?<=.)(?:\[\d{1,3}\])+$")
 _BULLET = re.compile(r"[-*\u2022\u00b7\u2013]\s+(?=\S)")
 _BROKEN = re.compile(r"""\s*[\[{(]\s*(?:['"{\[]|__)""")
 _STRING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
@@ -250,19 +250,9 @@ def parse_list(text: str) -> list[str] | None:
         return [tidy(name) for _, name in _ELEMENT.findall(text)]
     if match := _CALL.fullmatch(text):
         text = match[1].strip()
-    text = _NUMPY_TEXT.sub(lambda found: found[1] or found[2] or "None", text)
-    value: Any = None
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-            pass
-        else:
-            if text.startswith("[") and "," not in _STRING.sub("", text):
-                # NumPy prints no commas, and of texts side by side Python makes one.
-                value = [ast.literal_eval(name) for name in _STRING.findall(text)] or value
+    value = _literal(text)
+    if value is None:
+        value = _literal(_NUMPY_TEXT.sub(lambda found: found[1] or found[2] or "None", text))
     if isinstance(value, str) and value != text:
         return [value] if text.startswith("(") else parse_list(value)
     if isinstance(value, set):
@@ -276,6 +266,22 @@ def parse_list(text: str) -> list[str] | None:
         # PostgreSQL's {Comedy,"Science Fiction"}, and [Comedy, Drama] without quotes.
         return [tidy(name.strip().strip("\"'")) for name in re.findall(r'("(?:[^"\\]|\\.)*"|[^,]+)(?:,|$)', text[1:-1])]
     return None
+
+
+def _literal(text: str) -> Any:
+    """The value of a text in JSON or Python's literals; None where it is neither."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return None
+    if text.startswith("[") and "," not in _STRING.sub("", text):
+        # NumPy prints no commas, and of texts side by side Python makes one.
+        return [ast.literal_eval(name) for name in _STRING.findall(text)] or value
+    return value
 
 
 def split_cell(cell: str, separator: str) -> tuple[str, ...]:

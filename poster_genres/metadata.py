@@ -363,7 +363,7 @@ def _rows(table: Table, columns: Columns, separator: str) -> tuple[pd.DataFrame,
     if merged:
         lines.append(f"one label in several spellings: {some(f'{name} as {other}' for name, other in merged.items())}")
     if unknown:
-        lines.append(f"taken as unknown: {some(f'{text!r} in {number} cells' for text, number in unknown.most_common())}")
+        lines.append(f"taken as unknown: {some(f'{text!r} ({number} cells)' for text, number in unknown.most_common())}")
     titles = [tidy(str(cell)) for cell in table.columns[columns.title]] if columns.title else [""] * len(ids)
     years = list(_years(table.columns[columns.year] if columns.year else [""] * len(ids), titles))
     movies = {"id": ids, "title": titles, "year": years, "genres": pd.Series(genres, dtype=object)}
@@ -438,11 +438,10 @@ def _refuse_typo(table: Table, column: str) -> None:
 
 def _refuse_second_header(table: Table, columns: list[str]) -> None:
     """Refuse columns of zeros and ones whose names stand in a second row, as pandas writes columns of two levels."""
-    cells = [list(map(str, table.columns[column])) for column in columns]
-    if len(columns) > 1 and all(set(column[1:]) <= {"0", "1", "0.0", "1.0", ""} for column in cells):
-        names = [column[0] for column in cells]
-        if not set(names) & {"0", "1", "0.0", "1.0", ""}:
-            raise InputError(f"{table.where(0)}: a second header, {some(names)}; keep one row of names")
+    names = [str(table.columns[column][0]) for column in columns]
+    below = all(_is_binary(table.columns[column][1:], column) for column in columns)
+    if len(columns) > 1 and below and all(_flag(name, column) is None for name, column in zip(names, columns, strict=True)):
+        raise InputError(f"{table.where(0)}: a second header, {some(names)}; keep one row of names")
 
 
 def _refuse_values(table: Table, ids: list[str]) -> None:

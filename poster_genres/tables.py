@@ -76,7 +76,8 @@ class Table:
 
 
 def decode(data: bytes, name: str) -> tuple[str, str]:
-    """A file's text, and its encoding: by a byte-order mark, by UTF-16's NULs, UTF-8, or the likeliest of `ENCODINGS`."""
+    """A file's text, and its encoding: by a byte-order mark, by UTF-16's NULs, UTF-8, Mac Roman by its line ends, or the likeliest
+    of `ENCODINGS`."""
     marks = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF8: "utf-8-sig"}
     for mark, encoding in (marks | {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}).items():
         if data.startswith(mark):

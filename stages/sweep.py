@@ -505,9 +505,12 @@ def report(table: pd.DataFrame, keys: Iterable[str]) -> None:
         changed, first = " or ".join(splitting), table["experiment"][0]
         print(f"\nNo winner: with another {changed} other posters validate. Apply any: dvc exp apply {first}")
         return
-    table = table.sort_values("validation macro AP", ascending=False, ignore_index=True)
+    table = table.sort_values("validation macro AP", ascending=False, ignore_index=True, kind="stable")
     print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
-    winner = table["experiment"][0]
+    winner, scores = table["experiment"][0], table["validation macro AP"]
+    if (equal := int((scores == scores[0]).sum())) > 1:  # as where no epoch is better than the linear probe
+        print(f"\nNo winner: {equal} are equal on validation. Apply any: dvc exp apply {winner}")
+        return
     test = read_scores(winner).loc["test"]
     macro, micro = (test.loc[score] for score in (OBJECTIVE, "micro_average_precision"))
     print(

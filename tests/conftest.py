@@ -32,7 +32,8 @@ SCREENSHOTS = ROOT / "build" / "screenshots"
 # Training takes seconds with these, whatever the data.
 QUICK = {"architecture": "residual", "epochs": 1, "image_height": 80, "image_width": 80, "limit": 60, "batch_size": 16}
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
+# Of the fixture `make_once`: a name, and what makes the folder of that name.
+MakeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 
 def jpeg(color: tuple[int, int, int], seed: int = 0) -> bytes:
@@ -139,11 +140,15 @@ def copy_project(folder: Path) -> Path:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as fast what neither runs stages nor was marked as slow: `pytest -m fast`."""
+    of_stages = {"project", "cached", "finished", "real_posters"}
     for item in items:
-        if not {"project", "cached", "finished", "real_posters"} & set(
-            getattr(item, "fixturenames", ())
-        ) and not item.get_closest_marker("slow"):
+        if of_stages.isdisjoint(getattr(item, "fixturenames", ())) and not item.get_closest_marker("slow"):
             item.add_marker("fast")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, up to four: most tests wait for programs that start, and three keep two cores busy."""
+    return min(4, (os.cpu_count() or 1) + 1)
 
 
 def make_project(folder: Path, **parameters: object) -> Path:
@@ -161,7 +166,7 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def cached(make_once: Callable[[str, Callable[[Path], object]], Path], tmp_path: Path) -> Path:
+def cached(make_once: MakeOnce, tmp_path: Path) -> Path:
     """Such a project that is ready to train, to change."""
 
     def make(folder: Path) -> None:
@@ -185,7 +190,7 @@ def make_repository(folder: Path, **parameters: object) -> Path:
 
 
 @pytest.fixture(scope="session")
-def make_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[[str, Callable[[Path], object]], Path]:
+def make_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MakeOnce:
     """A function that makes a folder of a name for all tests, which are not to change it.
 
     The processes that share out the tests (pytest-xdist) have a folder each below one; the first to come makes it for all.
@@ -204,7 +209,7 @@ def make_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Calla
 
 
 @pytest.fixture(scope="session")
-def finished(make_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+def finished(make_once: MakeOnce) -> Path:
     """A repository in which `dvc repro` has run on the sample, committed as a user would. Not to be changed."""
 
     def make(folder: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from poster_genres.parameters import read_parameters
 from tests.conftest import ROOT, environment, make_dataset, run, serving, set_parameters
 from tests.test_onnx import NAMES, Network
 
@@ -64,7 +65,7 @@ def in_shell(command: str, folder: Path) -> str:
 
 
 def pages() -> list[Any]:
-    """The pages with commands to run. Experiments like those of the pages that are run weekly, other tests run too."""
+    """The pages with commands to run; weekly those whose experiments are like other tests'."""
     found = [page for page in PAGES if any(not elsewhere(command) for command in blocks(page))]
     return [page if page in ("README.md", "docs/serving.md") else pytest.param(page, marks=pytest.mark.long) for page in found]
 
@@ -116,6 +117,7 @@ def test_the_commands_of_a_page_work_in_order(page: str, repository: Path, tmp_p
             output = in_shell(command, repository)
             if command.endswith("-S dataset=data/posters"):
                 assert pd.read_csv(repository / "data" / "movies.csv")["id"].str.fullmatch(r"m\d{3}").all()
+                assert read_parameters(repository / "params.yaml").dataset == "data/posters"
             if "/invocations" in command:
                 (answer,) = json.loads(output)["predictions"]
                 assert answer["error"] is None

@@ -186,6 +186,15 @@ def test_what_was_taken_as_unknown_is_counted() -> None:
     assert labels.unknown == {"NA": 2, "...": 1}
 
 
+def test_nan_within_a_list_is_a_word_or_nothing() -> None:
+    assert read(["[pad thai, nan bread]", "[garlic nan, pad thai]"]) == [("pad thai", "nan bread"), ("garlic nan", "pad thai")]
+    assert read(["['nan bread', nan]", "[nan]", "{rice,nan}"]) == [("nan bread",), (), ("rice",)]
+
+
+def test_a_footnote_is_behind_a_name() -> None:
+    assert [tidy(name) for name in ("Drama[1][12]", "[1]", "a[b]")] == ["Drama", "[1]", "a[b]"]
+
+
 def test_numbers_that_do_not_count_are_part_of_names() -> None:
     cells = ["1. FC K\u00f6ln", "2. Liga", "1. Bundesliga"]
     assert read(cells) == [(cell,) for cell in cells]

@@ -5,7 +5,6 @@ import pickle
 import re
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from poster_genres.explanations import attributions, explain
 from poster_genres.model import FORMAT, Model, seal
 from poster_genres.network import find_architecture
 from stages.predict import format_genres
-from tests.conftest import make_project, run, stage
+from tests.conftest import MakeOnce, make_project, run, stage
 
 # Each loads torch in a process of its own, or trains.
 pytestmark = pytest.mark.slow
@@ -27,7 +26,7 @@ LINE = re.compile(r"^\S+ \((?:0\.0*[1-9]\d\d|1\.00|0\.00)\)(?: \*)?$")
 
 
 @pytest.fixture(scope="session")
-def trained(make_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+def trained(make_once: MakeOnce) -> Path:
     def make(folder: Path) -> None:
         make_project(folder, epochs=8, limit=3000)
         for name in ("join", "cache", "train"):

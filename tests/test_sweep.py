@@ -332,6 +332,18 @@ def test_a_sweep_has_the_same_name_until_its_files_change(committed: Path) -> No
     assert name_of(read_parameters()) != first
 
 
+def test_equals_have_no_winner(capsys: pytest.CaptureFixture[str]) -> None:
+    table = pd.DataFrame({"experiment": ["a-1", "a-2", "a-3"], "validation macro AP": [0.3, 0.5, 0.5]})
+    sweep.report(table, ["epochs"])
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "       a-2               0.5000",
+        "       a-3               0.5000",
+        "       a-1               0.3000",
+        "",
+        "No winner: 2 are equal on validation. Apply any: dvc exp apply a-2",
+    ]
+
+
 def test_without_the_same_posters_there_is_no_winner(capsys: pytest.CaptureFixture[str]) -> None:
     sweep.report(
         pd.DataFrame({"experiment": ["sweep-1", "sweep-2"], "limit": ["60", "50"], "validation macro AP": [0.1, 0.2]}), ["limit"]

@@ -240,6 +240,10 @@ def test_the_rows_names_of_a_parquet_file_may_be_the_ids(tmp_path: Path) -> None
             {"a.csv": f",labels,labels,labels,labels\n{flags('1', '0')}"},
             "a.csv, row 2: a second header, Cyst, Effusion, Mass, Nodule; keep one row of names",
         ),
+        (
+            {"a.csv": f",tags,tags,tags,tags\n{flags('True', 'False')}"},
+            "a.csv, row 2: a second header, Cyst, Effusion, Mass, Nodule; keep one row of names",
+        ),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_one_clear_line(tmp_path: Path, files: dict[str, str | bytes], message: str) -> None:
