@@ -25,7 +25,6 @@ CHANGES: dict[str, list[Any]] = {
     "frozen_blocks": [0],
     "flip": [False],
     "crop": [0.0],
-    "ema_decay": [0.0],
     "schedule": ["constant"],
     "backbone_learning_rate_factor": [1.0],
     "weight_decay": [0.0],

@@ -83,7 +83,6 @@ class Recipe(Values):
     backbone_learning_rate_factor: Annotated[Number, Field(gt=0, le=1, description="a number above 0, of at most 1")]
     schedule: Annotated[Literal["constant", "one_cycle"], Field(description="constant or one_cycle")]
     weight_decay: Annotated[Number, Field(ge=0, description="a number from 0")]
-    ema_decay: LessThanOne
     flip: YesOrNo
     crop: LessThanOne
 

@@ -14,7 +14,6 @@ from scipy.special import expit
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from poster_genres import processes
 from poster_genres.augmentation import augment, random_transforms
@@ -60,21 +59,6 @@ def build_optimizer(network: Network, recipe: Recipe, steps: int) -> tuple[torch
     # The learning rate rises for a quarter of the steps, but for at least two: torch divides by their number minus one.
     rates = [group["lr"] for group in groups]
     return optimizer, OneCycleLR(optimizer, rates, total_steps=steps, pct_start=max(0.25, 2 / steps))
-
-
-def exponential_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
-    """The update of an exponential moving average (EMA), for `AveragedModel`'s `multi_avg_fn`. The decay is smaller in the first
-    steps, so that the initial weights are soon forgotten (as in TensorFlow's ExponentialMovingAverage with `num_updates`)."""
-
-    def average(averaged: list[Tensor], current: list[Tensor], steps: Tensor | int) -> None:
-        # `AveragedModel` passes the tensors of a dtype together. The steps are on their device, which reading them waits for.
-        if averaged[0].is_floating_point():
-            get_ema_multi_avg_fn(min(decay, (1 + int(steps)) / (10 + int(steps))))(averaged, current, steps)
-        else:
-            for one, other in zip(averaged, current, strict=True):
-                one.copy_(other)
-
-    return average
 
 
 def loader(posters: Posters, device: torch.device) -> Callable[[np.ndarray], Tensor]:
@@ -127,22 +111,15 @@ def frozen_features(network: Network, model: Model, posters: Posters, rows: np.n
 
 @dataclass
 class Learner:
-    """A network in training, with its optimizer. `distributed` is the same network, wrapped for training in several processes;
-    `average` is the exponential moving average (EMA) of its weights, None without one."""
+    """A network in training, with its optimizer. `distributed` is the same network, wrapped for training in several processes."""
 
     network: Network
     distributed: nn.Module
-    average: AveragedModel | None
     optimizer: torch.optim.Optimizer
     scheduler: LRScheduler | None
 
-    @property
-    def scored(self) -> Network:
-        """The network that is evaluated and saved: the average, where there is one."""
-        return self.network if self.average is None else self.average.module  # type: ignore[return-value]
-
     def state(self) -> dict[str, Any]:
-        stateful = {"network": self.network, "average": self.average, "optimizer": self.optimizer, "scheduler": self.scheduler}
+        stateful = {"network": self.network, "optimizer": self.optimizer, "scheduler": self.scheduler}
         return {name: value.state_dict() for name, value in stateful.items() if value is not None}
 
     def load(self, state: dict[str, Any]) -> None:
@@ -193,14 +170,9 @@ class Training:
         validation_contents = None if contents is None else [contents[row] for row in self.validation_rows]
         self.evidence = evidence_of_detections(model, validation_contents)
         steps = recipe.epochs * len(batch_starts(len(self.train_rows), recipe.batch_size))
-        self.learners = []
-        for network in model.networks:
-            average = None
-            if recipe.ema_decay:
-                # Batch norm's statistics are averaged too.
-                average = AveragedModel(network, multi_avg_fn=exponential_average(recipe.ema_decay), use_buffers=True)
-            learner = Learner(network, processes.distribute(network), average, *build_optimizer(network, recipe, steps))
-            self.learners.append(learner)
+        self.learners = [
+            Learner(network, processes.distribute(network), *build_optimizer(network, recipe, steps)) for network in model.networks
+        ]
 
     @cached_property
     def columns(self) -> np.ndarray:
@@ -299,7 +271,7 @@ class Training:
         learning_rate = self.learners[0].optimizer.param_groups[0]["lr"]
         rows, train_logits = self._train_epoch(f"epoch {epoch}/{self.recipe.epochs}")
         train_seconds = time.perf_counter() - start
-        logits = self._validation_logits([learner.scored for learner in self.learners])
+        logits = self._validation_logits(self.model.networks)
         evidence = {"networks": logits} | self.evidence
         row = self._score_validation(evidence)
         # The same model on training posters.
@@ -309,7 +281,7 @@ class Training:
         row = score_epoch("train", self.labels[rows], train_logits, self.columns) | row
         if row["validation_loss"] < self.best_loss():
             self.best = [
-                {key: value.detach().clone() for key, value in learner.scored.state_dict().items()} for learner in self.learners
+                {key: value.detach().clone() for key, value in network.state_dict().items()} for network in self.model.networks
             ]
             self.best_logits = logits
         self.history.append(
@@ -378,8 +350,6 @@ class Training:
         learner.optimizer.step()
         if learner.scheduler is not None:
             learner.scheduler.step()
-        if learner.average is not None:
-            learner.average.update_parameters(learner.network)
         detached: Tensor = logits.detach()
         return detached
 

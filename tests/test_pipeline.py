@@ -300,7 +300,6 @@ def test_each_value_reaches_the_stages_that_use_it(project: Path, monkeypatch: p
             "backbone_learning_rate_factor": 0.5,
             "schedule": "constant",
             "weight_decay": 0.1,
-            "ema_decay": 0.5,
             "flip": False,
             "crop": 0.1,
         }.items()

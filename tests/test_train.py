@@ -24,7 +24,7 @@ from poster_genres.network import find_architecture
 from poster_genres.parameters import TrainParameters, read_parameters, read_recipes
 from poster_genres.processes import SyncedDropout
 from poster_genres.tensor_cache import read_cache
-from poster_genres.training import build_optimizer, exponential_average, score_epoch, shuffled_batches
+from poster_genres.training import build_optimizer, score_epoch, shuffled_batches
 from stages.train import new_model, prepare_training
 from tests.conftest import ROOT, run, set_parameters, stage, wait_until
 from tests.test_detect import plant
@@ -338,16 +338,3 @@ def test_augmentation_changes_posters_but_not_their_kind() -> None:
     assert cropped.shape == posters.shape
     assert cropped.min() >= posters.min() - 1e-4
     assert not torch.allclose(cropped, posters, atol=0.1)
-
-
-def test_the_moving_average_forgets_where_it_began() -> None:
-    average = exponential_average(0.99)
-    value = torch.tensor(100.0)
-    for step in range(1, 60):
-        average([value], [torch.tensor(1.0)], step)
-    # A plain average with this decay would still be at 1 + 99 * 0.99 ** 59, more than 50.
-    assert value < 1.01
-    average([value := torch.tensor(0.0)], [torch.tensor(1.0)], 10_000)
-    assert value == pytest.approx(0.01)
-    average([number := torch.tensor(3)], [torch.tensor(5)], 10_000)
-    assert number == 5
