@@ -4,6 +4,7 @@ from math import comb
 
 import numpy as np
 import pytest
+from scipy.special import expit, logit
 
 from poster_genres import evaluation, scores
 from poster_genres.objects import Detection, PosterDetections
@@ -106,7 +107,9 @@ def test_the_best_threshold_is_the_best(labels: np.ndarray) -> None:
     assert threshold == best
     own_thresholds = [scores.best_threshold(labels[:, i], probabilities[:, i]) for i in range(4)]
     assert scores.tune_thresholds(labels, probabilities, shrinkage=0)[1].tolist() == own_thresholds
-    assert all(min(best, own) <= chosen <= max(best, own) for chosen, own in zip(thresholds, own_thresholds, strict=True))
+    expected = [scores.expected_threshold(probabilities[:, i]) for i in range(4)]
+    for chosen, *others in zip(thresholds, own_thresholds, expected, strict=True):
+        assert min(best, *others) <= chosen <= max(best, *others)
     assert scores.best_threshold(labels[:0, :1], probabilities[:0, :1]) == 1.0
 
 
@@ -177,16 +180,28 @@ def test_intervals_hold_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
     assert min(np.mean(held, axis=0)) >= 0.86
 
 
-def test_a_rare_genres_threshold_is_drawn_to_the_common_one() -> None:
+def test_a_rare_genres_threshold_is_drawn_to_what_is_expected_of_it() -> None:
     random = np.random.default_rng(4)
     labels = (random.random((400, 2)) < (0.5, 0.01)).astype(np.float32)
     probabilities = np.clip(random.random((400, 2)) * (0.6, 0.05) + labels * (0.4, 0.02), 0, 1)
     threshold, thresholds = scores.tune_thresholds(labels, probabilities)
-    own = [scores.best_threshold(labels[:, i], probabilities[:, i]) for i in range(2)]
-    for chosen, alone in zip(thresholds, own, strict=True):
-        assert min(alone, threshold) <= chosen <= max(alone, threshold)
-    moved = [abs(chosen - alone) / max(abs(threshold - alone), 1e-9) for chosen, alone in zip(thresholds, own, strict=True)]
-    assert moved[1] > 0.4 > moved[0]
+    for i, chosen in enumerate(thresholds):
+        own = logit(scores.best_threshold(labels[:, i], probabilities[:, i]))
+        middle = (logit(threshold) + logit(scores.expected_threshold(probabilities[:, i]))) / 2
+        positives = labels[:, i].sum()
+        assert logit(chosen) == pytest.approx(own + (middle - own) * 100 / (positives + 100))
+
+
+def test_the_expected_threshold_is_the_best_of_many_posters() -> None:
+    random = np.random.default_rng(6)
+    for common in (-3.0, 0.0):
+        probabilities = expit(random.normal(common, 1.0, 100_000))
+        labels = (random.random(100_000) < probabilities).astype(np.float32)
+        found = scores.expected_threshold(probabilities)
+        assert found == pytest.approx(scores.best_threshold(labels, probabilities), rel=0.1)
+        # Half of the highest F1 (Lipton et al. 2014, arXiv:1402.1892).
+        said = probabilities >= found
+        assert found == pytest.approx(float((said * labels).sum() / (said.sum() + labels.sum())), rel=0.02)
 
 
 def test_rare_genres_are_scored_too_high_and_their_intervals_too_narrow() -> None:
