@@ -119,7 +119,7 @@ class Learner:
     scheduler: LRScheduler | None
 
     def state(self) -> dict[str, Any]:
-        stateful = {"network": self.network, "optimizer": self.optimizer, "scheduler": self.scheduler}
+        stateful: dict[str, Any] = {"network": self.network, "optimizer": self.optimizer, "scheduler": self.scheduler}
         return {name: value.state_dict() for name, value in stateful.items() if value is not None}
 
     def load(self, state: dict[str, Any]) -> None:
