@@ -91,8 +91,8 @@ def read_poster(poster: Poster) -> bytes:
 
 
 def number(probability: float) -> str:
-    """A probability with three significant digits, never in scientific notation: `0.728`, `0.0000123`."""
-    return f"{Decimal(f'{probability:#.3g}'):f}"
+    """A probability with three significant digits, never in scientific notation: `0.728`, `0.0000123`; `0.00` below a millionth."""
+    return f"{Decimal(f'{probability if probability >= 1e-6 else 0:#.3g}'):f}"
 
 
 def format_genres(genres: list[str], probabilities: np.ndarray, top: int, verdict: list[str]) -> str:
