@@ -26,6 +26,7 @@ CHANGES: dict[str, list[Any]] = {
     "flip": [False],
     "crop": [0.0],
     "schedule": ["constant"],
+    "text_learning_rate": [0.0],
     "backbone_learning_rate_factor": [1.0],
     "weight_decay": [0.0],
     "ensemble_size": [2],

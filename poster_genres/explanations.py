@@ -18,6 +18,8 @@ def logits_by_object(model: Model, content: PosterDetections) -> np.ndarray:
     if model.words is not None:
         letters, meaning = model.words.by_object(content)
         total += letters @ fusion.matrix("letters") + meaning @ fusion.matrix("meaning")
+    if model.text is not None:
+        total += model.text.by_object(content) @ fusion.matrix("text")
     if model.objects is not None:
         total += model.objects.by_object(content) @ fusion.matrix("objects")
     return total.astype(np.float32)

@@ -3,7 +3,8 @@
 Each part is fitted on training posters; its evidence is one logit per genre. All but the networks are also fitted in folds, so that
 there is out-of-fold evidence of the training posters, on which `fit_stack` fits how the parts add up (stacking, Wolpert 1992).
 Training networks in folds would take too long: on validation posters, `fit_fusion` fits with a single weight how much of what
-fine-tuning changed in the probe counts; or, without a probe, one weight for the networks and one for the stack.
+fine-tuning changed in the probe counts; or, without a probe, one weight for the networks and one for the stack. The text network
+gets a weight, and the weight of what it started from, the part `meaning`, falls.
 """
 
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit
 
 # Parts that use the same input share an initial weight of 1.
-GROUPS = (("networks", "probe"), ("letters", "meaning"), ("objects",), ("stack",))
+GROUPS = (("networks", "probe"), ("letters", "meaning", "text"), ("objects",), ("stack",))
 # Standard deviations of the normal priors: of a part's weight and of the intercepts, of `fit_weights`; and, for `fit_stack`, of how
 # far a genre's own weight is from its part's, and of the weights between genres. Chosen on validation.
 WEIGHT_DEVIATION = 0.5
@@ -153,6 +154,9 @@ def fit_fusion(stack: Fusion | None, evidence: dict[str, np.ndarray], labels: np
     """
     if stack is None:
         return fit_weights(evidence, labels)
+    if "text" in evidence:
+        others = {part: logits for part, logits in evidence.items() if part != "text"}
+        return add_text(fit_fusion(stack, others, labels), evidence, labels)
     if "networks" not in evidence:
         return stack
     genres = labels.shape[1]
@@ -169,6 +173,22 @@ def fit_fusion(stack: Fusion | None, evidence: dict[str, np.ndarray], labels: np
     both = fit_weights({"networks": evidence["networks"], "stack": beside}, labels)
     matrices = np.concatenate([both.matrices[:1], both.weight("stack") * stack.matrices])
     return Fusion(["networks", *stack.parts], matrices, both.intercepts)
+
+
+def add_text(fusion: Fusion, evidence: dict[str, np.ndarray], labels: np.ndarray) -> Fusion:
+    """Add the text network to a fusion of the other parts: with a weight from 0, while that of `meaning` falls by another."""
+    logits = fusion.logits(evidence).astype(np.float64)
+    parts = np.stack([evidence["text"], -evidence["meaning"]]).astype(np.float64)
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        total = logits + np.tensordot(weights, parts, 1)
+        return log_loss(total, labels), np.tensordot(parts, expit(total) - labels, 2)
+
+    text, meaning = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(0, None)] * 2).x
+    same = np.eye(len(fusion.intercepts))
+    matrices = fusion.matrices.copy()
+    matrices[fusion.parts.index("meaning")] -= meaning * same
+    return Fusion([*fusion.parts, "text"], np.concatenate([matrices, text * same[None]]), fusion.intercepts)
 
 
 def out_of_fold_logits(stack: Fusion | None, evidence: dict[str, np.ndarray], labels: np.ndarray) -> np.ndarray:

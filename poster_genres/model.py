@@ -26,6 +26,7 @@ from poster_genres.object_model import ObjectModel
 from poster_genres.objects import PosterDetections
 from poster_genres.progress import progress
 from poster_genres.tensor_cache import Posters
+from poster_genres.text_network import TextNetwork
 from poster_genres.words import Words
 
 FORMAT = "poster-genres model, version 8"
@@ -57,8 +58,9 @@ class Model:
         detections
     classes : of the detectors
     words : the model of the posters' text; None if not used
+    text : the sentence model, fine-tuned; None if not used
     objects : the model of the posters' objects; None if not used
-    fusion : combines networks, probe, words and objects
+    fusion : combines networks, probe, words, text and objects
     flip : whether to average the logits of the poster and its mirror image (test-time augmentation)
     threshold : one for all genres
     thresholds : one per genre
@@ -76,6 +78,7 @@ class Model:
     detectors: dict[str, str] = field(default_factory=dict)
     classes: list[str] = field(default_factory=list)
     words: Words | None = None
+    text: TextNetwork | None = None
     objects: ObjectModel | None = None
     fusion: Fusion | None = None
     flip: bool = False
@@ -186,6 +189,8 @@ def evidence_of_detections(model: Model, contents: list[PosterDetections] | None
     evidence = {}
     if contents is not None and model.words is not None:
         evidence["letters"], evidence["meaning"] = model.words.logits(contents)
+    if contents is not None and model.text is not None:
+        evidence["text"] = model.text.logits(contents)
     if contents is not None and model.objects is not None:
         evidence["objects"] = model.objects.logits(contents)
     return evidence
@@ -208,7 +213,7 @@ def predict_evidence(
     Returns
     -------
     float32 (n, genres) each, of those parts that the model has: `networks`, `probe`, `letters` (character n-grams of the text),
-    `meaning` (its sentence embedding) and `objects`.
+    `meaning` (its sentence embedding), `text` (the fine-tuned sentence model) and `objects`.
     """
     evidence = {}
     if model.networks:
@@ -251,10 +256,12 @@ def save_model(model: Model, path: Path) -> None:
     its version and its file's SHA-256.
     """
     assert model.fusion is not None
-    converted = ("networks", "probe", "words", "objects", "fusion")
+    converted = ("networks", "probe", "words", "text", "objects", "fusion")
     checkpoint: dict[str, Any] = {key: value for key, value in vars(model).items() if key not in converted}
     checkpoint["words"] = None if model.words is None else model.words.state()
     checkpoint["objects"] = None if model.objects is None else model.objects.state()
+    if model.text is not None:
+        checkpoint["text"] = model.text.state()
     checkpoint["fusion"] = {
         "parts": model.fusion.parts,
         "matrices": torch.from_numpy(model.fusion.matrices),
@@ -387,6 +394,9 @@ def restore(path: Path, checkpoint: dict[str, Any], device: torch.device) -> Mod
     """
     named = checkpoint.pop("pretrained")
     parts = {key: checkpoint.pop(key) for key in ("networks", "probe", "words", "objects", "fusion")}
+    # Only in files of models that have it.
+    text_state = checkpoint.pop("text", None)
+    text = None if text_state is None else TextNetwork.load(text_state)
     content = Content.model_validate(checkpoint)
     genres, size = len(content.genres), (content.height, content.width)
     architecture = find_architecture(content.architecture, content.backbone or None)
@@ -411,16 +421,16 @@ def restore(path: Path, checkpoint: dict[str, Any], device: torch.device) -> Mod
         objects = ObjectModel.load(objects)
     state = parts["fusion"]
     fusion = Fusion(state["parts"], state["matrices"].numpy(), state["intercepts"].numpy())
-    there = {"networks": networks, "probe": probe, "letters": words, "meaning": words, "objects": objects}
+    there = {"networks": networks, "probe": probe, "letters": words, "meaning": words, "text": text, "objects": objects}
     if not fusion.parts or sorted(fusion.parts) != sorted(part for part, model in there.items() if model):
         raise ValueError("its weights are not those of its parts")
-    if (words or objects) and not needs_objects(content.architecture):
+    if (words or text or objects) and not needs_objects(content.architecture):
         raise ValueError("words and objects belong to two_stream/… only")
-    if {genres} != {genres, *(model.genres for model in (words, objects) if model)}:
+    if {genres} != {genres, *(model.genres for model in (words, text, objects) if model)}:
         raise ValueError("its parts are of other genres")
     if fusion.matrices.shape != (len(fusion.parts), genres, genres) or fusion.intercepts.shape != (genres,):
         raise ValueError("not a matrix for each part, and an intercept for each genre")
-    model = Model(networks=networks, probe=probe, words=words, objects=objects, fusion=fusion, **vars(content))
+    model = Model(networks=networks, probe=probe, words=words, text=text, objects=objects, fusion=fusion, **vars(content))
     model.thresholds = model.thresholds or [model.threshold] * genres
     return model
 

@@ -50,9 +50,12 @@ def words_logits(text: str) -> np.ndarray:
     tokenizer.no_padding()
     tokenizer.enable_truncation(256)
     tokens = np.array(tokenizer.encode(" ".join(text.split())).ids)
-    (embedding,) = onnxruntime.InferenceSession(FOLDER / "sentence.onnx").run(None, {"tokens": tokens})
-    meaning = embedding @ weights["meaning"] - weights["meaning_offset"]
-    return (letters + meaning)[None].astype(np.float32)
+    logits = letters
+    for model, part in (("sentence.onnx", "meaning"), ("text.onnx", "text")):
+        if part in weights:
+            (embedding,) = onnxruntime.InferenceSession(FOLDER / model).run(None, {"tokens": tokens})
+            logits = logits + embedding @ weights[part] - weights[f"{part}_offset"]
+    return logits[None].astype(np.float32)
 
 
 if __name__ == "__main__":

@@ -80,6 +80,7 @@ class Recipe(Values):
     epochs: Natural
     batch_size: Annotated[Integer, Field(ge=2, le=65536, description="a whole number from 2 to 65536")]
     learning_rate: Annotated[Number, Field(gt=0, description="a number above 0")]
+    text_learning_rate: Annotated[Number, Field(ge=0, description="a number from 0")]
     backbone_learning_rate_factor: Annotated[Number, Field(gt=0, le=1, description="a number above 0, of at most 1")]
     schedule: Annotated[Literal["constant", "one_cycle"], Field(description="constant or one_cycle")]
     weight_decay: Annotated[Number, Field(ge=0, description="a number from 0")]

@@ -79,12 +79,17 @@ def all_gather_rows(array: np.ndarray) -> np.ndarray:
     return rows
 
 
+def broadcast(value: Any) -> Any:
+    """The value that rank 0 has."""
+    values = [value]
+    if world_size() > 1:
+        distributed.broadcast_object_list(values)
+    return values[0]
+
+
 def broadcast_random_state() -> None:
     """Give torch's global generator in all processes the state that it has in rank 0."""
-    if world_size() > 1:
-        state = [torch.get_rng_state()]
-        distributed.broadcast_object_list(state)
-        torch.set_rng_state(state[0])
+    torch.set_rng_state(broadcast(torch.get_rng_state()))
 
 
 def all_reduce(tensor: Tensor) -> Tensor:

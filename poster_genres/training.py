@@ -28,6 +28,7 @@ from poster_genres.objects import PosterDetections
 from poster_genres.parameters import Recipe
 from poster_genres.progress import progress
 from poster_genres.tensor_cache import Posters
+from poster_genres.text_network import TextNetwork, fine_tune
 
 # L2 penalties that are tried for the linear probe; the one with the lowest validation loss is kept.
 DECAYS = (0.1, 0.3, 0.5, 1.0, 2.0)
@@ -167,8 +168,10 @@ class Training:
         self.train_evidence = dict(train_evidence or {})
         self.stack = self._fit_stack()
         # Logits for validation posters of the same parts.
-        validation_contents = None if contents is None else [contents[row] for row in self.validation_rows]
-        self.evidence = evidence_of_detections(model, validation_contents)
+        self.contents = contents
+        self.evidence = evidence_of_detections(model, self._contents_of(self.validation_rows))
+        # The text network's logits for training posters, which it was trained on: for their scores only.
+        self.text_of_train: dict[str, np.ndarray] = {}
         steps = recipe.epochs * len(batch_starts(len(self.train_rows), recipe.batch_size))
         self.learners = [
             Learner(network, processes.distribute(network), *build_optimizer(network, recipe, steps)) for network in model.networks
@@ -181,6 +184,26 @@ class Training:
         from poster_genres.scores import scored_genres
 
         return scored_genres(self.labels[self.validation_rows], self.labels[self.test_rows])
+
+    def _contents_of(self, rows: np.ndarray) -> list[PosterDetections] | None:
+        return None if self.contents is None else [self.contents[row] for row in rows]
+
+    def fine_tune_text(self, seed: int) -> None:
+        """Fine-tune the sentence model on the posters' text, where there are words, enough posters for a stack, and epochs."""
+        contents, words = self._contents_of(self.train_rows), self.model.words
+        if contents is None or words is None or self.stack is None or not self.recipe.text_learning_rate or not self.recipe.epochs:
+            return
+        tuned = None
+        if processes.rank() == 0:
+            labels = self.labels[self.train_rows]
+            tuned = fine_tune(words, contents, labels, self.recipe.text_learning_rate, seed, self.device)
+        self.use_text(*processes.broadcast(tuned))
+
+    def use_text(self, network: TextNetwork, of_train: np.ndarray) -> None:
+        """Make this network, which is not trained further, a part of the model; its logits for training posters are these."""
+        self.model.text = network
+        self.text_of_train["text"] = of_train
+        self.evidence["text"] = network.logits(self._contents_of(self.validation_rows) or [])
 
     def start_from_probe(self) -> None:
         """Fit a linear probe on the features of the pretrained network: epoch 0 of metrics/history.csv.
@@ -211,7 +234,7 @@ class Training:
             logits[predicted] = features["train"][:, predicted].mean(dim=0) @ weight.T + bias
         self.train_evidence["probe"] = logits.numpy()
         self.use_probe(probe)
-        train_logits = self.fusion(self.evidence).logits(self.train_evidence)
+        train_logits = self.fusion(self.evidence).logits(self.train_evidence | self.text_of_train)
         seconds = time.perf_counter() - start
         self.history.append(
             {
@@ -276,7 +299,8 @@ class Training:
         row = self._score_validation(evidence)
         # The same model on training posters.
         of_rows = np.searchsorted(self.train_rows, rows)
-        train_evidence = {"networks": train_logits} | {part: values[of_rows] for part, values in self.train_evidence.items()}
+        others = self.train_evidence | self.text_of_train
+        train_evidence = {"networks": train_logits} | {part: values[of_rows] for part, values in others.items()}
         train_logits = self.fusion(evidence).logits(train_evidence)
         row = score_epoch("train", self.labels[rows], train_logits, self.columns) | row
         if row["validation_loss"] < self.best_loss():
@@ -364,6 +388,8 @@ class Training:
         """All that is needed to resume from here, for `load`."""
         return {
             "learners": [learner.state() for learner in self.learners],
+            "text": None if self.model.text is None else self.model.text.state(),
+            "text of train": {part: torch.from_numpy(logits) for part, logits in self.text_of_train.items()},
             "probe": None if self.model.probe is None else self.model.probe.state_dict(),
             "probe out of fold": None if self.model.probe is None else torch.from_numpy(self.train_evidence["probe"]),
             "best": self.best,
@@ -377,6 +403,8 @@ class Training:
         """Resume from a state; the epochs that follow are the same as without an interruption."""
         for learner, learner_state in zip(self.learners, state["learners"], strict=True):
             learner.load(learner_state)
+        if state["text"] is not None:
+            self.use_text(TextNetwork.load(state["text"]), state["text of train"]["text"].numpy())
         if state["probe"] is not None:
             probe = copy.deepcopy(self.model.networks[0])
             probe.load_state_dict(state["probe"])

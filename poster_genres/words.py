@@ -148,7 +148,7 @@ def fit_words(contents: list[PosterDetections], labels: np.ndarray) -> Words | N
 def quantise(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Levels, int8 (n, genres), and scales, float32 (n,), whose product is nearest to weights, float32 (n, genres).
 
-    On 600 validation posters no probability changed by more than 0.0008, and no average precision by more than 0.0002.
+    Of n-grams: on 600 validation posters no probability changed by more than 0.0008, and no average precision by more than 0.0002.
     """
     scales = np.maximum(np.abs(weights).max(axis=1) / 127, 1e-12).astype(np.float32)
     return np.round(weights / scales[:, None]).astype(np.int8), scales

@@ -2,7 +2,8 @@
 
 In: models/model.pt, or the model that --model names. Out, in the folder export: model.onnx (pixels to probabilities, with the
 networks, the linear probe, the mirror image and the weights of the parts), for two_stream/… words.npz (the weights of letters and
-meaning), sentence.onnx and tokenizer.json (the embedding that meaning is read from), and predict.py, the example.
+meaning), sentence.onnx and tokenizer.json (the embedding that meaning is read from), text.onnx where the model has a fine-tuned
+sentence model, and predict.py, the example.
 """
 
 import argparse
@@ -70,8 +71,9 @@ def image_model(model: "Model") -> "nn.Module":
     return ImageModel().eval()
 
 
-def sentence_module() -> "nn.Module":
-    """The sentence model as a module, from token IDs, int64 (tokens,), to the embedding, float32 (`objects.SENTENCE_LENGTH`,)."""
+def sentence_module(encoder: "nn.Module") -> "nn.Module":
+    """The sentence model with this encoder, its own or a fine-tuned one, as a module: from token IDs, int64 (tokens,), to the
+    embedding, float32 (`objects.SENTENCE_LENGTH`,)."""
     from torch import Tensor, nn
     from torch.nn.functional import layer_norm, normalize
 
@@ -90,7 +92,7 @@ def sentence_module() -> "nn.Module":
 
         def __init__(self) -> None:
             super().__init__()
-            self.encoder = model.encoder
+            self.encoder = encoder
             for name in names:
                 self.register_buffer(name, model.weights[f"embeddings.{name}_embeddings.weight"])
             for name in ("weight", "bias"):
@@ -156,11 +158,18 @@ def export(model: "Model", folder: Path) -> list[str]:
     names = ["model.onnx", "predict.py"]
     shutil.copy(EXAMPLE, folder / "predict.py")
     if model.words is not None:
-        from poster_genres.sentences import model_files
+        from poster_genres.sentences import model_files, sentence_model
 
         words, letters, meaning = model.words, model.fusion.matrix("letters"), model.fusion.matrix("meaning")
+        encoders: dict[str, nn.Module] = {"sentence.onnx": sentence_model().encoder}
+        arrays: dict[str, Any] = {}
+        if model.text is not None:
+            encoders["text.onnx"] = model.text.encoder
+            text = model.fusion.matrix("text")
+            arrays = {"text": np.float32(model.text.weights @ text), "text_offset": np.float32(model.text.offset @ text)}
         np.savez_compressed(
             folder / "words.npz",
+            **arrays,
             vocabulary=np.array(words.vocabulary),
             frequencies=words.frequencies,
             letters=np.float32(words.weights @ letters),
@@ -170,16 +179,11 @@ def export(model: "Model", folder: Path) -> list[str]:
         )
         shutil.copy(model_files()["tokenizer.json"], folder / "tokenizer.json")
         tokens = {"tokens": torch.tensor([101, 2023, 102])}
-        with torch.no_grad():
-            write_onnx(
-                sentence_module(),
-                tokens,
-                {"tokens": {0: torch.export.Dim("length", max=256)}},
-                "embedding",
-                folder / "sentence.onnx",
-                {},
-            )
-        names += ["words.npz", "sentence.onnx", "tokenizer.json"]
+        dynamic = {"tokens": {0: torch.export.Dim("length", max=256)}}
+        for name, encoder in encoders.items():
+            with torch.no_grad():
+                write_onnx(sentence_module(encoder), tokens, dynamic, "embedding", folder / name, {})
+        names += ["words.npz", *encoders, "tokenizer.json"]
     return names
 
 

@@ -270,8 +270,10 @@ def train(parameters: TrainParameters, description: dict[str, Any], device: torc
     if state is not None:
         description["tags"]["training"] = state.pop("training")
         training.load(state)
-    elif parameters.recipe.linear_probe:
-        training.start_from_probe()
+    else:
+        training.fine_tune_text(parameters.seed)
+        if parameters.recipe.linear_probe:
+            training.start_from_probe()
     if processes.rank() > 0:
         run_epochs(training, None, checkpoint, parameters.patience)
         return

@@ -14,12 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from poster_genres.fusion import Fusion
+from poster_genres.fusion import Fusion, add_text
 from poster_genres.model import Model, predict_probabilities
 from poster_genres.network import find_architecture
 from poster_genres.object_model import fit_objects
 from poster_genres.objects import Detection
 from poster_genres.sentences import with_sentences
+from poster_genres.text_network import fine_tune
 from poster_genres.words import fit_words
 from stages.export import export
 from tests.conftest import run, stage
@@ -107,9 +108,20 @@ def test_each_architecture_predicts_the_same(architecture: str, float32: None, t
 
 
 @pytest.mark.slow
-def test_words_say_the_same(float32: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fine_tuned", [False, True])
+def test_words_say_the_same(float32: None, tmp_path: Path, fine_tuned: bool) -> None:
     model = make_model("residual", with_words=True)
-    assert export(model, tmp_path) == ["model.onnx", "predict.py", "words.npz", "sentence.onnx", "tokenizer.json"]
+    files = ["model.onnx", "predict.py", "words.npz", "sentence.onnx", "tokenizer.json"]
+    if fine_tuned:
+        assert model.words is not None
+        assert model.fusion is not None
+        contents = with_sentences([[lettering(text)] for text in TEXTS * 10])
+        labels = np.random.default_rng(0).integers(0, 2, (len(contents), len(GENRES))).astype(np.float32)
+        model.text, _ = fine_tune(model.words, contents, labels, 1e-3, 0, torch.device("cpu"))
+        model.fusion = add_text(model.fusion, dict.fromkeys([*model.fusion.parts, "text"], labels), labels)
+        assert model.fusion.weight("text") > 0
+        files.insert(4, "text.onnx")
+    assert export(model, tmp_path) == files
     example = load_example(tmp_path)
     poster = np.random.default_rng(0).integers(0, 256, (1, HEIGHT, WIDTH, 3), dtype=np.uint8)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")

@@ -61,8 +61,8 @@ KEYS = (
     "dataset, image_height, image_width, interpolation, max_unreadable, dask_scheduler, metadata, id_column, label_columns, "
     "separator, split_by, max_poster_megabytes, max_identical_posters, limit, validation, test, seed, detectors, architecture, "
     "patience, processes, "
-    "sweep, ensemble_size, linear_probe, frozen_blocks, epochs, batch_size, learning_rate, backbone_learning_rate_factor, "
-    "schedule, weight_decay, flip, crop"
+    "sweep, ensemble_size, linear_probe, frozen_blocks, epochs, batch_size, learning_rate, text_learning_rate, "
+    "backbone_learning_rate_factor, schedule, weight_decay, flip, crop"
 )
 NETWORKS_KNOWN = "alexnet, efficientnet_lite0, efficientnet_lite1, efficientnet_lite2, residual, tutorial"
 CHOICES = f"the choices are {NETWORKS_KNOWN}, hf/<model ID or folder>, and two_stream/ before any of these"
@@ -137,6 +137,7 @@ RIGHT = {
     "epochs": f"{WHOLE} 0{AUTO_TOO}",
     "batch_size": f"{WHOLE} 2 to 65536{AUTO_TOO}",
     "learning_rate": f"a number above 0{AUTO_TOO}",
+    "text_learning_rate": f"a number from 0{AUTO_TOO}",
     "backbone_learning_rate_factor": f"a number above 0, of at most 1{AUTO_TOO}",
     "schedule": f"constant or one_cycle{AUTO_TOO}",
     "weight_decay": f"a number from 0{AUTO_TOO}",
@@ -197,7 +198,7 @@ def test_any_values_are_taken_or_refused_in_one_short_line(values: dict[str, obj
         ("limit: 3000 ", "limit: 0100 ", "line 10: '0100' would be read as 64; write the number, or quote the text"),
         ("limit: 3000 ", "limit: 50:00 ", "line 10: '50:00' would be read as 3000; write the number, or quote the text"),
         ("limit: 3000 ", "seed: 3\nlimit: 3000 ", "line 14: 'seed' is there twice; keep one"),
-        ("  epochs:\n", "  architecture:\n", "line 49: 'architecture' is there twice; keep one"),
+        ("  epochs:\n", "  architecture:\n", "line 50: 'architecture' is there twice; keep one"),
     ],
 )
 def test_what_reads_otherwise_than_it_looks_is_refused_with_its_line(folder: Path, old: str, new: str, message: str) -> None:

@@ -297,6 +297,7 @@ def test_each_value_reaches_the_stages_that_use_it(project: Path, monkeypatch: p
             "epochs": 9,
             "batch_size": 8,
             "learning_rate": 0.1,
+            "text_learning_rate": 0.0,
             "backbone_learning_rate_factor": 0.5,
             "schedule": "constant",
             "weight_decay": 0.1,
@@ -340,15 +341,15 @@ EDITED = {
         poster_genres/networks/residual.py poster_genres/network.py
         poster_genres/fusion.py poster_genres/logistic.py poster_genres/model.py poster_genres/object_model.py
         poster_genres/old_model.py poster_genres/scores.py poster_genres/stores.py poster_genres/tracking.py
-        poster_genres/words.py
+        poster_genres/text_network.py poster_genres/words.py
     """,
     "train": "stages/train.py poster_genres/augmentation.py poster_genres/processes.py poster_genres/training.py",
     # It finds what it found before in its store, but for a detector whose own file is edited.
     "detect": """
         stages/detect.py poster_genres/hugging_face.py
     """,
-    "detect evaluate": "poster_genres/detection.py poster_genres/found.py poster_genres/sentences.py",
-    "detect train evaluate": "poster_genres/devices.py poster_genres/objects.py",
+    "detect evaluate": "poster_genres/detection.py poster_genres/found.py",
+    "detect train evaluate": "poster_genres/devices.py poster_genres/objects.py poster_genres/sentences.py",
     "sample": "stages/sample.py",
     "join": """
         stages/join.py poster_genres/labels.py poster_genres/matching.py poster_genres/metadata.py poster_genres/tables.py
