@@ -145,11 +145,12 @@ def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def fit_fusion(stack: Fusion | None, evidence: dict[str, np.ndarray], labels: np.ndarray) -> Fusion:
-    """The fusion of a whole model: the stack and, where there are any, the networks, with weights fitted on validation posters.
+    """The fusion of a whole model: the stack and, where there are any, the networks and the text network, with weights fitted on
+    validation posters.
 
     Parameters
     ----------
-    stack : of all parts but the networks; None if there is no other part, or too few training posters: each part gets one weight
+    stack : of all parts but these networks; None if there is no other part, or too few training posters: each part gets one weight
     evidence, labels : of validation posters, as for `fit_weights`
     """
     if stack is None:

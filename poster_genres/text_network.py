@@ -148,7 +148,8 @@ def batches_of_like_length(texts: list[list[int]], random: np.random.Generator) 
     count = max(1, len(texts) // BATCH_SIZE)
     rows = random.permutation(len(texts))[: max(BATCH_SIZE, count * BATCH_SIZE)]
     rows = rows[np.argsort([len(texts[row]) for row in rows], kind="stable")]
-    return [np.array_split(rows, count)[i] for i in random.permutation(count)]
+    batches = np.array_split(rows, count)
+    return [batches[i] for i in random.permutation(count)]
 
 
 def fine_tune(

@@ -75,33 +75,19 @@ def sentence_module(encoder: "nn.Module") -> "nn.Module":
     """The sentence model with this encoder, its own or a fine-tuned one, as a module: from token IDs, int64 (tokens,), to the
     embedding, float32 (`objects.SENTENCE_LENGTH`,)."""
     from torch import Tensor, nn
-    from torch.nn.functional import layer_norm, normalize
+    from torch.nn.functional import normalize
 
-    from poster_genres.objects import SENTENCE_LENGTH
     from poster_genres.sentences import sentence_model
 
     model = sentence_model()
-    names = ("word", "position", "token_type")
 
     class Sentence(nn.Module):
-        word: Tensor
-        position: Tensor
-        token_type: Tensor
-        norm_weight: Tensor
-        norm_bias: Tensor
-
         def __init__(self) -> None:
             super().__init__()
             self.encoder = encoder
-            for name in names:
-                self.register_buffer(name, model.weights[f"embeddings.{name}_embeddings.weight"])
-            for name in ("weight", "bias"):
-                self.register_buffer(f"norm_{name}", model.weights[f"embeddings.LayerNorm.{name}"])
 
         def forward(self, tokens: Tensor) -> Tensor:
-            x = self.word[tokens] + self.position[: tokens.shape[0]] + self.token_type[0]
-            x = layer_norm(x, (SENTENCE_LENGTH,), self.norm_weight, self.norm_bias, eps=1e-12)
-            return normalize(self.encoder(x[None])[0].mean(dim=0), dim=0)
+            return normalize(self.encoder(model.inputs(tokens)[None])[0].mean(dim=0), dim=0)
 
     return Sentence().eval()
 

@@ -263,7 +263,10 @@ def finished(prefix: str) -> list[str]:
 
 
 def follow(names: list[str], ended: int, total: int, jobs: int, done: Callable[[str, bool], list[str]]) -> None:
-    """Run queued experiments, with progress, until none is left.
+    """Run queued experiments, with progress, until none is left. Says why one failed.
+
+    One that is no longer in the queue, while nothing runs, has failed too: it was removed; or DVC lost it, which can happen to one
+    that is queued at the moment at which a worker takes another.
 
     Parameters
     ----------
@@ -277,16 +280,22 @@ def follow(names: list[str], ended: int, total: int, jobs: int, done: Callable[[
         while pending:
             tasks, active, idle = read_queue()
             state_of = {task.name: task.state for task in tasks}
+            unseen = 0 if active + idle or "Running" in state_of.values() else unseen + 1
+            if unseen == PATIENT_POLLS:
+                state_of |= {name: "Lost" for name in pending if name not in state_of}
             queued: list[str] = []
-            for name in [name for name in pending if state_of.get(name) in ("Success", "Failed")]:
+            for name in [name for name in pending if state_of.get(name) in ("Success", "Failed", "Lost")]:
                 pending.remove(name)
+                if state_of[name] == "Failed":
+                    explain_failure(name)
+                elif state_of[name] == "Lost":
+                    print(f"{name} failed: no longer in DVC's queue; type the same command again", file=sys.stderr)
                 queued += done(name, state_of[name] == "Success")
                 ended += 1
                 progress.update()
                 if progress.disable:
                     print(f"{ended}/{total} runs", flush=True)
             pending += queued
-            unseen = 0 if active + idle or "Running" in state_of.values() else unseen + 1
             if queued or (pending and unseen == PATIENT_POLLS):
                 dvc("queue", "start", "-j", str(jobs))
                 unseen = 0
@@ -376,11 +385,6 @@ def run_grid(sweep: str, grid: Sweep, jobs: int) -> dict[str, dict[str, Any]]:
         return values_of
     states = {task.name: task for task in read_queue()[0]}
 
-    def done(name: str, succeeded: bool) -> list[str]:
-        if not succeeded:
-            explain_failure(name)
-        return []
-
     with stopped_by_interrupt(values_of):
         if len(missing) == len(values_of) > 1 and not states.keys() & missing.keys():
             grid_options = {key: ",".join(map(as_override, values)) for key, values in grid.items()}
@@ -388,7 +392,7 @@ def run_grid(sweep: str, grid: Sweep, jobs: int) -> dict[str, dict[str, Any]]:
         else:
             for name, values in missing.items():
                 enqueue(name, {key: as_override(value) for key, value in values.items()}, states)
-        follow(list(missing), len(values_of) - len(missing), len(values_of), jobs, done)
+        follow(list(missing), len(values_of) - len(missing), len(values_of), jobs, lambda name, succeeded: [])
     return values_of
 
 
@@ -452,8 +456,6 @@ def run_search(sweep: str, parameters: Parameters, trials: int, jobs: int) -> di
 
     def done(ended: str, succeeded: bool) -> list[str]:
         trial = int(ended.rpartition("-")[2]) - 1
-        if not succeeded:
-            explain_failure(ended)
         tell(trial, succeeded)
         running.remove(trial)
         return next_ones()

@@ -150,6 +150,35 @@ def test_an_interrupted_search_stops_all_and_goes_on(repository: Path) -> None:
     assert f"dvc exp apply {max(names, key=scores.__getitem__)}\n" in output
 
 
+@pytest.mark.slow
+def test_an_experiment_that_left_the_queue_is_not_waited_for(repository: Path) -> None:
+    set_parameters(repository, epochs=15)
+
+    def tasks() -> dict[str, str]:
+        lines = map(str.split, run("dvc", "queue", "status", cwd=repository).stdout.splitlines())
+        return {fields[1]: fields[-1] for fields in lines if len(fields) > 2 and fields[1].startswith("sweep-")}
+
+    with subprocess.Popen(
+        [sys.executable, "-m", "stages.sweep", "-S", "learning_rate=0.001,0.002"],
+        cwd=repository,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as sweep:
+        wait_until(lambda: sorted(tasks().values()) == ["Queued", "Running"], 300)
+        (lost,) = (name for name, state in tasks().items() if state == "Queued")
+        (left,) = (name for name, state in tasks().items() if state == "Running")
+        run("dvc", "queue", "remove", lost, cwd=repository)
+        output, error = sweep.communicate(timeout=300)
+    assert sweep.returncode == 1
+    assert f"dvc exp apply {left}\n" in output
+    assert [line for line in error.splitlines() if "sweep-" in line or "error" in line] == [
+        f"{lost} failed: no longer in DVC's queue; type the same command again",
+        "error: 1 of 2 experiments failed",
+    ]
+
+
 def test_the_tensor_cache_is_linked_and_not_copied(finished: Path) -> None:
     tensor = finished / "data" / "cache" / "posters-000.npy"
     # One file under several names (a hard link), read-only, so that nothing writes into DVC's cache by accident.
