@@ -15,7 +15,11 @@ class InputError(Exception):
     """Input from outside is wrong. The message names the file, key or row, and what would be right."""
 
 
-def require(packages: Iterable[str], needed_by: str, requirements: str = "requirements.txt") -> None:
+# What is not in requirements.txt, and the file that has it too.
+REQUIREMENTS = {"distributed": "requirements-dask.txt", "transformers": "requirements-hf.txt"}
+
+
+def require(packages: Iterable[str], needed_by: str) -> None:
     """Check that packages are installed.
 
     Raises
@@ -27,7 +31,8 @@ def require(packages: Iterable[str], needed_by: str, requirements: str = "requir
         try:
             version(package)
         except PackageNotFoundError:
-            raise InputError(f"{needed_by} needs {package}: pip install -r {requirements}") from None
+            file = REQUIREMENTS.get(package, "requirements.txt")
+            raise InputError(f"{needed_by} needs {package}: pip install -r {file}") from None
 
 
 def printable(text: str) -> str:

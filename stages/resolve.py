@@ -60,7 +60,7 @@ def check_early(parameters: Parameters) -> None:
         A package is missing, a Hugging Face model cannot be read, or values do not suit the architecture.
     """
     if parameters.dask_scheduler is not None:
-        require(["distributed"], "params.yaml: dask_scheduler", "requirements-dask.txt")
+        require(["distributed"], "params.yaml: dask_scheduler")
     for detector in parameters.detectors if parameters.two_stream else []:
         require(import_module(detector_module(detector)).Detector.packages, f"params.yaml: detectors: {detector}")
     import torch

