@@ -30,6 +30,18 @@ def prepare() -> torch.device:
     return device
 
 
+def release_memory() -> None:
+    """Give free memory back to the system, which `prepare` prevents, so that what comes next need not come on top of it."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def parts(posters: int, device: torch.device) -> list[slice]:
+    """The slices of so many posters that pass a network together. On a CPU few are as fast as many, in a fraction of the memory."""
+    size = 16 if device.type == "cpu" else 64
+    return [slice(start, start + size) for start in range(0, posters, size)]
+
+
 def autocast(device: torch.device) -> torch.autocast:
     """bfloat16 for convolutions and matrix products where the hardware has it, which is twice as fast; else float32."""
     if device.type == "cuda":

@@ -17,7 +17,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from poster_genres.architectures import ONNX, in_folder, is_detector, is_hugging_face, is_known, needs_objects
-from poster_genres.devices import autocast
+from poster_genres.devices import autocast, parts
 from poster_genres.errors import InputError, printable
 from poster_genres.files import sha256, whole_file
 from poster_genres.fusion import Fusion, equal_weights
@@ -34,7 +34,6 @@ OLD_FORMATS = tuple(f"poster-genres model, version {number}" for number in (5, 6
 # What stands before the SHA-256 at the end of the file, and the length of both.
 SEAL = "sha256 "
 SEAL_LENGTH = len(SEAL) + 64
-BATCH = 64
 # Of a network of which only the weights count.
 ANY_SIZE = (224, 224)
 
@@ -172,14 +171,14 @@ def image_logits(
     for network in networks:
         network.eval()
     with torch.inference_mode(), progress("networks", len(rows), leave=False) as bar:
-        for start in range(0, len(rows), BATCH):
-            pixels = torch.from_numpy(posters[rows[start : start + BATCH]]).to(device)
+        for part in parts(len(rows), device):
+            pixels = torch.from_numpy(posters[rows[part]]).to(device)
             views = [model.normalise(pixels)]
             if model.flip:
                 views.append(views[0].flip(3))
             with autocast(device):
                 logits = torch.stack([network(view).float() for view in views for network in networks])
-            averages[start : start + BATCH] = logits.mean(dim=0).cpu().numpy()
+            averages[part] = logits.mean(dim=0).cpu().numpy()
             bar.update(len(pixels))
     return averages
 

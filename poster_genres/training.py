@@ -17,11 +17,11 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from poster_genres import processes
 from poster_genres.augmentation import augment, random_transforms
-from poster_genres.devices import autocast
+from poster_genres.devices import autocast, parts
 from poster_genres.errors import InputError
 from poster_genres.fusion import STACKED, Fusion, fit_fusion, fit_stack, folds, out_of_fold_logits
 from poster_genres.logistic import fit_logistic
-from poster_genres.model import BATCH, Model, evidence_of_detections, image_logits
+from poster_genres.model import Model, evidence_of_detections, image_logits
 from poster_genres.movies import SPLITS
 from poster_genres.network import Network
 from poster_genres.objects import PosterDetections
@@ -102,12 +102,17 @@ def frozen_features(network: Network, model: Model, posters: Posters, rows: np.n
     network.eval()
     features: list[Tensor] = []
     with torch.inference_mode(), progress("features", len(rows), leave=False) as bar:
-        for start in range(0, len(rows), BATCH):
-            pixels = model.normalise(torch.from_numpy(posters[rows[start : start + BATCH]]).to(device))
+        for part in parts(len(rows), device):
+            pixels = model.normalise(torch.from_numpy(posters[rows[part]]).to(device))
             with autocast(device):
                 features.append(torch.stack([network.features(view).float().cpu() for view in (pixels, pixels.flip(3))]))
             bar.update(len(pixels))
     return torch.cat(features, dim=1)
+
+
+def uses_batch_statistics(network: nn.Module) -> bool:
+    """Whether what a network in training says of a poster depends on the others in the batch."""
+    return any(isinstance(module, nn.BatchNorm2d) and module.training for module in network.modules())
 
 
 @dataclass
@@ -359,23 +364,30 @@ class Training:
         return rows, logits
 
     def _step(self, learner: Learner, batch: np.ndarray) -> Tensor:
-        """Take a training step on a batch of rows; returns the logits of this process's shard of it."""
+        """Take a training step on a batch of rows; returns the logits of this process's shard of it.
+
+        The gradient of a batch is the sum of those of its parts, unless the network uses statistics of the batch.
+        """
         transforms = random_transforms(len(batch), self.recipe.flip, self.recipe.crop)
         rows = processes.shard(batch)
-        pixels = self.model.normalise(self.load_posters(rows))
-        pixels = augment(pixels, None if transforms is None else processes.shard(transforms))
-        with autocast(self.device):
-            logits = learner.distributed(pixels).float()
-        loss = binary_cross_entropy_with_logits(logits, torch.from_numpy(self.targets[rows]).to(self.device))
-        # Gradients are averaged over the processes, whose shards may differ by one poster.
-        loss = loss * (len(rows) * processes.world_size() / len(batch))
+        transforms = None if transforms is None else processes.shard(transforms)
+        whole = processes.world_size() > 1 or uses_batch_statistics(learner.network)
         learner.optimizer.zero_grad()
-        loss.backward()
+        logits = []
+        for part in [slice(None)] if whole else parts(len(rows), self.device):
+            pixels = self.model.normalise(self.load_posters(rows[part]))
+            pixels = augment(pixels, None if transforms is None else transforms[part])
+            with autocast(self.device):
+                of_part = learner.distributed(pixels).float()
+            targets = torch.from_numpy(self.targets[rows[part]]).to(self.device)
+            # Gradients are averaged over the processes, whose shards may differ by one poster.
+            share = len(of_part) * processes.world_size() / len(batch)
+            (binary_cross_entropy_with_logits(of_part, targets) * share).backward()
+            logits.append(of_part.detach())
         learner.optimizer.step()
         if learner.scheduler is not None:
             learner.scheduler.step()
-        detached: Tensor = logits.detach()
-        return detached
+        return torch.cat(logits)
 
     def finish(self) -> None:
         """Give the model's networks the weights of the best epoch; where that is epoch 0, only the probe remains."""

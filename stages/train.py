@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from poster_genres import errors, processes
 from poster_genres.architectures import needs_objects
-from poster_genres.devices import prepare
+from poster_genres.devices import prepare, release_memory
 from poster_genres.errors import InputError, printable
 from poster_genres.files import repository, whole_file, write_json
 from poster_genres.fusion import folds
@@ -272,8 +272,10 @@ def train(parameters: TrainParameters, description: dict[str, Any], device: torc
         training.load(state)
     else:
         training.fine_tune_text(parameters.seed)
+        release_memory()
         if parameters.recipe.linear_probe:
             training.start_from_probe()
+            release_memory()
     if processes.rank() > 0:
         run_epochs(training, None, checkpoint, parameters.patience)
         return

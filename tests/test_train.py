@@ -213,6 +213,33 @@ def test_fine_tuning_learns_from_the_other_parts_too(cached: Path, monkeypatch: 
     np.testing.assert_array_equal(losses[0], whole.targets[rows[:8]])
 
 
+@pytest.mark.parametrize(("architecture", "sizes"), [("efficientnet_lite0", [3, 3, 2]), ("residual", [8])])
+def test_a_step_of_parts_is_that_of_the_whole_batch(
+    cached: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, sizes: list[int]
+) -> None:
+    set_parameters(cached, architecture=architecture, linear_probe=False, epochs=1)
+    monkeypatch.chdir(cached)
+    parameters = read_parameters().used_by(TrainParameters)
+    given: list[int] = []
+    steps = []
+    for size in (100, 3):
+        monkeypatch.setattr(training, "parts", lambda rows, _, size=size: [slice(i, i + size) for i in range(0, rows, size)])
+        learning = prepare_training(parameters, CPU)
+        (learner,) = learning.learners
+        learner.network.train()
+        for module in learner.network.modules():
+            if isinstance(module, nn.Dropout):  # it draws other numbers for parts
+                module.p = 0.0
+        given.clear()
+        learner.network.register_forward_pre_hook(lambda _, posters: given.append(len(posters[0])))
+        torch.manual_seed(1)
+        logits = learning._step(learner, learning.train_rows[:8])
+        steps.append([logits, *(parameter.grad for parameter in learner.network.parameters() if parameter.grad is not None)])
+    assert given == sizes
+    for whole, parts in zip(*steps, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-3, atol=1e-5)
+
+
 def test_a_training_that_diverges_is_said(cached: Path) -> None:
     set_parameters(cached, learning_rate=1e30, epochs=3)
     assert "learning_rate: training diverged" in stage("train", cwd=cached, fails=True).stderr
