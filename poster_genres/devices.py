@@ -43,7 +43,10 @@ def parts(posters: int, device: torch.device) -> list[slice]:
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 for convolutions and matrix products where the hardware has it, which is twice as fast; else float32."""
+    """bfloat16 for convolutions and matrix products where the hardware has it, which is nearly twice as fast; else float32.
+
+    For training only: a trained model predicts in float32, so that it says the same on all machines and as ONNX.
+    """
     if device.type == "cuda":
         supported = torch.cuda.is_bf16_supported(including_emulation=False)
     else:

@@ -17,7 +17,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from poster_genres.architectures import ONNX, in_folder, is_detector, is_hugging_face, is_known, needs_objects
-from poster_genres.devices import autocast, parts
+from poster_genres.devices import parts
 from poster_genres.errors import InputError, printable
 from poster_genres.files import sha256, whole_file
 from poster_genres.fusion import Fusion, equal_weights
@@ -176,8 +176,7 @@ def image_logits(
             views = [model.normalise(pixels)]
             if model.flip:
                 views.append(views[0].flip(3))
-            with autocast(device):
-                logits = torch.stack([network(view).float() for view in views for network in networks])
+            logits = torch.stack([network(view).float() for view in views for network in networks])
             averages[part] = logits.mean(dim=0).cpu().numpy()
             bar.update(len(pixels))
     return averages

@@ -270,7 +270,9 @@ class Training:
     def _validation_logits(self, networks: list[Network]) -> np.ndarray:
         """The mean of the networks' logits, float32 (validation posters, genres)."""
         rows = processes.shard(self.validation_rows)
-        return processes.all_gather_rows(image_logits(self.model, networks, self.posters, self.device, rows))
+        with autocast(self.device):
+            logits = image_logits(self.model, networks, self.posters, self.device, rows)
+        return processes.all_gather_rows(logits)
 
     def _score_validation(self, evidence: dict[str, np.ndarray]) -> dict[str, float]:
         """The validation scores of the whole model: stacking weights are fitted in folds, and the scores are out of fold."""

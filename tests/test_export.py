@@ -30,12 +30,6 @@ HEIGHT, WIDTH = 97, 83
 TEXTS = ["Noël à la PLAGE\nun été", "the night   of the\ndead dead DEAD", "I fell in\nlove", "Öde Nächte"]
 
 
-@pytest.fixture
-def float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without bfloat16, which `predict` uses on processors that have it."""
-    monkeypatch.setattr("poster_genres.model.autocast", lambda device: torch.autocast(device.type, enabled=False))
-
-
 def make_model(architecture: str, with_words: bool) -> Model:
     """A model with random weights, and words and objects fitted on a few."""
     record = find_architecture(architecture)
@@ -96,7 +90,7 @@ def load_example(folder: Path) -> ModuleType:
 @pytest.mark.parametrize(
     "architecture", ["tutorial", pytest.param("alexnet", marks=pytest.mark.long), "residual", "efficientnet_lite0"]
 )
-def test_each_architecture_predicts_the_same(architecture: str, float32: None, tmp_path: Path) -> None:
+def test_each_architecture_predicts_the_same(architecture: str, tmp_path: Path) -> None:
     model = make_model(architecture, with_words=False)
     assert export(model, tmp_path) == ["model.onnx", "predict.py"]
     posters = np.random.default_rng(0).integers(0, 256, (3, HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -109,7 +103,7 @@ def test_each_architecture_predicts_the_same(architecture: str, float32: None, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fine_tuned", [False, True])
-def test_words_say_the_same(float32: None, tmp_path: Path, fine_tuned: bool) -> None:
+def test_words_say_the_same(tmp_path: Path, fine_tuned: bool) -> None:
     model = make_model("residual", with_words=True)
     files = ["model.onnx", "predict.py", "words.npz", "sentence.onnx", "tokenizer.json"]
     if fine_tuned:
