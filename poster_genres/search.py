@@ -7,8 +7,11 @@ before the end, and an experiment that is stopped half-way has no scores.
 """
 
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from poster_genres.files import whole_file
 from poster_genres.parameters import Range, is_whole
@@ -61,8 +64,10 @@ class Search:
         import optuna
 
         number = len(self.trials())
-        # Seeded for each trial: one generator for all would begin again when an interrupted search goes on.
-        self.study.sampler = optuna.samplers.TPESampler(seed=self.seed + number, n_startup_trials=self.random_trials)
+        # Seeded for each trial: one generator for all would begin again when an interrupted search goes on. Not by `seed + number`:
+        # numbers of NumPy's seeds 0 and 3 are nearly the same.
+        seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
+        self.study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=self.random_trials)
         trial = self.study.ask()
         for key, values in self.space.items():
             if not isinstance(values, Range):
@@ -92,8 +97,22 @@ class Search:
 
         self.study.tell(trial, score, state=optuna.trial.TrialState.FAIL if score is None else None)
 
+    def describe(self) -> str:
+        """What the search found, in Markdown, when trials are complete."""
+        best = self.study.best_trial
+        searched = ", ".join(
+            f"`{key}` " + (f"from {values.low:g} to {values.high:g}" if isinstance(values, Range) else f"of {', '.join(values)}")
+            for key, values in self.space.items()
+        )
+        found = ", ".join(f"`{key}={value}`" for key, value in self.values(best.number).items())
+        return (
+            f"A search of {len(self.completed())} trials over {searched}; its trials are the runs below it.\n\n"
+            f"Best: trial {best.number + 1}, **{OBJECTIVE} {best.value:.4f}** with {found}. The best of many is somewhat too good."
+        )
+
     def draw(self, folder: Path) -> None:
-        """Draw the scores by trial, by the value of each parameter and, of three trials or more, the parameters' importances."""
+        """Draw the scores by trial, by the value of each parameter that has several, and, of three trials or more, the parameters'
+        importances."""
         import matplotlib as mpl
 
         mpl.use("agg")
@@ -101,9 +120,12 @@ class Search:
         from optuna.visualization import matplotlib as pictures
 
         completed = len(self.completed())
-        drawn: dict[str, Any] = {"history": pictures.plot_optimization_history, "slices": pictures.plot_slice}
-        if completed > 2 and len(self.space) > 1:
-            drawn["importances"] = pictures.plot_param_importances
+        varied = [key for key in self.space if len({trial.params[key] for trial in self.trials() if trial.value is not None}) > 1]
+        drawn: dict[str, Any] = {"history": pictures.plot_optimization_history}
+        if varied:
+            drawn["slices"] = partial(pictures.plot_slice, params=varied)
+        if completed > 2 and len(varied) > 1:
+            drawn["importances"] = partial(pictures.plot_param_importances, params=varied)
         for name, draw in drawn.items() if completed else ():
             draw(self.study, target_name=OBJECTIVE)
             with whole_file(folder / f"{name}.png") as temporary:
@@ -136,6 +158,8 @@ class Search:
                     best = max(best, trial.value)
                     if trial.number not in logged:
                         mlflow.log_metrics({"trial": trial.value, "best": best}, step=trial.number)
+            if self.completed():
+                mlflow.set_tag("mlflow.note.content", self.describe())
             mlflow.log_artifacts(str(folder), "search")
             for child in find(f"tags.sweep = '{self.name}'"):
                 if child.info.run_id != run.info.run_id:

@@ -357,12 +357,12 @@ def wait_for_workers(polls: int = 10) -> None:
 
 
 def explain_failure(name: str) -> None:
-    """Print why an experiment failed: its stage's one line, or else the last one of its log."""
+    """Print why an experiment failed: its stage's one line, or else DVC's, or else the last one of its log."""
     try:
         log = dvc("queue", "logs", name).strip().splitlines() or ["no log"]
     except InputError as error:  # it failed before its first stage
         log = [str(error)]
-    reason = next((line for line in log if line.startswith("error: ")), log[-1])
+    reason = next((line for start in ("error: ", "ERROR: ") for line in log if line.startswith(start)), log[-1])
     print(f"{name} failed: {reason}; `dvc queue logs {name}` tells more", file=sys.stderr)
 
 

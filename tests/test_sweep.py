@@ -2,11 +2,13 @@
 
 import contextlib
 import fcntl
+import itertools
 import os
 import re
 import shlex
 import shutil
 import signal
+import statistics
 import struct
 import subprocess
 import sys
@@ -208,9 +210,12 @@ def test_the_same_seed_gives_the_same_trials_interrupted_or_not(tmp_path: Path) 
         assert values["learning_rate"] == f"{float(values['learning_rate'])}"
         assert values["epochs"] in map(str, range(1, 10))
         assert values["schedule"] in SPACE["schedule"]
-    # Guided: the later half is nearer to where the score is high.
-    rates = [float(values["learning_rate"]) for values in whole]
-    assert sum(rates[6:]) > sum(rates[:6])
+    # No random trial repeats another, or one of the next seed's.
+    drawn = sorted(float(values["learning_rate"]) for values in [*whole[:5], *found_by(search("another", 1), 12)[:5]])
+    assert min(later / earlier for earlier, later in itertools.pairwise(drawn)) > 1.01
+    # Guided: nearer to where the score is high than random ones, half of which are below 1e-3.
+    rates = [float(values["learning_rate"]) for values in found_by(Search("sqlite://", "guided", SPACE, 0, random_trials=5), 30)]
+    assert statistics.median(rates[5:]) > 2e-3
 
 
 def test_a_failed_trial_is_left_out_and_pictures_are_drawn(tmp_path: Path) -> None:
@@ -225,6 +230,21 @@ def test_a_failed_trial_is_left_out_and_pictures_are_drawn(tmp_path: Path) -> No
     assert search.completed() == [1, 2, 3]
     search.draw(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["history.png", "importances.png", "slices.png"]
+    best = ", ".join(f"`{key}={value}`" for key, value in search.values(3).items())
+    assert search.describe() == (
+        "A search of 3 trials over `learning_rate` from 0.0001 to 0.01, `epochs` from 1 to 9, `schedule` of constant, one_cycle; "
+        "its trials are the runs below it.\n\n"
+        f"Best: trial 4, **validation macro average precision 0.3000** with {best}. The best of many is "
+        "somewhat too good."
+    )
+
+
+def test_a_parameter_with_one_value_is_in_no_picture(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    search = Search("sqlite://", "fixed", {"epochs": ["2"], "learning_rate": SPACE["learning_rate"]}, 0, random_trials=5)
+    found_by(search, 3)
+    search.draw(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["history.png", "slices.png"]
+    assert [str(one.message) for one in recwarn if "identical" in str(one.message)] == []
 
 
 def test_a_sweep_on_the_command_line() -> None:
