@@ -198,7 +198,7 @@ def test_any_values_are_taken_or_refused_in_one_short_line(values: dict[str, obj
         ("limit: 3000 ", "limit: 0100 ", "line 10: '0100' would be read as 64; write the number, or quote the text"),
         ("limit: 3000 ", "limit: 50:00 ", "line 10: '50:00' would be read as 3000; write the number, or quote the text"),
         ("limit: 3000 ", "seed: 3\nlimit: 3000 ", "line 14: 'seed' is there twice; keep one"),
-        ("  epochs:\n", "  architecture:\n", "line 50: 'architecture' is there twice; keep one"),
+        ("  epochs:\n", "  architecture:\n", "line 51: 'architecture' is there twice; keep one"),
     ],
 )
 def test_what_reads_otherwise_than_it_looks_is_refused_with_its_line(folder: Path, old: str, new: str, message: str) -> None:

@@ -401,6 +401,8 @@ def test_an_experiment_leaves_the_rest_of_params_yaml_as_it_is(repository: Path)
     expected = text.replace("epochs: auto\n", "epochs: 50\n").replace("\nlearning_rate: auto\n", "\nlearning_rate: 1e-05\n")
     expected = expected.replace("\n- lettering\n", "\n- lettering\n- hf/a\n").replace(": data/sample ", ": data/other  ")
     assert path.read_text(encoding="utf-8") == expected
+    run("dvc", "exp", "run", "resolve", "-S", "detectors=[]", cwd=repository)
+    assert path.read_text(encoding="utf-8") == expected.replace("detectors:\n- lettering\n- hf/a\n", "detectors: []\n")
 
 
 def test_a_run_on_the_real_posters(repository: Path, real_posters: Path) -> None:
