@@ -133,7 +133,7 @@ def connect() -> str:
         experiment = mlflow.get_experiment_by_name(name)
         if experiment is None:
             try:
-                # The tag makes MLflow's pages open the experiment as one of trainings, not of prompts and traces.
+                # Says that it is one of trainings, not of prompts and traces. Which of both views opens is up to the address.
                 return str(
                     mlflow.create_experiment(name, artifact_location(uri), {"mlflow.experimentKind": "custom_model_development"})
                 )

@@ -7,12 +7,15 @@ copied, it lets MLflow's store find its artifacts, also before the first trainin
 import sys
 
 from poster_genres import errors, finished_run
-from poster_genres.tracking import Tracking, connect
+from poster_genres.tracking import RUN, Tracking, connect
 
 
 def main() -> None:
     if Tracking({}).attempt(connect) is None:
         sys.exit(1)
+    if not RUN.is_file():
+        print(f"{RUN}: not there yet, so there is no finished run to log; MLflow's store is in order")
+        return
     said = finished_run.complete()
     if said is None:
         sys.exit(1)

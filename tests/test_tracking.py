@@ -450,6 +450,12 @@ def test_a_store_that_does_not_know_the_run_gets_all_of_it_once(repository: Path
         check_whole(one, epochs=1)
 
 
+def test_without_a_finished_run_there_is_nothing_to_log(repository: Path) -> None:
+    (repository / "models" / "run.json").unlink()
+    done = stage("track", cwd=repository)
+    assert done.stdout == "models/run.json: not there yet, so there is no finished run to log; MLflow's store is in order\n"
+
+
 def test_a_clone_beside_a_remote_has_nothing_to_do(repository: Path, tmp_path: Path) -> None:
     run("dvc", "remote", "add", "-d", "storage", tmp_path / "storage", cwd=repository)
     run("dvc", "push", cwd=repository)
