@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 from torch.optim.lr_scheduler import OneCycleLR
 
+from poster_genres.devices import parts
 from poster_genres.objects import SENTENCE_LENGTH, PosterDetections, text_of
 from poster_genres.progress import progress
 from poster_genres.sentences import MAX_TOKENS, empty_encoder, sentence_model
@@ -193,11 +194,12 @@ def fine_tune(
         for _ in range(EPOCHS):
             texts = [poster.sample(random) for poster in lines]
             for rows in batches_of_like_length(texts, random):
-                logits = embed_batch(encoder, [texts[row] for row in rows], device) @ weights + biases
-                cross_entropy = binary_cross_entropy_with_logits(logits, truth[rows].to(device), reduction="sum") / len(rows)
-                loss = cross_entropy + weights.square().sum() / (2 * MEANING_C * len(read))
                 optimizer.zero_grad()
-                loss.backward()
+                for part in parts(len(rows), device):
+                    logits = embed_batch(encoder, [texts[row] for row in rows[part]], device) @ weights + biases
+                    targets = truth[rows[part]].to(device)
+                    (binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(rows)).backward()
+                (weights.square().sum() / (2 * MEANING_C * len(read))).backward()
                 nn.utils.clip_grad_norm_(body, MAX_NORM)
                 optimizer.step()
                 schedule.step()
