@@ -36,10 +36,11 @@ def release_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def parts(posters: int, device: torch.device) -> list[slice]:
-    """The slices of so many posters that pass a network together. On a CPU few are as fast as many, in a fraction of the memory."""
+def micro_batches(rows: int, device: torch.device) -> list[slice]:
+    """The slices of so many rows that pass a network together: few on a CPU, where they are as fast as many, in a fraction of the
+    memory."""
     size = 16 if device.type == "cpu" else 64
-    return [slice(start, start + size) for start in range(0, posters, size)]
+    return [slice(start, start + size) for start in range(0, rows, size)]
 
 
 def autocast(device: torch.device) -> torch.autocast:

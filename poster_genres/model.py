@@ -17,7 +17,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from poster_genres.architectures import ONNX, in_folder, is_detector, is_hugging_face, is_known, needs_objects
-from poster_genres.devices import parts
+from poster_genres.devices import micro_batches
 from poster_genres.errors import InputError, printable
 from poster_genres.files import sha256, whole_file
 from poster_genres.fusion import Fusion, equal_weights
@@ -171,13 +171,13 @@ def image_logits(
     for network in networks:
         network.eval()
     with torch.inference_mode(), progress("networks", len(rows), leave=False) as bar:
-        for part in parts(len(rows), device):
-            pixels = torch.from_numpy(posters[rows[part]]).to(device)
+        for batch in micro_batches(len(rows), device):
+            pixels = torch.from_numpy(posters[rows[batch]]).to(device)
             views = [model.normalise(pixels)]
             if model.flip:
                 views.append(views[0].flip(3))
             logits = torch.stack([network(view).float() for view in views for network in networks])
-            averages[part] = logits.mean(dim=0).cpu().numpy()
+            averages[batch] = logits.mean(dim=0).cpu().numpy()
             bar.update(len(pixels))
     return averages
 

@@ -70,7 +70,8 @@ class SentenceModel:
         from tokenizers import Tokenizer
 
         files = model_files()
-        self.tokenizer = Tokenizer.from_buffer(files["tokenizer.json"])
+        self.tokenizer_file = files["tokenizer.json"]
+        self.tokenizer = Tokenizer.from_buffer(self.tokenizer_file)
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(MAX_TOKENS)
         self.weights: dict[str, Any] = load(files["model.safetensors"])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 from torch.optim.lr_scheduler import OneCycleLR
 
-from poster_genres.devices import parts
+from poster_genres.devices import micro_batches
 from poster_genres.objects import SENTENCE_LENGTH, PosterDetections, text_of
 from poster_genres.progress import progress
 from poster_genres.sentences import MAX_TOKENS, empty_encoder, sentence_model
@@ -195,9 +195,9 @@ def fine_tune(
             texts = [poster.sample(random) for poster in lines]
             for rows in batches_of_like_length(texts, random):
                 optimizer.zero_grad()
-                for part in parts(len(rows), device):
-                    logits = embed_batch(encoder, [texts[row] for row in rows[part]], device) @ weights + biases
-                    targets = truth[rows[part]].to(device)
+                for few in micro_batches(len(rows), device):
+                    logits = embed_batch(encoder, [texts[row] for row in rows[few]], device) @ weights + biases
+                    targets = truth[rows[few]].to(device)
                     (binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(rows)).backward()
                 (weights.square().sum() / (2 * MEANING_C * len(read))).backward()
                 nn.utils.clip_grad_norm_(body, MAX_NORM)

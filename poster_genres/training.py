@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from poster_genres import processes
 from poster_genres.augmentation import augment, random_transforms
-from poster_genres.devices import autocast, parts
+from poster_genres.devices import autocast, micro_batches
 from poster_genres.errors import InputError
 from poster_genres.fusion import STACKED, Fusion, fit_fusion, fit_stack, folds, out_of_fold_logits
 from poster_genres.logistic import fit_logistic
@@ -102,8 +102,8 @@ def frozen_features(network: Network, model: Model, posters: Posters, rows: np.n
     network.eval()
     features: list[Tensor] = []
     with torch.inference_mode(), progress("features", len(rows), leave=False) as bar:
-        for part in parts(len(rows), device):
-            pixels = model.normalise(torch.from_numpy(posters[rows[part]]).to(device))
+        for batch in micro_batches(len(rows), device):
+            pixels = model.normalise(torch.from_numpy(posters[rows[batch]]).to(device))
             with autocast(device):
                 features.append(torch.stack([network.features(view).float().cpu() for view in (pixels, pixels.flip(3))]))
             bar.update(len(pixels))
@@ -368,24 +368,25 @@ class Training:
     def _step(self, learner: Learner, batch: np.ndarray) -> Tensor:
         """Take a training step on a batch of rows; returns the logits of this process's shard of it.
 
-        The gradient of a batch is the sum of those of its parts, unless the network uses statistics of the batch.
+        On a CPU gradients are accumulated over micro-batches, which take less memory, unless the network uses statistics of the
+        batch.
         """
         transforms = random_transforms(len(batch), self.recipe.flip, self.recipe.crop)
         rows = processes.shard(batch)
         transforms = None if transforms is None else processes.shard(transforms)
-        whole = processes.world_size() > 1 or uses_batch_statistics(learner.network)
+        accumulate = self.device.type == "cpu" and processes.world_size() == 1 and not uses_batch_statistics(learner.network)
         learner.optimizer.zero_grad()
         logits = []
-        for part in [slice(None)] if whole else parts(len(rows), self.device):
-            pixels = self.model.normalise(self.load_posters(rows[part]))
-            pixels = augment(pixels, None if transforms is None else transforms[part])
+        for few in micro_batches(len(rows), self.device) if accumulate else [slice(None)]:
+            pixels = self.model.normalise(self.load_posters(rows[few]))
+            pixels = augment(pixels, None if transforms is None else transforms[few])
             with autocast(self.device):
-                of_part = learner.distributed(pixels).float()
-            targets = torch.from_numpy(self.targets[rows[part]]).to(self.device)
+                of_few = learner.distributed(pixels).float()
+            targets = torch.from_numpy(self.targets[rows[few]]).to(self.device)
             # Gradients are averaged over the processes, whose shards may differ by one poster.
-            share = len(of_part) * processes.world_size() / len(batch)
-            (binary_cross_entropy_with_logits(of_part, targets) * share).backward()
-            logits.append(of_part.detach())
+            share = len(of_few) * processes.world_size() / len(batch)
+            (binary_cross_entropy_with_logits(of_few, targets) * share).backward()
+            logits.append(of_few.detach())
         learner.optimizer.step()
         if learner.scheduler is not None:
             learner.scheduler.step()

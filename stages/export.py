@@ -144,7 +144,7 @@ def export(model: "Model", folder: Path) -> list[str]:
     names = ["model.onnx", "predict.py"]
     shutil.copy(EXAMPLE, folder / "predict.py")
     if model.words is not None:
-        from poster_genres.sentences import model_files, sentence_model
+        from poster_genres.sentences import sentence_model
 
         words, letters, meaning = model.words, model.fusion.matrix("letters"), model.fusion.matrix("meaning")
         encoders: dict[str, nn.Module] = {"sentence.onnx": sentence_model().encoder}
@@ -163,7 +163,7 @@ def export(model: "Model", folder: Path) -> list[str]:
             meaning=np.float32(words.sentence_weights @ meaning),
             meaning_offset=np.float32(words.sentence_offset @ meaning),
         )
-        (folder / "tokenizer.json").write_bytes(model_files()["tokenizer.json"])
+        (folder / "tokenizer.json").write_bytes(sentence_model().tokenizer_file)
         tokens = {"tokens": torch.tensor([101, 2023, 102])}
         dynamic = {"tokens": {0: torch.export.Dim("length", max=256)}}
         for name, encoder in encoders.items():

@@ -1,12 +1,13 @@
 """The report and MLflow's pages in a real browser."""
 
+import re
 from itertools import product
 from pathlib import Path
 from typing import Literal
 
 from playwright.sync_api import Page
 
-from tests.conftest import SCREENSHOTS, serving, set_parameters, stage
+from tests.conftest import ROOT, SCREENSHOTS, serving, set_parameters, stage
 from tests.test_report import describe, page_with
 from tests.test_tracking import runs_of
 
@@ -42,11 +43,9 @@ def test_two_runs_are_compared(repository: Path, page: Page) -> None:
     assert names == ["residual, 1 epochs", "tutorial, 3 epochs"]
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     with serving("mlflow", "ui", "--port", "{port}", "--workers", "1", cwd=repository, healthy="/health") as (address, _):
-        page.goto(f"{address}/#/experiments")
-        page.get_by_role("link", name="poster-genres").first.click()
-        page.wait_for_url("**/experiments/*")
-        runs = page.url.split("?")[0].rstrip("/").removesuffix("/runs") + "/runs"
-        page.goto(runs)
+        (path,) = re.findall(r"<http://127\.0\.0\.1:5000(/#[^>]+)>", (ROOT / "README.md").read_text(encoding="utf-8"))
+        page.goto(f"{address}{path}")
+        runs = f"{address}{path.partition('?')[0]}/runs"
         for name in names:
             page.get_by_role("link", name=name, exact=True).first.wait_for()
         for _ in names:

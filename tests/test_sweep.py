@@ -108,18 +108,17 @@ def test_a_sweep_loses_no_run_on_a_fresh_store(repository: Path) -> None:
     assert best.loc[("validation", "macro_average_precision"), "model"] == pytest.approx(scores[0], abs=1e-4)
 
 
+def started_sweep(repository: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "stages.sweep", *options]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=repository, env=environment(), stdout=pipe, stderr=pipe, text=True)
+
+
 @pytest.mark.long
 def test_an_interrupted_search_stops_all_and_goes_on(repository: Path) -> None:
     options = ("--trials", "2", "-S", "learning_rate={low: 1e-4, high: 1e-2, log: true}")
     set_parameters(repository, epochs=30)
-    with subprocess.Popen(
-        [sys.executable, "-m", "stages.sweep", *options],
-        cwd=repository,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as search:
+    with started_sweep(repository, *options) as search:
         wait_until(lambda: list((repository / ".dvc" / "tmp" / "training").glob("*.pt")), 300)
         search.send_signal(signal.SIGINT)
         error = search.communicate(timeout=300)[1]
@@ -160,14 +159,7 @@ def test_an_experiment_that_left_the_queue_is_not_waited_for(repository: Path) -
         lines = map(str.split, run("dvc", "queue", "status", cwd=repository).stdout.splitlines())
         return {fields[1]: fields[-1] for fields in lines if len(fields) > 2 and fields[1].startswith("sweep-")}
 
-    with subprocess.Popen(
-        [sys.executable, "-m", "stages.sweep", "-S", "learning_rate=0.001,0.002"],
-        cwd=repository,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as sweep:
+    with started_sweep(repository, "-S", "learning_rate=0.001,0.002") as sweep:
         wait_until(lambda: sorted(tasks().values()) == ["Queued", "Running"], 300)
         (lost,) = (name for name, state in tasks().items() if state == "Queued")
         (left,) = (name for name, state in tasks().items() if state == "Running")

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import mlflow
@@ -214,7 +215,7 @@ def test_fine_tuning_learns_from_the_other_parts_too(cached: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(("architecture", "sizes"), [("efficientnet_lite0", [3, 3, 2]), ("residual", [8])])
-def test_a_step_of_parts_is_that_of_the_whole_batch(
+def test_a_step_of_micro_batches_is_that_of_the_whole_batch(
     cached: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, sizes: list[int]
 ) -> None:
     set_parameters(cached, architecture=architecture, linear_probe=False, epochs=1)
@@ -223,12 +224,13 @@ def test_a_step_of_parts_is_that_of_the_whole_batch(
     given: list[int] = []
     steps = []
     for size in (100, 3):
-        monkeypatch.setattr(training, "parts", lambda rows, _, size=size: [slice(i, i + size) for i in range(0, rows, size)])
+        slices = partial(lambda size, rows, device: [slice(i, i + size) for i in range(0, rows, size)], size)
+        monkeypatch.setattr(training, "micro_batches", slices)
         learning = prepare_training(parameters, CPU)
         (learner,) = learning.learners
         learner.network.train()
         for module in learner.network.modules():
-            if isinstance(module, nn.Dropout):  # it draws other numbers for parts
+            if isinstance(module, nn.Dropout):  # it draws other numbers for micro-batches
                 module.p = 0.0
         given.clear()
         learner.network.register_forward_pre_hook(lambda _, posters: given.append(len(posters[0])))
@@ -236,8 +238,8 @@ def test_a_step_of_parts_is_that_of_the_whole_batch(
         logits = learning._step(learner, learning.train_rows[:8])
         steps.append([logits, *(parameter.grad for parameter in learner.network.parameters() if parameter.grad is not None)])
     assert given == sizes
-    for whole, parts in zip(*steps, strict=True):
-        torch.testing.assert_close(parts, whole, rtol=1e-3, atol=1e-5)
+    for whole, accumulated in zip(*steps, strict=True):
+        torch.testing.assert_close(accumulated, whole, rtol=1e-3, atol=1e-5)
 
 
 def test_a_training_that_diverges_is_said(cached: Path) -> None:
