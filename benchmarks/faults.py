@@ -3,27 +3,38 @@
 Run: `python -m benchmarks.faults [--only kills crowd] [--rounds 20]`. Works in temporary clones of the project as committed, on the
 sample with `residual`; Linux. `full` and `readonly` mount file systems, for which they need root. A table at the end tells what
 survived; what did not is printed with the reason, and the exit code is 1.
+
+A round of `crowd` is an experiment; of `fuzz`, half a minute for each reader; of `requests`, 500 requests to each server.
 """
 
 import argparse
+import base64
 import contextlib
 import hashlib
+import http.client
+import io
+import json
 import os
 import random
 import resource
 import shutil
 import signal
+import socket
 import sqlite3
+import struct
 import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 from dvc.api import DVCFileSystem
+from PIL import Image
 
 from benchmarks.pipeline import environment, machine, project_clone
 
@@ -250,7 +261,7 @@ def full(tries: Tries, rounds: int, moments: random.Random) -> None:
         shutil.rmtree(folder / ".dvc" / "cache")
         with small_disk(folder, 200):
             for name in STAGES:
-                for room in (0, moments.randrange(1, 100_000)):
+                for room in (0, *(moments.randrange(1, 100_000) for _ in range(rounds // 4))):
                     before = digests(folder)
                     fill(folder, room)
                     status, output = finish(stage(name), folder)
@@ -258,13 +269,15 @@ def full(tries: Tries, rounds: int, moments: random.Random) -> None:
                     failures += [f"{path} lost" for path in before if not (folder / path).is_file()] if status else []
                     tries.add(f"disk full, {name}", failures + [f"leftover {path}" for path in folder.rglob(".*.part")])
                     (folder / "filler").unlink()
-        with tempfile.TemporaryDirectory() as store:
-            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", store], check=True)
-            try:
-                status, output = finish(stage("train"), folder, MLFLOW_TRACKING_URI=f"sqlite:///{store}/mlflow.db")
-                tries.add("MLflow's disk full", [] if status == 0 and output.count("warning: no MLflow") == 1 else [output[-300:]])
-            finally:
-                subprocess.run(["umount", store], check=True)
+        # Room for part of a new store; for one that is there, none.
+        for kind, room in (("MLflow's disk nearly full, no store yet", 500_000), ("MLflow's disk full", 0)):
+            with tempfile.TemporaryDirectory() as name, small_disk(Path(name), 8):
+                if not room:
+                    shutil.copy(folder / "mlflow.db", name)
+                fill(Path(name), room)
+                status, output = finish(stage("train"), folder, MLFLOW_TRACKING_URI=f"sqlite:///{name}/mlflow.db")
+                told = status == 0 and output.count("warning: no MLflow") == 1 and "Traceback" not in output
+                tries.add(kind, [] if told else [f"ended with {status}: {output[-1000:]!r}"])
 
 
 def readonly(tries: Tries, rounds: int, moments: random.Random) -> None:
@@ -318,16 +331,167 @@ def twice(tries: Tries, rounds: int, moments: random.Random) -> None:
 
 
 def fuzz(tries: Tries, rounds: int, moments: random.Random) -> None:
-    """Readers of tables, archives, params.yaml, detections.csv and model.pt, 500 hostile inputs each a round."""
+    """Readers of tables, archives, params.yaml, detections.csv and model.pt, which get other hostile inputs each time."""
     root = Path(__file__).parent.parent
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for name in ("table", "detections", "parameters", "archive", "model"):
         command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "tests/test_faults.py", "-k", f"any_{name}"]
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        status, output = finish(command, root, FAULTS_EXAMPLES=str(500 * rounds))
-        tries.add(f"{500 * rounds} inputs for {name}", [output[-2000:]] if status else [])
+        until = time.monotonic() + 30 * rounds
+        while time.monotonic() < until:
+            status, output = finish(command, root, FAULTS_EXAMPLES="2000")
+            tries.add(f"2,000 inputs for {name}", [output[-2000:]] if status else [])
 
 
-PARTS = {part.__name__: part for part in (kills, kills_under_dvc, crowd, full, readonly, twice, fuzz)}
+def image_bytes(moments: random.Random) -> bytes:
+    """A small image of a random format."""
+    buffer = io.BytesIO()
+    color = tuple(moments.randbytes(3))
+    kind = moments.choice(["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
+    Image.new("RGB", (moments.randint(1, 64), moments.randint(1, 64)), color).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def hostile_file(moments: random.Random) -> bytes:
+    """What somebody may send in place of a poster: no image, part of one, a broken one, or one that says it is huge."""
+    data = bytearray(image_bytes(moments))
+    kind = moments.randrange(5)
+    if kind == 0:
+        return moments.randbytes(moments.randrange(2000))
+    if kind == 1:
+        return bytes(data[: moments.randrange(len(data))])
+    if kind == 2:
+        for _ in range(moments.randint(1, 20)):
+            data[moments.randrange(len(data))] = moments.randrange(256)
+        return bytes(data)
+    if kind == 3:
+        sides = struct.pack(">II", moments.randrange(2**31), moments.randrange(2**31)) + b"\x08\x02\0\0\0"
+        header = b"IHDR" + sides
+        return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + moments.randbytes(99)
+    return moments.choice(
+        [b"", b"\0" * 10**6, b"[" * 10**5, b"PK\x03\x04" + bytes(99), b"<svg onload='alert(1)'/>", b"../../etc/passwd"]
+    )
+
+
+def hostile_rows(moments: random.Random) -> bytes:
+    """What somebody may send to a served model in place of its table."""
+    values: list[object] = [
+        base64.b64encode(hostile_file(moments)).decode(),
+        "/etc/passwd",
+        "file:///etc/passwd",
+        "https://127.0.0.1:1/poster.jpg",
+        "A" * moments.randrange(10**6),
+        "\ud800",
+        None,
+        moments.random(),
+        [[["nested"]]],
+        {"poster": {}},
+    ]
+    rows = [{moments.choice(["poster"] * 9 + ["posters"]): moments.choice(values)} for _ in range(moments.randrange(4))]
+    bodies: list[object] = [
+        rows,
+        {"dataframe_split": {"columns": ["poster"], "data": rows}},
+        {"instances": rows},
+        {"inputs": values[0]},
+    ]
+    body = moments.choice([{"dataframe_records": rows}] * 6 + bodies)
+    return moments.choice([json.dumps(body).encode()] * 9 + [hostile_file(moments)])
+
+
+def ask(address: str, method: str, path: str, body: bytes | None = None, kind: str = "application/json") -> tuple[int, bytes]:
+    """An answer's status and content."""
+    connection = http.client.HTTPConnection(address, timeout=300)
+    try:
+        connection.request(method, path, body, {"Content-Type": kind})
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def resident(group: int) -> int:
+    """The memory of all processes of a group, in kB."""
+    total = 0
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            if os.getpgid(int(entry.name)) == group:
+                total += int((entry / "status").read_text().partition("VmRSS:")[2].split()[0])
+    return total
+
+
+def requests(tries: Tries, rounds: int, moments: random.Random) -> None:
+    """Hostile requests to the page of `stages.demo` and to a model that MLflow serves: each answered, memory flat, and the same
+    answer to a good poster after them as before."""
+    paths = [
+        "/",
+        "/about",
+        "/../../etc/passwd",
+        "/%2e%2e/params.yaml",
+        "/posters?" + "a" * 9999,
+        "/demo.js/..",
+        "/\x7f",
+        "//",
+        "/\u00fc",
+    ]
+    with finished() as folder:
+        poster = next((folder / "data" / "sample" / "posters").rglob("*.jpg")).read_bytes()
+        row = json.dumps({"dataframe_records": [{"poster": base64.b64encode(poster).decode()}]}).encode()
+        model = next((folder / "mlartifacts").rglob("MLmodel")).parent
+        serve = ["mlflow", "models", "serve", "-m", str(model), "--env-manager", "local", "--port"]
+        servers: dict[str, tuple[list[str], str, bytes, Callable[[random.Random], bytes], str]] = {
+            "stages.demo": ([*stage("demo"), "--no-browser", "--port"], "/posters", poster, hostile_file, '"seconds"'),
+            "a served model": (serve, "/invocations", row, hostile_rows, "\0"),
+        }
+        for name, (command, path, good, make, changing) in servers.items():
+            address = f"127.0.0.1:{(port := free_port())}"
+            with (folder / "server.log").open("wb") as log:
+                process = subprocess.Popen(
+                    [*command, str(port)], cwd=folder, env=environment(), stdout=log, stderr=log, start_new_session=True
+                )
+            try:
+                while True:
+                    with contextlib.suppress(OSError):
+                        first = ask(address, "POST", path, good)
+                        break
+                    time.sleep(0.5)
+                memory = 0
+                for i in range(500 * rounds):
+                    if i == 100 * rounds:
+                        memory = resident(process.pid)
+                    other = moments.random() < 0.1
+                    method = moments.choice(["GET", "POST", "PUT", "DELETE", "HEAD"]) if other else "POST"
+                    where = quote(moments.choice(paths), safe="/%?.") if other else path
+                    kind = moments.choice(["application/json"] * 9 + ["text/csv", "image/jpeg", ""])
+                    body = make(moments)
+                    try:
+                        status, answer = ask(address, method, where, body, kind)
+                        failures = [f"{status} {answer[:300]!r} to {method} {where} {kind} {body[:200]!r}"] if status >= 500 else []
+                        # MLflow reads no CSV for a column of any type, which it says with its own traceback, as JSON.
+                        traced = b"Traceback" in answer and not (status == 400 and kind == "text/csv")
+                        failures += [f"a traceback to {body[:200]!r}"] if traced else []
+                    except (OSError, http.client.HTTPException) as error:
+                        failures = [f"{error!r} to {method} {where} {body[:200]!r}"]
+                    tries.add(f"hostile requests to {name}", failures)
+                growth = resident(process.pid) / memory
+                tries.add(f"memory of {name} after them", [] if growth < 1.1 else [f"x {growth:.2f} since a fifth of them"])
+                last = ask(address, "POST", path, good)
+                same = [part.partition(changing.encode())[0] for part in (first[1], last[1])]
+                tries.add(f"{name} after them", [] if first[0] == last[0] == 200 and same[0] == same[1] else [f"{last!r}"])
+                print(f"{name}: {memory / 1024:.0f} MB after a fifth of the requests, x {growth:.3f} after all", flush=True)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+PARTS = {part.__name__: part for part in (kills, kills_under_dvc, crowd, full, readonly, twice, fuzz, requests)}
 
 
 def main() -> None:

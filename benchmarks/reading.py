@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from rapidocr import RapidOCR
+from rapidocr import EngineType, RapidOCR
 
 from benchmarks.pipeline import DATASET, machine
 from poster_genres.dataset import POSTER_SUFFIXES, list_files, read_bytes
@@ -77,7 +77,7 @@ def main() -> None:
     files = [file for file in list_files(arguments.dataset) if file.suffix in POSTER_SUFFIXES]
     chosen = np.random.default_rng(0).permutation(len(files))[: arguments.posters]
     if arguments.openvino:
-        by_openvino = {"Det.engine_type": "openvino", "Rec.engine_type": "openvino"}
+        by_openvino = {"Det.engine_type": EngineType.OPENVINO, "Rec.engine_type": EngineType.OPENVINO}
         READERS["a line at a time, by OpenVINO"] = (ALONE | by_openvino, (WIDTH, HEIGHT))
     readers = {name: Reader(*values) for name, values in READERS.items()}
     for reader in readers.values():

@@ -120,9 +120,9 @@ def connect() -> str:
     os.environ.pop("MLFLOW_RUN_ID", None)
     import mlflow
 
-    # Hide hints and messages about migrations; `Tracking` reports failures.
+    # Hide hints, messages about migrations, and tracebacks of what is also raised; `Tracking` reports failures.
     for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module="mlflow")
     uri = store_uri()
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
@@ -273,9 +273,11 @@ class Tracking:
                 return action()
         except Exception as error:  # MLflow passes on the exceptions of its store and network
             self.on = False
-            reason = next(iter(str(error).splitlines()), "")[:200]
+            # What the database says, which SQLAlchemy and MLflow wrap in errors of their own.
+            said = getattr(error.__cause__, "orig", error)
+            reason = next(iter(str(said).splitlines()), "")[:200]
             print(
-                f"warning: no MLflow ({type(error).__name__}: {reason}); all goes on without it, and `python -m stages.track` "
+                f"warning: no MLflow ({type(said).__name__}: {reason}); all goes on without it, and `python -m stages.track` "
                 "logs the finished run later",
                 file=sys.stderr,
                 flush=True,

@@ -37,7 +37,7 @@ from poster_genres.network import STANDARD, find_architecture
 from poster_genres.objects import Detection, parse_objects
 from poster_genres.parameters import read_parameters
 from poster_genres.tables import read_table
-from poster_genres.tracking import connect, end_killed_runs, find_runs, held_folder
+from poster_genres.tracking import Tracking, connect, end_killed_runs, find_runs, held_folder
 from stages.detect import Store
 from stages.train import read_checkpoint, save_checkpoint
 from tests.conftest import ROOT, jpeg
@@ -177,6 +177,23 @@ def test_a_checkpoint_that_cannot_be_written_is_one_warning(tmp_path: Path, caps
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     assert read_checkpoint(path) is None
+
+
+@pytest.mark.slow
+def test_a_store_whose_disk_is_full_is_one_warning_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"})
+    experiment = connect()
+    tracking = Tracking({})
+    with full_disk():
+        tracking.attempt(lambda: mlflow.MlflowClient().create_run(experiment, tags={"training": "x" * 4000}))
+    assert capsys.readouterr().err == (
+        "warning: no MLflow (OperationalError: disk I/O error); all goes on without it, and `python -m stages.track` logs the "
+        "finished run later\n"
+    )
+    assert mlflow.search_runs([experiment], output_format="list") == []
 
 
 @pytest.mark.slow
