@@ -77,6 +77,7 @@ class Predictor:
     path : of the model's file
     given : whether `predict` will be given what is on the posters, so that the model's detectors are not needed
     store : what was found on posters before; see `detect`
+    dask_scheduler : of a cluster to look for detections on; see `spread`
 
     Raises
     ------
@@ -85,10 +86,17 @@ class Predictor:
         objects from a table and none are given.
     """
 
-    def __init__(self, path: Path, device: torch.device, given: bool = False, store: Store | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        device: torch.device,
+        given: bool = False,
+        store: Store | None = None,
+        dask_scheduler: str | None = None,
+    ) -> None:
         self.device = device
         self.model = load_model(path, device)
-        self.given, self.store = given, store
+        self.given, self.store, self.dask_scheduler = given, store, dask_scheduler
         if needs_objects(self.model.architecture) and not given:
             if not self.model.detectors:
                 raise InputError(
@@ -110,7 +118,7 @@ class Predictor:
         detectors = self.model.detectors if needs_objects(self.model.architecture) and not self.given else {}
         contents, *copies = tee(posters, 1 + len(detectors))
         found: list[Iterator[list[Detection] | str]] = [
-            detect(name, copy, self.store, chunk=DETECTED) for name, copy in zip(detectors, copies, strict=True)
+            detect(name, copy, self.store, self.dask_scheduler, DETECTED) for name, copy in zip(detectors, copies, strict=True)
         ]
         if objects is not None:
             found.append(iter(objects))

@@ -9,8 +9,11 @@ import csv
 import io
 import json
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
@@ -31,8 +34,21 @@ EXPLAINED = 5
 # A larger file is no poster; in a data set `max_poster_megabytes` says it.
 MAX_BYTES = 100_000_000
 
-# A poster's name for output, and its location as (folder, zip archive or "", path).
-Poster = tuple[str, tuple[Path, str, str]]
+
+@dataclass(frozen=True)
+class Poster:
+    """A poster on the command line.
+
+    Attributes
+    ----------
+    name : its path or address
+    size : bytes; None if they are not known
+    content : reads them; see `read_poster`
+    """
+
+    name: str
+    size: int | None
+    content: Callable[[], bytes]
 
 
 def find_posters(names: list[str]) -> list[Poster]:
@@ -41,7 +57,7 @@ def find_posters(names: list[str]) -> list[Poster]:
     Raises
     ------
     InputError
-        A path does not exist, or a folder contains no posters.
+        A path does not exist, a folder contains no posters, or an address cannot be read.
     """
     posters: list[Poster] = []
     for name in names:
@@ -55,10 +71,13 @@ def find_posters(names: list[str]) -> list[Poster]:
         elif path.is_file():
             files = [path]
         elif "://" in name:
-            raise InputError(f"{name}: addresses are not opened; download the poster and give its file")
+            from poster_genres.addresses import find
+
+            posters += [Poster(*found) for found in find(name)]
+            continue
         else:
             raise InputError(f"{path}: no such file or folder")
-        posters += [(str(file), (file.parent, "", file.name)) for file in files]
+        posters += [Poster(str(file), file.stat().st_size, file.read_bytes) for file in files]
     return posters
 
 
@@ -70,23 +89,18 @@ def random_poster() -> tuple[Poster, str, list[str]]:
     movies = read_movies(Path("data/movies.csv"))
     movie = movies[movies["split"] == "test"].sample(1).iloc[0]
     dataset = Path(read_parameters().used_by(JoinParameters).dataset)
-    location = (dataset, movie["archive"], movie["poster"])
+    content = partial(read_bytes, dataset, movie["archive"], movie["poster"])
     genres = [genre for genre in genres_of(movies) if movie[genre]]
     title = f" {movie['title']}" if movie["title"] else ""
     year = f" ({movie['year']})" if movie["year"] else ""
-    return (str(dataset / movie["archive"] / movie["poster"]), location), f"{movie['id']}{title}{year}", genres
-
-
-def is_too_large(place: tuple[Path, str, str]) -> bool:
-    """Whether a poster is a file of more than `MAX_BYTES`."""
-    folder, archive, path = place
-    return not archive and (folder / path).stat().st_size > MAX_BYTES
+    # `join` left out those that are too large.
+    return Poster(str(dataset / movie["archive"] / movie["poster"]), 0, content), f"{movie['id']}{title}{year}", genres
 
 
 def read_poster(poster: Poster) -> bytes:
-    """A poster's file; empty where it cannot be read, which is then said of it."""
+    """A poster's file; empty where it cannot be read, which is then said of it. Raises InputError if nothing can be read."""
     with suppress(OSError):
-        return read_bytes(*poster[1])
+        return poster.content()
     return b""
 
 
@@ -183,7 +197,7 @@ def draw_evidence(predictor: "Predictor", prediction: "Prediction", path: Path) 
 def parse() -> argparse.Namespace:
     """The command line; ends with a message where it is not valid."""
     parser = argparse.ArgumentParser(prog="python -m stages.predict", description="Predict movies' genres from their posters.")
-    parser.add_argument("posters", nargs="*", metavar="poster", help="an image, or a folder of images")
+    parser.add_argument("posters", nargs="*", metavar="poster", help="an image or a folder of images, or its address, s3://…")
     parser.add_argument("--random", action="store_true", help="take a random test poster, and print its true genres too")
     parser.add_argument("--top", type=int, default=10, metavar="N", help="how many genres to print (10)")
     parser.add_argument(
@@ -215,12 +229,26 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
+def without_large(posters: list[Poster], say: Callable[[str, IO[str]], None]) -> list[Poster]:
+    """The posters without those of more than `MAX_BYTES`, or of a size that is not known, which are said."""
+    kept = []
+    for poster in posters:
+        if poster.size is not None and poster.size <= MAX_BYTES:
+            kept.append(poster)
+        else:
+            say(f"{printable(poster.name)}: left out: more than {MAX_BYTES // 1_000_000} MB", sys.stderr)
+    return kept
+
+
 def predict(arguments: argparse.Namespace, posters: list[Poster], truth: str, bar: "tqdm[Any] | Lines") -> None:
     """Predict posters, and print or write each prediction as it comes. Raises InputError."""
+    from poster_genres.addresses import READ_AT_ONCE
     from poster_genres.devices import prepare
     from poster_genres.found import open_store
     from poster_genres.objects import parse_objects
+    from poster_genres.parameters import DetectParameters, read_parameters
     from poster_genres.prediction import READABLE, Predictor, choose_model
+    from poster_genres.spread import spread
 
     def say(text: str, file: IO[str] = sys.stdout) -> None:
         bar.write(text, file=file)  # above the bar, if there is one
@@ -228,25 +256,24 @@ def predict(arguments: argparse.Namespace, posters: list[Poster], truth: str, ba
 
     many = len(posters) > 1
     path = choose_model(arguments.model)
+    scheduler = read_parameters().used_by(DetectParameters).dask_scheduler if many else None
     table = None if arguments.detections is None else parse_objects(arguments.detections.read_bytes(), str(arguments.detections))
-    predictor = Predictor(path, prepare(), given=table is not None, store=open_store(repository()))
+    predictor = Predictor(path, prepare(), table is not None, open_store(repository()), scheduler)
     genres, digest = predictor.model.genres, sha256(path)[:16]
     target = arguments.csv or (arguments.json if arguments.json != Path("-") else None)
     output = None if target is None else Output(target, digest, genres)
     if output is not None and output.done:
-        remaining = [poster for poster in posters if poster[0] not in output.done]
+        remaining = [poster for poster in posters if poster.name not in output.done]
         say(f"{target}: {len(posters) - len(remaining)} of {len(posters)} posters are there already", sys.stderr)
         bar.update(len(posters) - len(remaining))
         posters = remaining
     total = len(posters)
-    too_large = dict.fromkeys(name for name, place in posters if is_too_large(place))
-    for name in too_large:
-        bar.update()
-        say(f"{printable(name)}: left out: more than {MAX_BYTES // 1_000_000} MB", sys.stderr)
-    posters = [poster for poster in posters if poster[0] not in too_large]
+    posters = without_large(posters, say)
     unreadable = total - len(posters)
-    given = None if table is None else (table.get(PurePosixPath(place[2]).stem, []) for _, place in posters)
-    for (name, _), result in zip(posters, predictor.predict(map(read_poster, posters), given), strict=True):
+    bar.update(unreadable)
+    given = None if table is None else (table.get(PurePosixPath(poster.name).stem, []) for poster in posters)
+    contents = spread(read_poster, posters, cores=READ_AT_ONCE)
+    for name, result in zip([poster.name for poster in posters], predictor.predict(contents, given), strict=True):
         bar.update()
         if isinstance(result, str):
             unreadable += 1
@@ -258,10 +285,9 @@ def predict(arguments: argparse.Namespace, posters: list[Poster], truth: str, ba
         elif arguments.json:
             say(json_line(name, digest, verdict, genres, result.probabilities))
         else:
-            heading = ", ".join(verdict) or "no genre reaches its threshold"
-            heading = f"{printable(name)}: {heading}" if many else heading
+            heading = (f"{printable(name)}: " if many else truth) + (", ".join(verdict) or "no genre reaches its threshold")
             lines = format_genres(genres, result.probabilities, arguments.top, verdict)
-            say(f"{truth}{heading}\n{lines}" + ("\n" if many else ""))
+            say(f"{heading}\n{lines}" + ("\n" if many else ""))
         if arguments.explain:
             draw_evidence(predictor, result, arguments.explain)
     if target is not None:

@@ -12,10 +12,12 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 # Before torch is imported, and for all commands that tests run: what they train is tiny, and several tests run at once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import fsspec
 import numpy as np
 import pytest
 import yaml
@@ -126,6 +128,27 @@ def serving(*command: str | Path, cwd: Path, healthy: str) -> Iterator[tuple[str
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@contextmanager
+def s3_server(folder: Path) -> Iterator[tuple[dict[str, str], subprocess.Popen[bytes]]]:
+    """A real S3 server on loopback with an empty bucket `posters`, and the environment in which programs find it."""
+    with serving("moto_server", "-H", "127.0.0.1", "-p", "{port}", cwd=folder, healthy="/moto-api/") as (address, process):
+        keys = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+        request = urllib.request.Request(f"{address}/posters", method="PUT")
+        urllib.request.urlopen(request, timeout=60).close()
+        yield keys | {"AWS_ENDPOINT_URL": address}, process
+
+
+@pytest.fixture
+def bucket(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Any, subprocess.Popen[bytes]]]:
+    """A real S3 server on loopback with an empty bucket s3://posters, which all programs find: its files, and its process."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as (variables, process):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        yield fsspec.filesystem("s3", skip_instance_cache=True), process
 
 
 def copy_project(folder: Path) -> Path:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -27,7 +28,7 @@ from poster_genres.network import find_architecture
 from poster_genres.parameters import check_parameters, read_parameters
 from stages.cache import LEAST_SIDE
 from stages.resolve import imported_files
-from tests.conftest import QUICK, ROOT, environment, jpeg, run, set_parameters, stage, wait_until
+from tests.conftest import QUICK, ROOT, environment, jpeg, make_dataset, run, set_parameters, stage, wait_until
 
 STAGES = ("sample", "resolve", "join", "cache", "detect", "train", "evaluate")
 
@@ -412,6 +413,21 @@ def test_a_run_on_the_real_posters(repository: Path, real_posters: Path) -> None
     assert counts["movies"] == {"train": 240, "validation": 60, "test": 200}
     done = run(sys.executable, "-m", "stages.predict", "--random", cwd=repository)
     assert len(done.stdout.splitlines()) == 12
+
+
+def test_a_run_on_the_posters_of_a_bucket(repository: Path, tmp_path: Path, bucket: tuple[Any, subprocess.Popen[bytes]]) -> None:
+    files, _ = bucket
+    files.put(f"{make_dataset(tmp_path / 'posters')}/", "posters/dark and bright/", recursive=True)
+    run("dvc", "import-url", "s3://posters/dark and bright", "data/posters", cwd=repository)
+    run("dvc", "exp", "run", "-S", "dataset=data/posters", cwd=repository)
+    counts = json.loads((repository / "metrics" / "join.json").read_text(encoding="utf-8"))
+    assert sum(counts["movies"].values()) == 80
+    assert (repository / "data" / "posters" / "m079.jpg").read_bytes() == (tmp_path / "posters" / "m079.jpg").read_bytes()
+    # What changes in the bucket comes by `dvc update`, and is seen.
+    assert run("dvc", "status", "join", cwd=repository).stdout == "Data and pipelines are up to date.\n"
+    files.pipe_file("posters/dark and bright/m000.jpg", jpeg((1, 2, 3)))
+    run("dvc", "update", "data/posters.dvc", cwd=repository)
+    assert "data/posters" in run("dvc", "status", "join", cwd=repository).stdout
 
 
 def test_a_failing_stage_leaves_earlier_results_within_reach(repository: Path) -> None:

@@ -1,11 +1,14 @@
 """Reading a poster's genres: what is printed, and what is refused."""
 
 import json
+import os
 import pickle
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +20,7 @@ from poster_genres.explanations import attributions, explain
 from poster_genres.model import FORMAT, Model, seal
 from poster_genres.network import find_architecture
 from stages.predict import format_genres
-from tests.conftest import MakeOnce, make_project, run, stage
+from tests.conftest import MakeOnce, jpeg, make_project, run, stage
 
 # Each loads torch in a process of its own, or trains.
 pytestmark = pytest.mark.slow
@@ -110,7 +113,7 @@ def test_a_file_of_predictions_goes_on_where_it_stopped(trained: Path, tmp_path:
     assert file.read_text(encoding="utf-8") == "id,genre\n1,Drama\n"
 
 
-def test_no_poster_is_written_over_and_no_address_is_opened(trained: Path, tmp_path: Path) -> None:
+def test_no_poster_is_written_over(trained: Path, tmp_path: Path) -> None:
     poster = Path(shutil.copy(trained / "data" / "posters" / "m001.jpg", tmp_path))
     before = poster.read_bytes()
     for option, ending in (("--json", "jsonl"), ("--csv", "csv")):
@@ -118,9 +121,51 @@ def test_no_poster_is_written_over_and_no_address_is_opened(trained: Path, tmp_p
         right = f"write to a file whose name ends in .{ending}, and name posters before {option}"
         assert done.stderr.splitlines()[-1] == f"python -m stages.predict: error: {option} {poster}: {right}"
     assert poster.read_bytes() == before
-    address = "https://example.com/poster.jpg"
-    refused = stage("predict", address, cwd=trained, fails=True).stderr
-    assert refused == f"error: {address}: addresses are not opened; download the poster and give its file\n"
+
+
+def test_posters_of_a_bucket(trained: Path, tmp_path: Path, bucket: tuple[Any, subprocess.Popen[bytes]]) -> None:
+    files, server = bucket
+    files.put(f"{trained / 'data' / 'posters'}/", "posters/many/", recursive=True)
+    local, remote = tmp_path / "local.csv", tmp_path / "remote.csv"
+    stage("predict", "data/posters", "--csv", local, cwd=trained)
+    done = stage("predict", "s3://posters/many", "--csv", remote, cwd=trained)
+    assert done.stderr.splitlines()[-1] == f"{remote}: 80 posters more"
+    assert remote.read_text(encoding="utf-8").replace("s3://posters/many/", "data/posters/") == local.read_text(encoding="utf-8")
+
+    # It goes on where it stopped; one that is no poster, and one that is too large, are left out.
+    files.pipe_file("posters/many/new.jpg", jpeg((9, 9, 9)))
+    files.pipe_file("posters/many/bad.jpg", b"text")
+    with files.open("posters/many/large.jpg", "wb") as file:
+        for _ in range(101):
+            file.write(bytes(1_000_000))
+    said = stage("predict", "s3://posters/many", "--csv", remote, cwd=trained, fails=True).stderr.splitlines()
+    left_out = ["s3://posters/many/large.jpg: left out: more than 100 MB", "s3://posters/many/bad.jpg: left out: not an image"]
+    assert [line for line in said if "left out" in line] == left_out
+    assert said[-2:] == [
+        f"{remote}: 1 posters more",
+        "error: 2 of 3 posters could not be read; JPEG, PNG, GIF, WebP, BMP and TIFF can be read",
+    ]
+
+    one = stage("predict", "s3://posters/many/m003.jpg", cwd=trained).stdout
+    assert one == stage("predict", "data/posters/m003.jpg", cwd=trained).stdout
+    # The same file over HTTP.
+    files.chmod("posters/many/m003.jpg", "public-read")
+    address = f"{os.environ['AWS_ENDPOINT_URL']}/posters/many/m003.jpg"
+    assert one == stage("predict", address, cwd=trained).stdout
+    nothing = (
+        "no posters there; files that end in .jpg, .jpeg, .jpe, .jfif, .png, .gif, .webp, .bmp, .dib, .tif, .tiff are looked for"
+    )
+    for wrong, reason in (
+        ("s3://posters/few", nothing),
+        ("s3://posters/many/m999.jpg", "nothing is there"),
+        ("gs://posters/many", "needs more packages: pip install dvc-gs"),
+        ("ftps://posters/many", "cannot be read (Protocol not known: ftps)"),
+    ):
+        assert stage("predict", wrong, cwd=trained, fails=True).stderr.splitlines()[-1] == f"error: {wrong}: {reason}"
+    server.kill()
+    said = stage("predict", "s3://posters/many", cwd=trained, fails=True).stderr.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith("error: s3://posters/many: cannot be read (")
 
 
 def test_a_random_test_poster_comes_with_its_true_genres(trained: Path) -> None:

@@ -22,6 +22,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 from threading import Barrier
 from types import SimpleNamespace
+from typing import Any
 
 import mlflow
 import pandas as pd
@@ -456,8 +457,9 @@ def test_without_a_finished_run_there_is_nothing_to_log(repository: Path) -> Non
     assert done.stdout == "models/run.json: not there yet, so there is no finished run to log; MLflow's store is in order\n"
 
 
-def test_a_clone_beside_a_remote_has_nothing_to_do(repository: Path, tmp_path: Path) -> None:
-    run("dvc", "remote", "add", "-d", "storage", tmp_path / "storage", cwd=repository)
+@pytest.mark.usefixtures("bucket")
+def test_a_clone_beside_a_bucket_has_nothing_to_do(repository: Path, tmp_path: Path) -> None:
+    run("dvc", "remote", "add", "-d", "storage", "s3://posters/movie-genres", cwd=repository)
     run("dvc", "push", cwd=repository)
     run("git", "commit", "-qam", "A remote", cwd=repository)
     run("git", "clone", "-q", repository, tmp_path / "clone", cwd=tmp_path)
@@ -487,16 +489,16 @@ def test_a_store_out_of_reach_costs_one_warning_and_no_training(
     check_whole(one, epochs=1)
 
 
-def mlflow_server(store: str, folder: Path) -> AbstractContextManager[tuple[str, subprocess.Popen[bytes]]]:
-    """A real MLflow server on loopback, with its runs in a store and its artifacts in a folder."""
-    stores = ["--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts")]
+def mlflow_server(store: str, folder: Path, artifacts: str) -> AbstractContextManager[tuple[str, subprocess.Popen[bytes]]]:
+    """A real MLflow server on loopback, with its runs in a store and its artifacts in a folder or a bucket."""
+    stores = ["--backend-store-uri", store, "--artifacts-destination", artifacts]
     return serving("mlflow", "server", "--port", "{port}", "--workers", "1", *stores, cwd=folder, healthy="/health")
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """An MLflow server with a SQLite store of its own."""
-    with mlflow_server(f"sqlite:///{tmp_path}/server.db", tmp_path) as served:
+    with mlflow_server(f"sqlite:///{tmp_path}/server.db", tmp_path, str(tmp_path / "artifacts")) as served:
         yield served
 
 
@@ -560,8 +562,12 @@ def test_a_server_is_used_and_may_die_in_the_middle(
     check_whole(later, epochs=12)
 
 
-def test_two_people_train_at_once_with_a_server_on_postgresql(
-    repository: Path, postgresql: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_two_people_train_at_once_with_a_server_on_postgresql_and_s3(
+    repository: Path,
+    postgresql: str,
+    bucket: tuple[Any, subprocess.Popen[bytes]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     people = [repository, shutil.copytree(repository, tmp_path / "another", symlinks=True)]
 
@@ -569,7 +575,7 @@ def test_two_people_train_at_once_with_a_server_on_postgresql(
         for name in ("train", "evaluate"):
             assert "warning: no MLflow" not in (done := stage(name, cwd=folder)).stderr, done.stderr
 
-    with mlflow_server(postgresql, tmp_path) as (address, _):
+    with mlflow_server(postgresql, tmp_path, "s3://posters/mlflow") as (address, _):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         with ThreadPoolExecutor() as pool:
             list(pool.map(work, people))
@@ -577,12 +583,12 @@ def test_two_people_train_at_once_with_a_server_on_postgresql(
         assert len(found) == 2
         for one in found:
             check_whole(one, epochs=1)
-    # The runs are in the database and nowhere else, the models in the server's folder.
+    # The runs are in the database and nowhere else, the models in the bucket.
     with closing(psycopg2.connect(postgresql.replace("+psycopg2", ""))) as database, database.cursor() as cursor:
         cursor.execute("SELECT run_uuid FROM runs")
         assert {row[0] for row in cursor.fetchall()} == {one.info.run_id for one in found}
     assert not list(tmp_path.rglob("mlflow.db"))
-    assert len(list((tmp_path / "artifacts").rglob("model.pt"))) == 2
+    assert len([path for path in bucket[0].find("posters/mlflow") if path.endswith("/model.pt")]) == 2
 
 
 def test_runs_that_log_a_new_data_set_in_the_same_moment_all_have_it(
