@@ -365,7 +365,7 @@ def load_model(path: Path, device: torch.device) -> Model:
         if isinstance(error, ValidationError):
             fault = error.errors(include_url=False)[0]
             reason = ": ".join((*map(str, fault["loc"]), fault["msg"].removeprefix("Value error, ")))
-        raise InputError(f"{path}: damaged, or from another version of this project: {reason[:200]}") from None
+        raise InputError(f"{path}: damaged, or from another version of this project: {printable(reason)[:200]}") from None
 
 
 def read_archive(path: Path) -> object:

@@ -509,6 +509,7 @@ def test_any_archive_is_read_or_refused(tmp_path: Path, flips: list[tuple[int, i
 
 
 @given(key=st.text(max_size=9) | st.integers(0, 40), value=NESTED)
+@example(key="\n", value=None)
 @FUZZ
 def test_any_model_is_loaded_or_refused(saved: bytes, tmp_path: Path, key: str | int, value: object) -> None:
     keys = list(torch.load(io.BytesIO(saved), weights_only=True))

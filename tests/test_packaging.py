@@ -3,10 +3,13 @@
 import ast
 import os
 import re
+import subprocess
 import sys
 import tomllib
+import venv
 from functools import cache
 from importlib.metadata import distributions, packages_distributions
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -144,3 +147,14 @@ def test_hooks_before_commits_run_what_ci_runs() -> None:
     in_ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8").partition('step "lint and types"')[2].partition("\nstep ")[0]
     assert entries == re.findall(r"^\.venv/bin/((?:ruff|mypy).*)$", in_ci, re.M)
     assert {entry.split()[0] for entry in entries} <= set(declared(["test"]))
+
+
+def test_an_environment_without_the_packages_is_one_line(tmp_path: Path) -> None:
+    """As in a new terminal, where the project's environment is not active."""
+    venv.create(tmp_path, symlinks=True)
+    python = tmp_path / "bin" / "python"
+    for name in ("predict", "train", "sweep"):
+        done = subprocess.run([python, "-m", f"stages.{name}"], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        right = "`. .venv/bin/activate` first, or install them as README tells"
+        assert done.stderr == f"error: {python} lacks the project's packages; {right}\n"
