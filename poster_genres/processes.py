@@ -1,9 +1,10 @@
 """Distributed training: several processes, as `torchrun` starts them, train one network, each on its shard of every batch.
 
-All take the same steps with the same random numbers and end with the same weights. With a world size of 1, nothing here has an
-effect.
+All take the same steps with the same random numbers and end with the same weights. With a world size of 1, nothing here but
+`QuickDropout` has an effect.
 """
 
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
-from torch.nn import functional
 
 
 def rank() -> int:
@@ -138,24 +138,34 @@ class SyncedBatchNorm(nn.BatchNorm2d):
         return (centered * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
 
-class SyncedDropout(nn.Dropout):
-    """Dropout of the whole batch, of which each process has a shard: on the CPU all draw the random numbers that one process alone
-    would, so that their generators stay equal."""
+class QuickDropout(nn.Dropout):
+    """Dropout on a CPU, where torch's draws a number for each element, by one core: a third of a step of the tutorial's network on
+    two. This draws 16 bits for each, four elements at a time.
+
+    In several processes, each of which has a shard of the batch, all draw the bits that one process alone would draw for the whole
+    batch, so that their generators stay equal.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training or not self.p or input.device.type != "cpu":
+        if not self.training or not 0 < self.p < 1 or input.device.type != "cpu":
             return super().forward(input)
-        rows = int(all_reduce(torch.tensor(len(input))))
-        # The numbers are drawn in the order in which the maps lie in memory.
+        rows = int(all_reduce(torch.tensor(len(input)))) if world_size() > 1 else len(input)
+        # The bits are drawn in the order in which the maps lie in memory.
         channels_last = input.ndim == 4 and input.is_contiguous(memory_format=torch.channels_last)
-        memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        ones = torch.ones(rows, *input.shape[1:], dtype=input.dtype).to(memory_format=memory_format)
-        dropped: Tensor = input * shard(functional.dropout(ones, self.p))
-        return dropped
+        shape = (rows, *input.shape[2:], input.shape[1]) if channels_last else (rows, *input.shape[1:])
+        elements = math.prod(shape)
+        bits = torch.empty((elements + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        dropped = min(max(round(self.p * 2**16), 1), 2**16 - 1)
+        kept = (bits[:elements] >= dropped - 2**15).view(shape)
+        mask = shard(kept.movedim(-1, 1) if channels_last else kept).to(input.dtype)
+        return input * mask.mul_(2**16 / (2**16 - dropped))
 
 
 def distribute(network: nn.Module) -> nn.Module:
-    """Wrap a network for training: gradients are averaged over all processes; batch norm and dropout are those of whole batches."""
+    """Prepare a network for training: gradients are averaged over all processes; batch norm and dropout are of whole batches."""
+    for module in network.modules():
+        if type(module) is nn.Dropout:
+            module.__class__ = QuickDropout
     if world_size() == 1:
         return network
     from torch.nn.parallel import DistributedDataParallel
@@ -163,6 +173,4 @@ def distribute(network: nn.Module) -> nn.Module:
     for module in network.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SyncedBatchNorm
-        elif type(module) is nn.Dropout:
-            module.__class__ = SyncedDropout
     return DistributedDataParallel(network, forward_sync_buffers=False, static_graph=True)

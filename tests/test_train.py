@@ -23,7 +23,7 @@ from poster_genres.model import load_model
 from poster_genres.movies import genres_of, labels_of
 from poster_genres.network import find_architecture
 from poster_genres.parameters import TrainParameters, read_parameters, read_recipes
-from poster_genres.processes import SyncedDropout
+from poster_genres.processes import QuickDropout
 from poster_genres.tensor_cache import read_cache
 from poster_genres.training import build_optimizer, score_epoch, shuffled_batches
 from stages.train import new_model, prepare_training
@@ -305,19 +305,42 @@ def test_dropout_in_several_processes_is_that_of_one(
 
     x = in_order(torch.rand(shape) + 1)
     torch.manual_seed(0)
-    whole, after = nn.Dropout(0.3)(x), torch.rand(1)
+    whole, after = QuickDropout(0.3)(x), torch.rand(1)
     monkeypatch.setattr(processes, "world_size", lambda: 2)
     monkeypatch.setattr(processes, "all_reduce", lambda tensor: torch.tensor(len(x)))
     for rank in (0, 1):
         monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
         torch.manual_seed(0)
         shard = in_order(processes.shard(x)).requires_grad_()
-        dropped = SyncedDropout(0.3)(shard)
+        dropped = QuickDropout(0.3)(shard)
         assert torch.equal(dropped, whole[rank::2])
         assert torch.equal(torch.rand(1), after)
         dropped.sum().backward()
-        torch.testing.assert_close(shard.grad, (dropped > 0) / 0.7)
-        assert torch.equal(SyncedDropout(0.3).eval()(shard), shard)
+        torch.testing.assert_close(shard.grad, (dropped > 0) / 0.7, rtol=1e-4, atol=0)
+        assert torch.equal(QuickDropout(0.3).eval()(shard), shard)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_drops_each_element_by_itself(share: float, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    ones = torch.ones(64, 25, 40, 10, dtype=dtype).to(memory_format=torch.channels_last)
+    dropped = QuickDropout(share)(ones)
+    assert dropped.is_contiguous(memory_format=torch.channels_last)
+    kept = (dropped != 0).double()
+    torch.testing.assert_close(dropped[dropped != 0].unique(), torch.tensor([1 / (1 - share)], dtype=dtype), rtol=1e-3, atol=0)
+    # Four standard errors; along each axis neighbours are independent, as are the four of one draw of bits.
+    error = 4 * (share * (1 - share) / kept.numel()) ** 0.5
+    assert abs(kept.mean() - (1 - share)) < error
+    flat = kept.permute(0, 2, 3, 1).flatten()
+    for distance in (1, 2, 3, 4, 25, 250, 10_000):
+        both = (flat[distance:] * flat[:-distance]).mean()
+        assert abs(both - (1 - share) ** 2) < 3 * error, distance
+    assert not torch.equal(QuickDropout(share)(ones), dropped)
+    torch.manual_seed(0)
+    assert torch.equal(QuickDropout(share)(ones), dropped)
+    for other in (0.0, 1.0):
+        assert torch.equal(QuickDropout(other)(ones), nn.Dropout(other)(ones))
 
 
 def test_an_interrupt_that_was_swallowed_is_raised_again() -> None:
