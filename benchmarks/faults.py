@@ -280,16 +280,39 @@ def full(tries: Tries, rounds: int, moments: random.Random) -> None:
                 tries.add(kind, [] if told else [f"ended with {status}: {output[-1000:]!r}"])
 
 
+@contextlib.contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Let nothing be written into a folder."""
+    subprocess.run(["mount", "--bind", folder, folder], check=True)
+    subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
 def readonly(tries: Tries, rounds: int, moments: random.Random) -> None:
-    """A read-only project, and stores that are read-only, newer, locked, a folder, or no store."""
+    """A read-only project, cache of DVC, and store; and stores that are newer, locked, a folder, or no store."""
     with finished() as folder:
-        subprocess.run(["mount", "--bind", folder, folder], check=True)
-        subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
-        try:
+        with read_only(folder):
             for name in STAGES:
                 tries.add(f"read-only project, {name}", one_line(*finish(stage(name), folder)))
-        finally:
-            subprocess.run(["umount", folder], check=True)
+        whole = digests(folder)
+        with read_only(folder / ".dvc" / "cache"):
+            status, output = finish(["dvc", "exp", "run", "-S", "seed=1"], folder)
+        failures = [] if status and "Read-only file system" in output else [f"ended with {status}: {output[-300:]!r}"]
+        finish(["git", "checkout", "params.yaml"], folder)
+        status, output = finish(["dvc", "repro"], folder)
+        failures += [output[-300:]] if status else []
+        failures += [f"{path} differs" for path, digest in digests(folder).items() if whole.get(path) != digest]
+        tries.add("read-only cache of DVC, and `dvc repro` after it", failures + leftovers(folder))
+        kept = folder / "kept"
+        kept.mkdir()
+        shutil.copy(folder / "mlflow.db", kept)
+        with read_only(kept):
+            status, output = finish(stage("train"), folder, MLFLOW_TRACKING_URI=f"sqlite:///{kept}/mlflow.db")
+        told = status == 0 and output.count("warning: no MLflow") == 1 and "Traceback" not in output
+        tries.add("a store that is read-only", [] if told else [f"ended with {status}: {output[-1000:]!r}"])
         store = folder / "other.db"
 
         def newer() -> None:
