@@ -329,7 +329,8 @@ EDITED = {
     "": """
         stages/__init__.py stages/compare.py stages/demo.py stages/export.py stages/predict.py stages/sweep.py stages/track.py
         poster_genres/demo.css poster_genres/demo.html poster_genres/demo.js poster_genres/demo.py
-        poster_genres/__init__.py poster_genres/architectures.py poster_genres/explanations.py poster_genres/parameters.py
+        poster_genres/__init__.py poster_genres/addresses.py poster_genres/architectures.py poster_genres/explanations.py
+        poster_genres/parameters.py
         poster_genres/efficientnet.py poster_genres/onnx_example.py poster_genres/recipes.yaml poster_genres/search.py
         stages/resolve.py
     """,
