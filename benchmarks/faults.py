@@ -19,7 +19,6 @@ import random
 import resource
 import shutil
 import signal
-import socket
 import sqlite3
 import struct
 import subprocess
@@ -36,7 +35,7 @@ import pandas as pd
 from dvc.api import DVCFileSystem
 from PIL import Image
 
-from benchmarks.pipeline import environment, machine, project_clone
+from benchmarks.pipeline import environment, free_port, machine, project_clone
 
 QUICK = {"architecture": "residual", "epochs": 2, "image_height": 80, "image_width": 80, "limit": 60, "batch_size": 16}
 STAGES = ("sample", "resolve", "join", "cache", "detect", "train", "evaluate")
@@ -472,9 +471,11 @@ def requests(tries: Tries, rounds: int, moments: random.Random) -> None:
                 )
             try:
                 while True:
-                    with contextlib.suppress(OSError):
+                    with contextlib.suppress(ConnectionRefusedError):
                         first = ask(address, "POST", path, good)
                         break
+                    if process.poll() is not None:
+                        sys.exit(f"{name}: {(folder / 'server.log').read_text(encoding='utf-8')}")
                     time.sleep(0.5)
                 memory = 0
                 for i in range(500 * rounds):
@@ -504,14 +505,6 @@ def requests(tries: Tries, rounds: int, moments: random.Random) -> None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 PARTS = {part.__name__: part for part in (kills, kills_under_dvc, crowd, full, readonly, twice, fuzz, requests)}

@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -93,6 +94,13 @@ def run(command: list[str], folder: Path, output: IO[str] | None = None) -> tupl
 def environment() -> dict[str, str]:
     """The environment as in the activated virtual environment, for commands that start `python` and `dvc` by name."""
     return os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def run_quietly(arguments: list[str], folder: Path) -> float:

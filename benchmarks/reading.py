@@ -1,6 +1,7 @@
 """What reading words costs by part, and what each setting of the reader brings: processor seconds a poster, letters, likeness.
 
-Run: `python -m benchmarks.reading [DATASET] [--posters 60]`, by default on ../shared/movie-posters; with --openvino, if it is
+Run: `python -m benchmarks.reading [DATASET] [--posters 60]`, by default on ../shared/movie-posters; with --eight-bits also by
+networks that ONNX Runtime's static quantisation brings to 8 bits, calibrated on 12 other posters; with --openvino, if it is
 installed, also by OpenVINO. All readers read each poster, one after the other, by one thread: what else the machine does disturbs
 all alike. Likeness is that of a poster's text to what the first reader read, by difflib, weighted by its length.
 """
@@ -14,10 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
+import rapidocr
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
 from PIL import Image
 from rapidocr import EngineType, RapidOCR
 
-from benchmarks.pipeline import DATASET, machine
+from benchmarks.pipeline import DATASET, ROOT, machine
 from poster_genres.dataset import POSTER_SUFFIXES, list_files, read_bytes
 from poster_genres.detection import MIN_SIZE
 from poster_genres.detectors.lettering import ENLARGED, HEIGHT, MIN_CONFIDENCE, WIDTH
@@ -26,16 +32,18 @@ from poster_genres.posters import Unreadable, upright
 ONE_THREAD = {"EngineConfig.onnxruntime.intra_op_num_threads": 1, "EngineConfig.openvino.inference_num_threads": 1}
 FIXED = {"Det.limit_type": "min", "Det.limit_side_len": 32, "Global.text_score": MIN_CONFIDENCE, "Global.log_level": "error"}
 ARENA = {"EngineConfig.onnxruntime.enable_cpu_mem_arena": True}
-ALONE = {"Rec.rec_batch_num": 1, "Rec.rec_img_shape": [3, 48, 32]}
+LINE_HEIGHT = 48
+ALONE = {"Rec.rec_batch_num": 1, "Rec.rec_img_shape": [3, LINE_HEIGHT, 32]}
 # Each reader's settings of RapidOCR, and the size of the posters.
 Size = tuple[int, int]
 READERS: dict[str, tuple[dict[str, Any], Size]] = {
     "six lines at a time, padded to 320 pixels at least": ({}, (WIDTH, HEIGHT)),
     "and one block of memory": (ARENA, (WIDTH, HEIGHT)),
     "and a line at a time, as wide as it is": (ARENA | ALONE, (WIDTH, HEIGHT)),
-    "and posters of 400 x 600": (ARENA | ALONE, (400, 600)),
-    "and posters of 320 x 480": (ARENA | ALONE, (320, 480)),
+    "and lines found at 400 x 600": (ARENA | ALONE | {"Det.limit_type": "max", "Det.limit_side_len": 600}, (WIDTH, HEIGHT)),
+    "and lines found at 320 x 480": (ARENA | ALONE | {"Det.limit_type": "max", "Det.limit_side_len": 480}, (WIDTH, HEIGHT)),
 }
+CALIBRATED = 12
 
 
 class Reader:
@@ -68,23 +76,79 @@ class Reader:
         return list(output.txts or [])
 
 
+class Inputs(CalibrationDataReader):
+    """What a network is calibrated on."""
+
+    def __init__(self, name: str, arrays: list[np.ndarray]) -> None:
+        self.feeds = ({name: array} for array in arrays)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.feeds, None)
+
+
+def in_eight_bits(folder: Path, images: list[Image.Image]) -> dict[str, str]:
+    """Settings of RapidOCR by which its networks compute in 8 bits, calibrated on these posters; they are written to `folder`."""
+    given = defaultdict[str, list[np.ndarray]](list)
+    run = onnxruntime.InferenceSession.run
+
+    def kept(self: Any, names: Any, feed: dict[str, np.ndarray], *more: Any) -> Any:
+        (pixels,) = feed.values()
+        given["rec" if pixels.shape[2] == LINE_HEIGHT else "det"].append(pixels)
+        return run(self, names, feed, *more)
+
+    reader = Reader(ARENA | ALONE, (WIDTH, HEIGHT))
+    given.clear()
+    onnxruntime.InferenceSession.run = kept
+    try:
+        for image in images:
+            reader.read(image)
+    finally:
+        onnxruntime.InferenceSession.run = run
+    settings = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, arrays in given.items():
+        (path,) = (Path(rapidocr.__file__).parent / "models").glob(f"*_{part}_small.onnx")
+        network = onnx.version_converter.convert_version(onnx.load(path), 17)
+        whole, target = folder / f"{part}.onnx", folder / f"{part}_8.onnx"
+        onnx.save(network, whole)
+        quant_pre_process(str(whole), str(whole), skip_symbolic_shape=True)
+        inputs = Inputs(network.graph.input[0].name, arrays)
+        # Unsigned pixels and signed weights are what x86 has instructions for (VNNI).
+        kinds = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
+        layers = ["Conv", "MatMul", "Gemm"]
+        quantize_static(str(whole), str(target), inputs, QuantFormat.QDQ, layers, per_channel=True, **kinds)
+        settings[f"{part.capitalize()}.model_path"] = str(target)
+    return settings
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="What reading words costs.")
     parser.add_argument("dataset", nargs="?", type=Path, default=DATASET)
     parser.add_argument("--posters", type=int, default=60)
+    parser.add_argument("--eight-bits", action="store_true", help="also by networks in 8 bits")
     parser.add_argument("--openvino", action="store_true", help="also by OpenVINO, where it is installed")
     arguments = parser.parse_args()
     files = [file for file in list_files(arguments.dataset) if file.suffix in POSTER_SUFFIXES]
-    chosen = np.random.default_rng(0).permutation(len(files))[: arguments.posters]
+    chosen = np.random.default_rng(0).permutation(len(files))[: CALIBRATED + arguments.posters]
+
+    def poster(i: int) -> Image.Image:
+        return upright(read_bytes(arguments.dataset, files[i].archive, files[i].path), MIN_SIZE)
+
+    if arguments.eight_bits:
+        eight = in_eight_bits(ROOT / "build" / "eight_bits", [poster(i) for i in chosen[:CALIBRATED]])
+        READERS["and in 8 bits"] = (ARENA | ALONE | eight, (WIDTH, HEIGHT))
+        recogniser = {"Rec.model_path": eight["Rec.model_path"]}
+        READERS["and the recogniser alone in 8 bits"] = (ARENA | ALONE | recogniser, (WIDTH, HEIGHT))
+        READERS["and in 8 bits, lines found at 320 x 480"] = (READERS["and lines found at 320 x 480"][0] | eight, (WIDTH, HEIGHT))
     if arguments.openvino:
         by_openvino = {"Det.engine_type": EngineType.OPENVINO, "Rec.engine_type": EngineType.OPENVINO}
         READERS["a line at a time, by OpenVINO"] = (ALONE | by_openvino, (WIDTH, HEIGHT))
     readers = {name: Reader(*values) for name, values in READERS.items()}
     for reader in readers.values():
         reader.seconds.clear()
-    for i in chosen:
+    for i in chosen[CALIBRATED:]:
         try:
-            image = upright(read_bytes(arguments.dataset, files[i].archive, files[i].path), MIN_SIZE)
+            image = poster(i)
         except Unreadable:
             continue
         for reader in readers.values():

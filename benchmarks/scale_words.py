@@ -9,7 +9,6 @@ of moto's S3 server on this machine. Linux and macOS.
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from benchmarks.pipeline import machine, project_copy, run_python, set_parameters
+from benchmarks.pipeline import free_port, machine, project_copy, run_python, set_parameters
 
 # In processes of their own, because a process's peak memory is at least that of the process which started it.
 DRAW = """
@@ -78,19 +77,19 @@ def measure(folder: Path, size: int) -> Cost:
 @contextmanager
 def s3_server() -> Iterator[None]:
     """An empty S3 server on loopback, which programs find by the environment."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     address = f"http://127.0.0.1:{port}"
     keys = {"AWS_ACCESS_KEY_ID": "benchmark", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
     os.environ.update(keys | {"AWS_ENDPOINT_URL": address})
     command = [sys.executable, "-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        while server.poll() is None:
+        while True:
             with suppress(OSError):
                 urllib.request.urlopen(f"{address}/moto-api/", timeout=2).close()
                 break
+            if server.poll() is not None:
+                sys.exit("the S3 server does not start: pip install -r requirements-test.txt")
             time.sleep(0.3)
         yield
     finally:

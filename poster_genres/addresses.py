@@ -1,4 +1,4 @@
-"""Posters at addresses, such as s3://bucket/posters: all that fsspec opens, with the packages of DVC's remotes."""
+"""Posters in buckets, such as s3://bucket/posters: where fsspec finds files, with the packages of DVC's remotes."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,8 +9,8 @@ from poster_genres.errors import InputError
 
 # Waiting takes most of the time, so that more are read at once than there are cores.
 READ_AT_ONCE = 8
-# An address's name, size in bytes, None if that is not said, and what reads it.
-Found = tuple[str, int | None, Callable[[], bytes]]
+# A poster's address, its size in bytes, and what reads it.
+Found = tuple[str, int, Callable[[], bytes]]
 
 
 def failed(address: str, error: Exception) -> InputError:
@@ -25,30 +25,31 @@ def find(address: str) -> list[Found]:
     Raises
     ------
     InputError
-        Nothing is there, it cannot be read, or packages are missing.
+        Nothing is there, it cannot be read, packages are missing, or it is no address of files: pages of the web have neither
+        folders nor sizes that can be relied on.
     """
     import fsspec
 
     protocol = address.partition("://")[0]
+    if protocol in ("http", "https"):
+        raise InputError(f"{address}: addresses of the web are not opened; download the poster and give its file")
     try:
         files, root = fsspec.url_to_fs(address)
-        one = protocol in ("http", "https") or root.lower().endswith(POSTER_SUFFIXES)
+        one = root.lower().endswith(POSTER_SUFFIXES)
         found: dict[str, dict[str, Any]] = {root: files.info(root)} if one else files.find(root, detail=True)
+        sizes = {path: int(found[path]["size"]) for path in sorted(found) if path.lower().endswith(POSTER_SUFFIXES)}
     except ImportError:
         raise InputError(f"{address}: needs more packages: pip install dvc-{protocol}") from None
     except FileNotFoundError:
         raise InputError(f"{address}: nothing is there") from None
     except Exception as error:
         raise failed(address, error) from None
-    paths = sorted(path for path in found if one or path.lower().endswith(POSTER_SUFFIXES))
-    if not paths:
+    if not sizes:
         raise InputError(f"{address}: no posters there; files that end in {', '.join(POSTER_SUFFIXES)} are looked for")
-    # Not every protocol's own, which would give the address of a file on http:// twice its scheme.
-    names = [address if one else files.unstrip_protocol(path) for path in paths]
-    return [(name, found[path].get("size"), partial(read, files, name, path)) for name, path in zip(names, paths, strict=True)]
+    return [(files.unstrip_protocol(path), size, partial(read, files, path)) for path, size in sizes.items()]
 
 
-def read(files: Any, name: str, path: str) -> bytes:
+def read(files: Any, path: str) -> bytes:
     """The content of a file; empty where it is gone.
 
     Raises
@@ -61,4 +62,4 @@ def read(files: Any, name: str, path: str) -> bytes:
     except FileNotFoundError:
         return b""
     except Exception as error:
-        raise failed(name, error) from None
+        raise failed(files.unstrip_protocol(path), error) from None

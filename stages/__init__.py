@@ -1,4 +1,4 @@
-"""The stages in order: sample, resolve, join, cache, detect, train, evaluate; and the commands predict, sweep and track."""
+"""The stages in order: sample, resolve, join, cache, detect, train, evaluate; and the other commands."""
 
 import gc
 import sys

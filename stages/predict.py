@@ -42,12 +42,12 @@ class Poster:
     Attributes
     ----------
     name : its path or address
-    size : bytes; None if they are not known
-    content : reads them; see `read_poster`
+    size : in bytes
+    content : reads it; see `read_poster`
     """
 
     name: str
-    size: int | None
+    size: int
     content: Callable[[], bytes]
 
 
@@ -230,10 +230,10 @@ def parse() -> argparse.Namespace:
 
 
 def without_large(posters: list[Poster], say: Callable[[str, IO[str]], None]) -> list[Poster]:
-    """The posters without those of more than `MAX_BYTES`, or of a size that is not known, which are said."""
+    """The posters without those of more than `MAX_BYTES`, which are said."""
     kept = []
     for poster in posters:
-        if poster.size is not None and poster.size <= MAX_BYTES:
+        if poster.size <= MAX_BYTES:
             kept.append(poster)
         else:
             say(f"{printable(poster.name)}: left out: more than {MAX_BYTES // 1_000_000} MB", sys.stderr)
@@ -272,7 +272,8 @@ def predict(arguments: argparse.Namespace, posters: list[Poster], truth: str, ba
     unreadable = total - len(posters)
     bar.update(unreadable)
     given = None if table is None else (table.get(PurePosixPath(poster.name).stem, []) for poster in posters)
-    contents = spread(read_poster, posters, cores=READ_AT_ONCE)
+    # Of files on this machine few are held at a time, as they may be large.
+    contents = spread(read_poster, posters, cores=READ_AT_ONCE if any("://" in name for name in arguments.posters) else 1)
     for name, result in zip([poster.name for poster in posters], predictor.predict(contents, given), strict=True):
         bar.update()
         if isinstance(result, str):

@@ -158,8 +158,15 @@ def dask_cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[by
         workers = [
             start("worker", "--scheduler-file", str(described), "--nthreads", "1", "--no-nanny", "--no-dashboard") for _ in "ab"
         ]
-        wait_until(described.is_file)
-        address = json.loads(described.read_text(encoding="utf-8"))["address"]
+
+        def address_of() -> str:
+            # The file is there before all of it is written.
+            with contextlib.suppress(OSError, ValueError):
+                return str(json.loads(described.read_text(encoding="utf-8"))["address"])
+            return ""
+
+        wait_until(address_of)
+        address = address_of()
         with Client(address) as client:
             client.wait_for_workers(2, timeout=120)
         yield address, workers
@@ -236,6 +243,21 @@ def test_a_dask_cluster_finds_the_same_words_though_a_worker_is_killed(
     assert running.returncode == 0, errors
     assert workers[1].poll() is None
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == local
+
+    # `predict` of many posters asks the cluster too, which has one worker left.
+    for name in ("cache", "train"):
+        stage(name, cwd=project)
+    store.unlink()
+    stage("predict", "data/posters", "--csv", "cluster.csv", cwd=project)
+    workers[1].kill()
+    set_parameters(project, dask_scheduler=None)
+    store.unlink()
+    stage("predict", "data/posters", "--csv", "local.csv", cwd=project)
+    assert (project / "cluster.csv").read_bytes() == (project / "local.csv").read_bytes()
+    store.unlink()
+    set_parameters(project, dask_scheduler="tcp://127.0.0.1:9")
+    refused = stage("predict", "data/posters", cwd=project, fails=True).stderr.splitlines()[-1]
+    assert refused == "error: params.yaml: dask_scheduler: no scheduler answers at tcp://127.0.0.1:9"
 
 
 def test_a_dask_scheduler_that_does_not_answer(project: Path) -> None:
