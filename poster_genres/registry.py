@@ -19,6 +19,9 @@ ALIAS = "best"
 SCORE = "validation_macro_average_precision"
 # The tag with `validation_set`.
 VALIDATION = "validation_set"
+# How far apart the versions are that `choose_best` looks at, and how often it looks.
+SAME_MOMENT_MILLISECONDS = 60_000
+ATTEMPTS = 10
 
 
 def validation_set(movies: pd.DataFrame) -> str:
@@ -52,22 +55,51 @@ def register(run_id: str, model_id: str, tags: dict[str, str], note: str) -> str
         except mlflow.MlflowException as error:  # on a server, another machine may be making it in the same moment
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        version = client.create_model_version(NAME, f"models:/{model_id}", run_id, model_id=model_id)
+        version = client.create_model_version(NAME, f"models:/{model_id}", run_id, tags, model_id=model_id)
     for key, value in tags.items():
         client.set_model_version_tag(NAME, version.version, key, value)
     client.update_model_version(NAME, version.version, note)
+    best, moved = choose_best(version)
     said = f"version {version.version} of {NAME}"
-    aliases = client.get_registered_model(NAME).aliases
-    if ALIAS in aliases and str(aliases[ALIAS]) == str(version.version):
-        return f"{said}, the best: models:/{NAME}@{ALIAS}"
-    best = client.get_model_version(NAME, aliases[ALIAS]) if ALIAS in aliases else None
-    if best is None or takes_alias(tags, best.tags):
-        client.set_registered_model_alias(NAME, ALIAS, version.version)
-        return f"{said}, now the best: models:/{NAME}@{ALIAS}"
+    if str(best.version) == str(version.version):
+        return f"{said}, {'now ' if moved else ''}the best: models:/{NAME}@{ALIAS}"
     if tags[VALIDATION] == best.tags.get(VALIDATION):
         return f"{said}; the best on validation is version {best.version}"
     stays = f"{ALIAS} stays version {best.version}, validated on other posters and not comparable"
     return f"{said}; {stays}; MLflow's page Models changes it"
+
+
+def choose_best(version: Any) -> tuple[Any, bool]:
+    """Move the alias to a registered version if it is the best; return the alias's version, and whether it was moved.
+
+    Another machine may register a version in the same moment. MLflow then refuses to make the alias twice, or the later of the two
+    moves undoes the other. So each client also looks at what was registered in the same minute, until there is nothing to move.
+    """
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    moved = False
+    for attempts_left in reversed(range(ATTEMPTS)):
+        aliases = client.get_registered_model(NAME).aliases
+        before = best = client.get_model_version(NAME, aliases[ALIAS]) if ALIAS in aliases else None
+        others = [
+            one
+            for one in client.search_model_versions(f"name = '{NAME}'")
+            if VALIDATION in one.tags and abs(one.creation_timestamp - version.creation_timestamp) < SAME_MOMENT_MILLISECONDS
+        ]
+        for one in sorted(others, key=lambda one: int(one.version)):
+            if best is None or takes_alias(one.tags, best.tags):
+                best = one
+        assert best is not None
+        if before is not None and str(before.version) == str(best.version):
+            break
+        try:
+            client.set_registered_model_alias(NAME, ALIAS, best.version)
+            moved = True
+        except mlflow.MlflowException:
+            if attempts_left == 0:
+                raise
+    return best, moved
 
 
 def takes_alias(tags: dict[str, str], best: dict[str, str]) -> bool:
@@ -75,7 +107,9 @@ def takes_alias(tags: dict[str, str], best: dict[str, str]) -> bool:
     if ("caveat" in tags) != ("caveat" in best):
         return "caveat" in best
     # Not a number where no genre has enough validation posters.
-    new, old = (-math.inf if math.isnan(score) else score for score in (float(tags[SCORE]), float(best.get(SCORE, "nan"))))
+    new, old = (
+        -math.inf if math.isnan(score) else score for score in (float(tags.get(SCORE, "nan")), float(best.get(SCORE, "nan")))
+    )
     return tags[VALIDATION] == best.get(VALIDATION) and new > old
 
 

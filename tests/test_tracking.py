@@ -615,6 +615,33 @@ def test_runs_that_log_a_new_data_set_in_the_same_moment_all_have_it(
         assert list(pool.map(log, [["a", "b", "c"]] * people)) == [[3, 3, 3]] * people
 
 
+def test_versions_that_are_registered_in_the_same_moment_leave_the_alias_at_the_best(
+    finished: Path, postgresql: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished)
+    monkeypatch.setattr(os, "environ", os.environ | {"MLFLOW_TRACKING_URI": postgresql})
+    experiment = connect()
+    people = 8
+    start = Barrier(people)
+
+    def log(score: float) -> str:
+        client = mlflow.MlflowClient()
+        run_id = client.create_run(experiment).info.run_id
+        model = client.create_logged_model(experiment, source_run_id=run_id)
+        start.wait(60)
+        return register(run_id, model.model_id, version_tags(score), "")
+
+    for registry in range(5):
+        monkeypatch.setattr("poster_genres.registry.NAME", f"posters-{registry}")
+        with ThreadPoolExecutor(people) as pool:
+            said = list(pool.map(log, [0.1 * (i + 1) for i in range(people)]))
+        best = mlflow.MlflowClient().get_model_version_by_alias(f"posters-{registry}", "best")
+        assert float(best.tags[SCORE]) == 0.1 * people
+        assert f"version {best.version} of posters-{registry}, " in said[-1]
+        assert said[-1].endswith(f"the best: models:/posters-{registry}@best")
+        assert len(mlflow.MlflowClient().search_model_versions(f"name = 'posters-{registry}'")) == people
+
+
 def test_an_experiment_that_another_machine_has_just_made_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     # What `connect` puts into the environment goes with the test.
