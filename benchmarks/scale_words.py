@@ -53,12 +53,17 @@ MODEL = "models/kept.pt"
 Cost = dict[str, float]
 
 
+def forget(folder: Path) -> None:
+    """Remove what was found on posters: in the store, and what would fill it."""
+    for name in (".dvc/tmp/detections.db", "data/sources.json"):
+        (folder / name).unlink(missing_ok=True)
+
+
 def measure(folder: Path, size: int) -> Cost:
     """Seconds and peak memory in MB of what a number of posters costs."""
     cost: Cost = {"posters": size}
-    store = folder / ".dvc" / "tmp" / "detections.db"
     run_python(["-m", "stages.join"], folder)
-    store.unlink(missing_ok=True)
+    forget(folder)
     cost["detect s"], cost["detect MB"] = run_python(["-m", "stages.detect"], folder)
     if not (folder / MODEL).is_file():
         for name in ("cache", "train"):
@@ -67,7 +72,7 @@ def measure(folder: Path, size: int) -> Cost:
     for name in ("predict", "predict new"):
         command = ["-m", "stages.predict", "data/posters", "--csv", f"{name}{size}.csv", "--model", MODEL]
         cost[f"{name} s"], cost[f"{name} MB"] = run_python(command, folder)
-        store.unlink()
+        forget(folder)
     same = (folder / f"predict{size}.csv").read_bytes() == (folder / f"predict new{size}.csv").read_bytes()
     if not same:
         sys.exit(f"{size} posters: predictions differ with words that were read before")
@@ -103,7 +108,7 @@ def from_bucket(folder: Path, size: int) -> None:
     with s3_server():
         run_python(["-c", UPLOAD, *posters], folder)
         for name, where in (("this disk", posters), ("a bucket", ["s3://posters"])):
-            (folder / ".dvc" / "tmp" / "detections.db").unlink(missing_ok=True)
+            forget(folder)
             command = ["-m", "stages.predict", *where, "--csv", "bucket.csv", "--model", MODEL]
             seconds, memory = run_python(command, folder)
             rows = (folder / "bucket.csv").read_text(encoding="utf-8").count("\n") - 1

@@ -1,26 +1,30 @@
-"""Run the detectors named under `detectors` in params.yaml on posters.
+"""Run the detectors named under `detectors` in params.yaml on posters, and find what the words on them mean.
 
 Each detector is a module in poster_genres/detectors, imported only when its name is used, as its packages may not be installed.
 """
 
+import base64
 import hashlib
 import inspect
-from collections import deque
+import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 from PIL import Image
 
 from poster_genres.architectures import detector_module
 from poster_genres.errors import InputError, require
-from poster_genres.found import Store
-from poster_genres.objects import Detection
+from poster_genres.files import sha256
+from poster_genres.found import Store, find
+from poster_genres.objects import Detection, read_detections, text_of
 from poster_genres.posters import Unreadable, upright
-from poster_genres.spread import spread
 
 # Posters that a detector which uses all cores sees at a time; the others take single ones.
 CHUNK = 16
@@ -102,25 +106,104 @@ def detect(
     parallel = open_detector(name).parallel
     key = "" if store is None else stored_under(name)
     iterator = iter(posters)
-    # Of each chunk on its way, the posters' digests and what is known of them.
-    looked_up: deque[tuple[list[str], list[list[Detection] | None]]] = deque()
+    chunks = iter(lambda: list(islice(iterator, 1 if parallel else chunk)), [])
+    for result in find(partial(detect_chunk, name), chunks, store, key, dask_scheduler, None if parallel else 1):
+        yield result if isinstance(result, str) else [Detection(*values) for values in result]
 
-    def unknown() -> Iterator[list[bytes]]:
-        while data := list(islice(iterator, 1 if parallel else chunk)):
-            digests = [] if store is None else [hashlib.sha256(each).hexdigest() for each in data]
-            rows = [None] * len(data) if store is None else [store.get(digest, key) for digest in digests]
-            known = [None if each is None else [Detection(*values) for values in each] for each in rows]
-            looked_up.append((digests, known))
-            yield [each for each, found in zip(data, known, strict=True) if found is None]
 
-    for results in spread(partial(detect_chunk, name), unknown(), dask_scheduler, None if parallel else 1):
-        digests, known = looked_up.popleft()
-        new = iter(results)
-        for i, found in enumerate(known):
-            result = next(new) if found is None else found
-            if store is not None and found is None and not isinstance(result, str):
-                store.put(digests[i], key, result)
-            yield result
+def embed_chunk(texts: list[bytes]) -> list[dict[str, str]]:
+    """The embedding of each text in UTF-8, as JSON can hold it; by one core, as others embed other texts meanwhile."""
+    import torch
+
+    from poster_genres.sentences import embed
+
+    torch.set_num_threads(1)
+    return [embedding_value(embed(text.decode())) for text in texts]
+
+
+def embedding_value(embedding: np.ndarray) -> dict[str, str]:
+    """An embedding as the store has it."""
+    return {"float32": base64.b64encode(embedding.tobytes()).decode()}
+
+
+def sentences_stored_under() -> str:
+    """The key of sentence embeddings in the store."""
+    from poster_genres import sentences
+
+    return f"sentence, {hashlib.sha256(Path(str(sentences.__file__)).read_bytes()).hexdigest()[:16]}"
+
+
+def embed_all(texts: Iterable[str], store: Store | None = None, dask_scheduler: str | None = None) -> Iterator[np.ndarray]:
+    """The embedding of each text, by this machine's cores or a Dask cluster; neither these nor their number change a digit.
+
+    Parameters
+    ----------
+    store : has the embeddings of earlier runs, which are not made again, and gets the new ones
+    dask_scheduler : see `spread`
+    """
+    key = sentences_stored_under()
+    for found in find(embed_chunk, ([text.encode()] for text in texts), store, key, dask_scheduler):
+        yield np.frombuffer(base64.b64decode(found["float32"]), np.float32)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the detections on posters come from: the content of data/sources.json, by which another clone need not repeat them.
+
+    Attributes
+    ----------
+    posters : the SHA-256 of each poster that can be read, by movie ID
+    keys : what the detectors' detections are stored under, in the detectors' order, as on each poster; see `stored_under`
+    counts : how many detections each detector made on each of `posters`
+    sentences : what sentence embeddings are stored under
+    files : the SHA-256 of each file of data/detections but the JSON, by name
+    """
+
+    posters: dict[str, str]
+    keys: list[str]
+    counts: list[list[int]]
+    sentences: str
+    files: dict[str, str]
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """The content of `Sources.files`."""
+    return {name: sha256(folder / name) for name in ("objects.csv", "sentences.npy")}
+
+
+def restore(data: Path, store: Store) -> None:
+    """Add to the store what an output of the stage `detect` has and the store has not: that of another clone, which was pulled.
+
+    Parameters
+    ----------
+    data : the folder with `sources.json` and `detections`; nothing is added if they are not there, damaged, or not of one run
+    """
+    with suppress(OSError, ValueError, KeyError, TypeError, InputError):
+        about = (data / "sources.json").read_bytes()
+        digest = hashlib.sha256(about).hexdigest()
+        if store.known(digest, "restored"):
+            return
+        sources = Sources(**json.loads(about))
+        if sources.files != hashes(data / "detections"):
+            return
+        by_movie = read_detections(data / "detections", list(sources.posters)).by_movie
+        found: list[tuple[str, str, Any]] = [(digest, "restored", True)]
+        for poster, content, *counts in zip(sources.posters.values(), by_movie.values(), *sources.counts, strict=True):
+            objects = iter(content.objects)
+            found += [(poster, key, list(islice(objects, count))) for key, count in zip(sources.keys, counts, strict=True)]
+            text = hashlib.sha256(text_of(content.objects).encode()).hexdigest()
+            found.append((text, sources.sentences, embedding_value(content.sentence)))
+        store.put_missing(found)
+
+
+def open_store(project: Path) -> Store | None:
+    """The store of a project, with what is in its data/detections; None where it cannot be written, as outside of a clone."""
+    if not (project / ".dvc").is_dir():
+        return None
+    try:
+        return Store(project / ".dvc" / "tmp" / "detections.db", partial(restore, project / "data"))
+    except (OSError, InputError):
+        return None
 
 
 def check_detectors(detectors: dict[str, str]) -> None:

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from poster_genres.architectures import needs_objects
-from poster_genres.detection import check_detectors, detect
+from poster_genres.detection import check_detectors, detect, embed_all
 from poster_genres.errors import InputError
 from poster_genres.found import Store
 from poster_genres.model import load_model, predict_probabilities
-from poster_genres.objects import Detection, PosterDetections
+from poster_genres.objects import Detection, PosterDetections, text_of
 from poster_genres.posters import Unreadable, decode
 from poster_genres.tracking import RUN, SAMPLE
 
@@ -116,38 +116,41 @@ class Predictor:
         For each poster the prediction, or why it cannot be read.
         """
         detectors = self.model.detectors if needs_objects(self.model.architecture) and not self.given else {}
-        contents, *copies = tee(posters, 1 + len(detectors))
-        found: list[Iterator[list[Detection] | str]] = [
+        files, *copies = tee(posters, 1 + len(detectors))
+        found: list[Iterable[list[Detection] | str]] = [
             detect(name, copy, self.store, self.dask_scheduler, DETECTED) for name, copy in zip(detectors, copies, strict=True)
         ]
         if objects is not None:
-            found.append(iter(objects))
-        both = zip(contents, *found, strict=True) if found else ((data,) for data in contents)
+            found.append(objects)
+        contents = self._contents(found) if needs_objects(self.model.architecture) else repeat(None)
+        both = zip(files, contents, strict=False)
         while batch := list(islice(both, DETECTED if detectors else SEEN)):
             yield from self._predict_batch(batch)
 
-    def _predict_batch(self, batch: list[tuple[bytes | list[Detection] | str, ...]]) -> Iterator[Prediction | str]:
-        """Predict posters, each given by its file's content and what each detector found on it."""
+    def _contents(self, found: list[Iterable[list[Detection] | str]]) -> Iterator[PosterDetections]:
+        """What is on each poster, given what each detector found; nothing on one that cannot be read."""
+        objects, copy = tee(
+            [detection for part in parts if not isinstance(part, str) for detection in part] for parts in zip(*found, strict=True)
+        )
+        return map(PosterDetections, objects, embed_all(map(text_of, copy), self.store, self.dask_scheduler))
+
+    def _predict_batch(self, batch: list[tuple[bytes, PosterDetections | None]]) -> Iterator[Prediction | str]:
+        """Predict posters, each given by its file's content and what is on it."""
         model = self.model
         results: list[np.ndarray | str] = []
-        detections: list[list[Detection]] = []
-        for data, *found in batch:
+        for data, _ in batch:
             try:
-                assert isinstance(data, bytes)
                 results.append(decode(data, model.height, model.width, model.interpolation))
-                detections.append([detection for part in found if isinstance(part, list) for detection in part])
             except Unreadable as error:
                 results.append(str(error))
         pixels = [result for result in results if isinstance(result, np.ndarray)]
-        contents = None
-        if needs_objects(model.architecture):
-            from poster_genres.sentences import with_sentences
-
-            contents = with_sentences(detections)
-        probabilities = iter(predict_probabilities(model, np.stack(pixels), self.device, detected=contents) if pixels else ())
-        of_posters: Iterator[PosterDetections | None] = repeat(None) if contents is None else iter(contents)
-        for result in results:
-            yield result if isinstance(result, str) else Prediction(result, next(of_posters), next(probabilities))
+        known = zip(batch, results, strict=True)
+        contents = [content for (_, content), result in known if content is not None and not isinstance(result, str)]
+        probabilities = iter(
+            predict_probabilities(model, np.stack(pixels), self.device, detected=contents or None) if pixels else ()
+        )
+        for (_, content), result in zip(batch, results, strict=True):
+            yield result if isinstance(result, str) else Prediction(result, content, next(probabilities))
 
     def verdict(self, prediction: Prediction) -> list[str]:
         """The genres whose probability is at least their threshold, the most probable first."""

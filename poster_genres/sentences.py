@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from poster_genres.errors import InputError
-from poster_genres.objects import SENTENCE_LENGTH, Detection, PosterDetections, text_of
+from poster_genres.objects import SENTENCE_LENGTH
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -140,16 +140,3 @@ def embed(text: str) -> np.ndarray:
         The model is not installed as it should be.
     """
     return sentence_model().embed(text) if text.strip() else np.zeros(SENTENCE_LENGTH, np.float32)
-
-
-def embed_alone(text: str) -> np.ndarray:
-    """The same by one core, as others embed other texts meanwhile; neither these nor the number of cores change a digit."""
-    import torch
-
-    torch.set_num_threads(1)
-    return embed(text)
-
-
-def with_sentences(found: list[list[Detection]]) -> list[PosterDetections]:
-    """The objects on each of some posters, and what the words among them mean."""
-    return [PosterDetections(objects, embed(text_of(objects))) for objects in found]

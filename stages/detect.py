@@ -2,20 +2,22 @@
 
 In: data/movies.csv and the posters of `dataset`, or its detections.csv, which replaces all detectors. Out, in data/detections:
 objects.csv, one row per object; sentences.npy, an embedding of the words on each movie's poster, float32 (movies, 384);
-detectors.json, with the detectors' versions, their classes and the movies' IDs; and metrics/detect.json. For other architectures
-these are empty. Detections are also stored in .dvc/tmp, from where an interrupted run resumes. Run: `python -m stages.detect`.
+detectors.json, with the detectors' versions, their classes and the movies' IDs. Also out: data/sources.json, from which posters and
+detectors they come; and metrics/detect.json. For other architectures these are empty. Detections are also stored in .dvc/tmp, from
+where an interrupted run resumes; what another clone found and DVC's remote has is not looked for again.
+Run: `python -m stages.detect`.
 """
 
-import base64
 import contextlib
 import hashlib
 import zipfile
 import zlib
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from poster_genres import errors
@@ -27,10 +29,10 @@ from poster_genres.movies import read_movies
 from poster_genres.objects import DatasetDetections, Detection, PosterDetections, parse_objects, text_of, write_detections
 from poster_genres.parameters import DetectParameters, read_parameters
 from poster_genres.progress import progress
-from poster_genres.spread import spread
 
 GIVEN = "detections.csv"
 FOLDER = Path("data/detections")
+SOURCES = Path("data/sources.json")
 COUNTS = Path("metrics/detect.json")
 
 
@@ -41,27 +43,48 @@ def read_poster(dataset: Path, archive: str, path: str) -> bytes:
     return b""
 
 
+def restore_from_dvc(store: Store) -> None:
+    """Add what the last run of this stage found, here or, if `dvc pull` or a remote has it, in another clone. DVC has removed the
+    folder by now, but dvc.lock still tells its hash."""
+    from dvc.api import DVCFileSystem
+
+    from poster_genres.detection import restore
+
+    with TemporaryDirectory() as temporary, contextlib.suppress(Exception):  # of DVC and its remotes, whose kinds are many
+        for path in (SOURCES, FOLDER):
+            DVCFileSystem().get(path.as_posix(), str(Path(temporary) / path.name), recursive=True)
+        restore(Path(temporary), store)
+
+
 def detect_movies(
     dataset: Path, movies: pd.DataFrame, detectors: list[str], store: Store, dask_scheduler: str | None
-) -> tuple[dict[str, list[Detection]], dict[str, str], list[str], dict[str, str]]:
+) -> tuple[dict[str, list[Detection]], dict[str, str], list[str], dict[str, str], dict[str, Any]]:
     """Run the detectors on those of the movies' posters for which the store has no detections.
 
     Returns
     -------
-    The detections on all posters, by movie ID; the detectors' versions, by name; their classes; and the reasons why posters
-    cannot be read, by movie ID.
+    The detections on all posters, by movie ID; the detectors' versions, by name; their classes; the reasons why posters cannot be
+    read, by movie ID; and what `detection.Sources` has of the posters.
     """
-    from poster_genres.detection import detect, open_detector
+    from poster_genres.detection import detect, open_detector, stored_under
+
+    def read(movie: Any) -> bytes:
+        content = read_poster(dataset, movie.archive, movie.poster)
+        digests[movie.id] = hashlib.sha256(content).hexdigest()
+        return content
 
     by_movie: dict[str, list[Detection]] = {movie: [] for movie in movies["id"]}
     reasons: dict[str, str] = {}
     versions: dict[str, str] = {}
     classes: list[str] = []
+    digests: dict[str, str] = {}
+    counts: list[dict[str, int]] = []
     for name in detectors:
         detector = open_detector(name)
         versions[name] = detector.version
         classes += [label for label in detector.classes if label not in classes]
-        posters = (read_poster(dataset, row.archive, row.poster) for row in movies.itertuples())
+        posters = map(read, movies.itertuples())
+        counts.append({})
         with progress(name, len(movies)) as bar:
             for movie, result in zip(movies["id"], detect(name, posters, store, dask_scheduler), strict=True):
                 bar.update()
@@ -69,25 +92,31 @@ def detect_movies(
                     reasons[movie] = result
                 else:
                     by_movie[movie] += result
-    return by_movie, versions, classes, reasons
+                    counts[-1][movie] = len(result)
+    readable = {movie: digest for movie, digest in digests.items() if movie not in reasons}
+    sources: dict[str, Any] = {"posters": readable, "keys": [stored_under(name) for name in detectors]}
+    sources["counts"] = [[count[movie] for movie in readable] for count in counts]
+    return by_movie, versions, classes, reasons, sources
 
 
 def detect_sentences(by_movie: dict[str, list[Detection]], store: Store, dask_scheduler: str | None) -> dict[str, PosterDetections]:
     """Add an embedding of the words on each poster to its detections."""
-    from poster_genres import sentences
+    from poster_genres.detection import embed_all
 
-    key = f"sentence, {hashlib.sha256(Path(str(sentences.__file__)).read_bytes()).hexdigest()[:16]}"
-    texts = [text_of(detections) for detections in by_movie.values()]
-    digests = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
-    new = {digest: text for digest, text in zip(digests, texts, strict=True) if store.get(digest, key) is None}
-    with progress("sentences", len(new), " texts") as bar:
-        for digest, sentence in zip(new, spread(sentences.embed_alone, new.values(), dask_scheduler), strict=True):
-            store.put(digest, key, base64.b64encode(sentence.tobytes()).decode())
+    found = {}
+    sentences = embed_all((text_of(detections) for detections in by_movie.values()), store, dask_scheduler)
+    with progress("sentences", len(by_movie), " texts") as bar:
+        for (movie, detections), sentence in zip(by_movie.items(), sentences, strict=True):
+            found[movie] = PosterDetections(detections, sentence)
             bar.update()
-    found = (np.frombuffer(base64.b64decode(store.get(digest, key)), np.float32) for digest in digests)
-    return {
-        movie: PosterDetections(detections, sentence) for (movie, detections), sentence in zip(by_movie.items(), found, strict=True)
-    }
+    return found
+
+
+def finish_sources(sources: dict[str, Any]) -> dict[str, Any]:
+    """The content of data/sources.json, given what `detect_movies` returned, after data/detections was written."""
+    from poster_genres.detection import Sources, hashes, sentences_stored_under
+
+    return asdict(Sources(**sources, sentences=sentences_stored_under(), files=hashes(FOLDER)))
 
 
 def given_objects(dataset: Path, files: list[File]) -> dict[str, list[Detection]] | None:
@@ -110,6 +139,7 @@ def main() -> None:
     parameters = read_parameters().used_by(DetectParameters)
     if not parameters.two_stream:
         write_detections(DatasetDetections({}, {}, []), FOLDER)
+        write_json(SOURCES, {})
         write_json(COUNTS, {"needed": False})
         print("the architecture is not two_stream/…: nothing to detect")
         return
@@ -117,9 +147,10 @@ def main() -> None:
     movies = read_movies(Path("data/movies.csv"))
     given = given_objects(dataset, list_files(dataset))
     counts: dict[str, Any] = {"needed": True, "source": GIVEN}
-    store = Store(repository() / ".dvc" / "tmp" / "detections.db")
+    store = Store(repository() / ".dvc" / "tmp" / "detections.db", restore_from_dvc)
     versions: dict[str, str] = {}
     reasons: dict[str, str] = {}
+    sources: dict[str, Any] = {}
     if given is not None:
         by_movie = {movie: given.get(movie, []) for movie in movies["id"]}
         counts["objects_of_unknown_movies"] = sum(len(rows) for movie, rows in given.items() if movie not in by_movie)
@@ -127,13 +158,14 @@ def main() -> None:
         if not classes:
             raise InputError(f"{dataset}: {GIVEN} has no object of any of the {len(movies)} movies; its column id holds their IDs")
     elif parameters.detectors:
-        by_movie, versions, classes, reasons = detect_movies(
+        by_movie, versions, classes, reasons, sources = detect_movies(
             dataset, movies, parameters.detectors, store, parameters.dask_scheduler
         )
         counts["source"] = ", ".join(parameters.detectors)
     else:
         raise InputError(f"params.yaml: detectors: two_stream/… needs one at least, or the objects in a table, {dataset}/{GIVEN}")
     write_detections(DatasetDetections(detect_sentences(by_movie, store, parameters.dask_scheduler), versions, classes), FOLDER)
+    write_json(SOURCES, finish_sources(sources) if sources else {})
     by_class = Counter(detection.label for detections in by_movie.values() for detection in detections)
     empty = sum(not detections for detections in by_movie.values())
     counts |= {

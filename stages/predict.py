@@ -243,8 +243,8 @@ def without_large(posters: list[Poster], say: Callable[[str, IO[str]], None]) ->
 def predict(arguments: argparse.Namespace, posters: list[Poster], truth: str, bar: "tqdm[Any] | Lines") -> None:
     """Predict posters, and print or write each prediction as it comes. Raises InputError."""
     from poster_genres.addresses import READ_AT_ONCE
+    from poster_genres.detection import open_store
     from poster_genres.devices import prepare
-    from poster_genres.found import open_store
     from poster_genres.objects import parse_objects
     from poster_genres.parameters import DetectParameters, read_parameters
     from poster_genres.prediction import READABLE, Predictor, choose_model

@@ -25,6 +25,9 @@ from filelock import FileLock
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
+from poster_genres.detection import embed_all
+from poster_genres.objects import Detection, PosterDetections, text_of
+
 ROOT = Path(__file__).resolve().parent.parent
 REAL_POSTERS = ROOT.parent / "shared" / "movie-posters"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -149,6 +152,17 @@ def bucket(
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         yield fsspec.filesystem("s3", skip_instance_cache=True), process
+
+
+def with_sentences(found: list[list[Detection]]) -> list[PosterDetections]:
+    """The objects on each of some posters, and what the words among them mean."""
+    return list(map(PosterDetections, found, embed_all(map(text_of, found))))
+
+
+def forget(project: Path) -> None:
+    """Remove what was found on posters: in the store, and what would fill it."""
+    for name in (".dvc/tmp/detections.db", "data/sources.json"):
+        (project / name).unlink(missing_ok=True)
 
 
 def copy_project(folder: Path) -> Path:

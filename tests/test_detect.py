@@ -40,11 +40,11 @@ from poster_genres.objects import (
     read_detections,
     text_of,
 )
-from poster_genres.sentences import embed, with_sentences
+from poster_genres.sentences import embed
 from poster_genres.served_model import PosterModel
 from poster_genres.tensor_cache import read_cache
 from poster_genres.words import Words, fit_words
-from tests.conftest import ROOT, jpeg, run, set_parameters, stage
+from tests.conftest import ROOT, forget, jpeg, run, set_parameters, stage, with_sentences
 from tests.test_tracking import runs_of
 
 CPU = torch.device("cpu")
@@ -344,7 +344,7 @@ def test_lettering_of_real_posters(project: Path, real_posters: Path) -> None:
     folder = project / "data" / "detections"
     written = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert set(written) == {"objects.csv", "sentences.npy", "detectors.json"}
-    store.unlink()
+    forget(project)
     stage("detect", cwd=project)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == written
     counts = json.loads((project / "metrics" / "detect.json").read_text(encoding="utf-8"))

@@ -19,11 +19,10 @@ from poster_genres.model import Model, predict_probabilities
 from poster_genres.network import find_architecture
 from poster_genres.object_model import fit_objects
 from poster_genres.objects import Detection
-from poster_genres.sentences import with_sentences
 from poster_genres.text_network import fine_tune
 from poster_genres.words import fit_words
 from stages.export import export
-from tests.conftest import run, stage
+from tests.conftest import run, stage, with_sentences
 
 GENRES = ["Comedy", "Horror", "Action & Adventure"]
 HEIGHT, WIDTH = 97, 83

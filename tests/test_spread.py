@@ -4,11 +4,13 @@ import contextlib
 import io
 import json
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +20,13 @@ from distributed import Client
 from PIL import Image, ImageDraw, ImageFont
 
 from poster_genres import detection, progress
-from poster_genres.found import open_store
-from poster_genres.objects import Detection
-from poster_genres.sentences import embed, embed_alone
+from poster_genres.detection import embed_all, open_store, restore
+from poster_genres.found import Store
+from poster_genres.movies import read_movies
+from poster_genres.objects import Detection, read_detections, text_of
+from poster_genres.sentences import embed
 from poster_genres.spread import AHEAD, spread
-from tests.conftest import ROOT, environment, jpeg, set_parameters, stage, wait_until
+from tests.conftest import ROOT, environment, forget, jpeg, run, set_parameters, stage, wait_until
 
 
 def test_results_come_in_order_and_few_shards_are_read_ahead() -> None:
@@ -126,18 +130,64 @@ def test_predict_reads_no_poster_twice(project: Path) -> None:
     first = stage("predict", *posters[:2], *model, cwd=project).stdout
     store = project / ".dvc" / "tmp" / "detections.db"
     with sqlite3.connect(store) as connection:
-        assert connection.execute("SELECT count(*) FROM found").fetchone() == (2,)
-        # Were they read again, these words would not be there.
-        connection.execute("UPDATE found SET objects = ?", (json.dumps([["lettering", 0.9, 0, 0, 1, 1, "HAUNTED BLOOD KILLER"]]),))
+        assert connection.execute("SELECT count(*) FROM found WHERE detector LIKE 'lettering%'").fetchone() == (2,)
+    # Were they read again, these words would not be there.
+    say(project, "HAUNTED BLOOD KILLER")
     again = stage("predict", *posters[:2], *model, cwd=project).stdout
     assert again != first
-    store.unlink()
+    forget(project)
     assert stage("predict", *posters[:2], *model, cwd=project).stdout == first
+
+
+def say(project: Path, words: str) -> None:
+    """Let the store tell that these are the words on each poster."""
+    with sqlite3.connect(project / ".dvc" / "tmp" / "detections.db") as connection:
+        found = json.dumps([["lettering", 0.9, 0, 0, 1, 1, words]])
+        connection.execute("UPDATE found SET objects = ? WHERE detector LIKE 'lettering%'", (found,))
+
+
+def test_a_clone_with_the_same_remote_reads_new_posters_only(repository: Path, tmp_path: Path) -> None:
+    set_parameters(repository, architecture="two_stream/residual")
+    run("dvc", "repro", "detect", cwd=repository)
+    before = len(read_movies(repository / "data" / "movies.csv"))
+    # Were they read again, these words would not be there.
+    say(repository, "HAUNTED")
+    run("dvc", "repro", "-f", "-s", "detect", cwd=repository)
+    run("dvc", "remote", "add", "-d", "storage", tmp_path / "storage", cwd=repository)
+    run("dvc", "push", cwd=repository)
+    run("git", "add", "-A", cwd=repository)
+    run("git", "commit", "-qm", "A remote", cwd=repository)
+    clone = tmp_path / "clone"
+    run("git", "clone", "-q", repository, clone, cwd=tmp_path)
+    set_parameters(clone, limit=70)
+    run("dvc", "repro", "detect", cwd=clone)
+    movies = read_movies(clone / "data" / "movies.csv")
+    found = read_detections(clone / "data" / "detections", list(movies["id"])).posters
+    assert before < len(movies)
+    assert sum(text_of(poster.objects) == "HAUNTED" for poster in found) == before
+
+    # And so does `predict` of a clone that only pulled.
+    other = tmp_path / "other"
+    run("git", "clone", "-q", repository, other, cwd=tmp_path)
+    run("dvc", "pull", cwd=other)
+    model = ("--model", ROOT / "models" / "real_posters.pt", "--json")
+    poster = next(path for path in sorted((other / "data" / "sample").rglob("*.jpg")) if path.stem in set(movies["id"]))
+    haunted = stage("predict", poster, *model, cwd=other).stdout
+    forget(other)
+    assert stage("predict", poster, *model, cwd=other).stdout != haunted
+    # What does not fit together is not taken over.
+    shutil.copytree(repository / "data", tmp_path / "data")
+    objects = tmp_path / "data" / "detections" / "objects.csv"
+    for content in (objects.read_bytes().replace(b"HAUNTED", b"CURSED"), b""):
+        objects.write_bytes(content)
+        store = Store(tmp_path / "some.db", partial(restore, tmp_path / "data"))
+        assert store.get("0", "lettering") is None
+        assert store._run("SELECT count(*) FROM found") == [(0,)]
 
 
 def test_sentences_are_the_same_by_one_core() -> None:
     texts = ["THE GREAT MOVIE", "", "in a world\nwhere nobody laughs", "word " * 300]
-    for text, alone in zip(texts, spread(embed_alone, iter(texts), cores=2), strict=True):
+    for text, alone in zip(texts, embed_all(texts), strict=True):
         np.testing.assert_allclose(alone, embed(text), atol=1e-5)
 
 
@@ -223,7 +273,7 @@ def test_a_dask_cluster_finds_the_same_words_though_a_worker_is_killed(
     folder, store = project / "data" / "detections", project / ".dvc" / "tmp" / "detections.db"
     local = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert local["objects.csv"].count(b"MOVIE") == 8
-    store.unlink()
+    forget(project)
 
     set_parameters(project, dask_scheduler=address)
     command = [sys.executable, "-m", "stages.detect"]
@@ -247,14 +297,14 @@ def test_a_dask_cluster_finds_the_same_words_though_a_worker_is_killed(
     # `predict` of many posters asks the cluster too, which has one worker left.
     for name in ("cache", "train"):
         stage(name, cwd=project)
-    store.unlink()
+    forget(project)
     stage("predict", "data/posters", "--csv", "cluster.csv", cwd=project)
     workers[1].kill()
     set_parameters(project, dask_scheduler=None)
-    store.unlink()
+    forget(project)
     stage("predict", "data/posters", "--csv", "local.csv", cwd=project)
     assert (project / "cluster.csv").read_bytes() == (project / "local.csv").read_bytes()
-    store.unlink()
+    forget(project)
     set_parameters(project, dask_scheduler="tcp://127.0.0.1:9")
     refused = stage("predict", "data/posters", cwd=project, fails=True).stderr.splitlines()[-1]
     assert refused == "error: params.yaml: dask_scheduler: no scheduler answers at tcp://127.0.0.1:9"

@@ -15,11 +15,11 @@ from poster_genres.model import Model, load_model, predict_logits, save_model
 from poster_genres.network import find_architecture
 from poster_genres.objects import Detection, PosterDetections
 from poster_genres.parameters import TrainParameters, read_parameters
-from poster_genres.sentences import MAX_TOKENS, sentence_model, with_sentences
+from poster_genres.sentences import MAX_TOKENS, sentence_model
 from poster_genres.text_network import BATCH_SIZE, TextNetwork, batches_of_like_length, embed_batch, fine_tune, lines_of
 from poster_genres.words import Words, fit_words
 from stages.train import prepare_training
-from tests.conftest import set_parameters
+from tests.conftest import set_parameters, with_sentences
 from tests.test_fusion import world
 
 CPU = torch.device("cpu")
