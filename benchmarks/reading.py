@@ -4,6 +4,10 @@ Run: `python -m benchmarks.reading [DATASET] [--posters 60]`, by default on ../s
 networks that ONNX Runtime's static quantisation brings to 8 bits, calibrated on 12 other posters; with --openvino, if it is
 installed, also by OpenVINO. All readers read each poster, one after the other, by one thread: what else the machine does disturbs
 all alike. Likeness is that of a poster's text to what the first reader read, by difflib, weighted by its length.
+
+With --scores, some readers also read the whole data set, each in the stage `detect` of a temporary copy of the project, and the
+model without fine-tuning (`epochs: 0`) learns from what they read: its scores on validation posters, beside those by the reader in
+use, with the paired bootstrap's standard error. That takes ten minutes and more a reader.
 """
 
 import argparse
@@ -23,10 +27,14 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from PIL import Image
 from rapidocr import EngineType, RapidOCR
 
-from benchmarks.pipeline import DATASET, ROOT, machine
+from benchmarks.folds import MOVIES, logits_of
+from benchmarks.paired import HEADER, row, score_resampled
+from benchmarks.parts import TRAIN
+from benchmarks.pipeline import DATASET, ROOT, machine, project_copy, run_python, set_parameters
 from poster_genres.dataset import POSTER_SUFFIXES, list_files, read_bytes
 from poster_genres.detection import MIN_SIZE
 from poster_genres.detectors.lettering import ENLARGED, HEIGHT, MIN_CONFIDENCE, WIDTH
+from poster_genres.movies import genres_of, read_movies
 from poster_genres.posters import Unreadable, upright
 
 ONE_THREAD = {"EngineConfig.onnxruntime.intra_op_num_threads": 1, "EngineConfig.openvino.inference_num_threads": 1}
@@ -34,16 +42,20 @@ FIXED = {"Det.limit_type": "min", "Det.limit_side_len": 32, "Global.text_score":
 ARENA = {"EngineConfig.onnxruntime.enable_cpu_mem_arena": True}
 LINE_HEIGHT = 48
 ALONE = {"Rec.rec_batch_num": 1, "Rec.rec_img_shape": [3, LINE_HEIGHT, 32]}
+USED = "and a line at a time, as wide as it is"
 # Each reader's settings of RapidOCR, and the size of the posters.
 Size = tuple[int, int]
 READERS: dict[str, tuple[dict[str, Any], Size]] = {
     "six lines at a time, padded to 320 pixels at least": ({}, (WIDTH, HEIGHT)),
     "and one block of memory": (ARENA, (WIDTH, HEIGHT)),
-    "and a line at a time, as wide as it is": (ARENA | ALONE, (WIDTH, HEIGHT)),
+    USED: (ARENA | ALONE, (WIDTH, HEIGHT)),
     "and lines found at 400 x 600": (ARENA | ALONE | {"Det.limit_type": "max", "Det.limit_side_len": 600}, (WIDTH, HEIGHT)),
     "and lines found at 320 x 480": (ARENA | ALONE | {"Det.limit_type": "max", "Det.limit_side_len": 480}, (WIDTH, HEIGHT)),
 }
 CALIBRATED = 12
+
+
+SCORED = (USED, "and lines found at 320 x 480", "and in 8 bits", "and in 8 bits, lines found at 320 x 480")
 
 
 class Reader:
@@ -121,12 +133,41 @@ def in_eight_bits(folder: Path, images: list[Image.Image]) -> dict[str, str]:
     return settings
 
 
+def score_readers(dataset: Path, limit: int | None) -> None:
+    """Let each reader of SCORED that there is read the data set, and print the scores of what is learnt from its words."""
+    runs: dict[str, np.ndarray] = {}
+    with project_copy() as folder:
+        parameters = {} if limit is None else {"limit": limit}
+        set_parameters(folder, dataset=str(dataset.resolve()), epochs=0, **parameters)
+        for stage in ("resolve", "join", "cache"):
+            run_python(["-m", f"stages.{stage}"], folder)
+        genres = genres_of(read_movies(folder / MOVIES))
+        code = folder / "poster_genres" / "detectors" / "lettering.py"
+        original = code.read_text(encoding="utf-8")
+        for name in SCORED:
+            if name not in READERS:
+                continue
+            # What it finds is stored under a hash of this file.
+            changed = f"RapidOCR(params=settings | {READERS[name][0]!r})"
+            code.write_text(original if name == USED else original.replace("RapidOCR(params=settings)", changed), encoding="utf-8")
+            seconds, memory = run_python(["-m", "stages.detect"], folder)
+            print(f"{name}: detect took {seconds:.0f} s and {memory:.0f} MB", flush=True)
+            run_python(["-c", TRAIN], folder)
+            labels = np.load(folder / "validation.npz")["labels"]
+            runs[name] = score_resampled(labels, logits_of(folder)["model"], genres, 0)
+    print(f"\n{machine()}; nothing fine-tuned\n\n| {len(labels)} validation posters | {HEADER}")
+    for name, run in runs.items():
+        print(row(name, [run], None if name == USED else [runs[USED]]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="What reading words costs.")
     parser.add_argument("dataset", nargs="?", type=Path, default=DATASET)
     parser.add_argument("--posters", type=int, default=60)
     parser.add_argument("--eight-bits", action="store_true", help="also by networks in 8 bits")
     parser.add_argument("--openvino", action="store_true", help="also by OpenVINO, where it is installed")
+    parser.add_argument("--scores", action="store_true", help="also score what is learnt from the words of each")
+    parser.add_argument("--limit", type=int, help="posters to train and validate on (that of params.yaml)")
     arguments = parser.parse_args()
     files = [file for file in list_files(arguments.dataset) if file.suffix in POSTER_SUFFIXES]
     chosen = np.random.default_rng(0).permutation(len(files))[: CALIBRATED + arguments.posters]
@@ -162,7 +203,9 @@ def main() -> None:
         letters = sum(len("".join(text.split())) for text in reader.texts)
         likeness = [SequenceMatcher(None, a, b, autojunk=False).ratio() for a, b in zip(first.texts, reader.texts, strict=True)]
         alike = np.average(likeness, weights=[len(text) + 1 for text in first.texts])
-        print(f"| {name} | {seconds} | {letters} | {alike:.3f} |")
+        print(f"| {name} | {seconds} | {letters} | {alike:.3f} |", flush=True)
+    if arguments.scores:
+        score_readers(arguments.dataset, arguments.limit)
 
 
 if __name__ == "__main__":
