@@ -2,16 +2,16 @@
 
 Each part is fitted on training posters; its evidence is one logit per genre. All but the networks are also fitted in folds, so that
 there is out-of-fold evidence of the training posters, on which `fit_stack` fits how the parts add up (stacking, Wolpert 1992).
-Training networks in folds would take too long: on validation posters, `fit_fusion` fits with a single weight how much of what
-fine-tuning changed in the probe counts; or, without a probe, one weight for the networks and one for the stack. The text network
-gets a weight, and the weight of what it started from, the part `meaning`, falls.
+Training networks in folds would take too long: on validation posters, `fit_fusion` fits with a weight or two how much a fine-tuned
+network counts, which takes the place of what it started from: the image networks that of the probe, the text network that of
+`meaning`. Without a probe, one weight is fitted for the networks and one for the stack.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize, minimize_scalar
+from scipy.optimize import minimize
 from scipy.special import expit
 
 # Parts that use the same input share an initial weight of 1.
@@ -155,41 +155,46 @@ def fit_fusion(stack: Fusion | None, evidence: dict[str, np.ndarray], labels: np
     """
     if stack is None:
         return fit_weights(evidence, labels)
+    fusion = stack
+    if "networks" in evidence and "probe" not in stack.parts:
+        # Without its intercepts, as the networks' logits have the genres' frequencies in them.
+        beside = stack.logits(evidence) - stack.intercepts
+        both = fit_weights({"networks": evidence["networks"], "stack": beside}, labels)
+        matrices = np.concatenate([both.matrices[:1], both.weight("stack") * stack.matrices])
+        fusion = Fusion(["networks", *stack.parts], matrices, both.intercepts)
+    changes: list[dict[str, np.ndarray]] = []
+    if "networks" in evidence and "probe" in stack.parts:
+        changes.append({"networks": fusion.matrix("probe"), "probe": -fusion.matrix("probe")})
     if "text" in evidence:
-        others = {part: logits for part, logits in evidence.items() if part != "text"}
-        return add_text(fit_fusion(stack, others, labels), evidence, labels)
-    if "networks" not in evidence:
-        return stack
-    genres = labels.shape[1]
-    if "probe" in stack.parts:
-        # The networks started as the probe: what counts is what training changed.
-        change = evidence["networks"].astype(np.float64) - evidence["probe"]
-        logits = stack.logits(evidence).astype(np.float64)
-        share = minimize_scalar(lambda weight: log_loss(logits + weight * change, labels), bounds=(0, 1), method="bounded").x
-        matrices = stack.matrices.copy()
-        matrices[stack.parts.index("probe")] -= share * np.eye(genres)
-        return Fusion(["networks", *stack.parts], np.concatenate([share * np.eye(genres)[None], matrices]), stack.intercepts)
-    # Without its intercepts, as the networks' logits have the genres' frequencies in them.
-    beside = stack.logits(evidence) - stack.intercepts
-    both = fit_weights({"networks": evidence["networks"], "stack": beside}, labels)
-    matrices = np.concatenate([both.matrices[:1], both.weight("stack") * stack.matrices])
-    return Fusion(["networks", *stack.parts], matrices, both.intercepts)
+        changes += [{"text": fusion.matrix("meaning")}, {"meaning": -fusion.matrix("meaning")}]
+    return fit_changes(fusion, changes, evidence, labels) if changes else fusion
 
 
-def add_text(fusion: Fusion, evidence: dict[str, np.ndarray], labels: np.ndarray) -> Fusion:
-    """Add the text network to a fusion of the other parts: with a weight from 0, while that of `meaning` falls by another."""
+def fit_changes(
+    fusion: Fusion, changes: list[dict[str, np.ndarray]], evidence: dict[str, np.ndarray], labels: np.ndarray
+) -> Fusion:
+    """Add each change to a fusion, times a weight of at least 0, fitted by maximum likelihood.
+
+    Parameters
+    ----------
+    changes : what each adds to the matrices of some parts, of new ones too, by their names
+    """
     logits = fusion.logits(evidence).astype(np.float64)
-    parts = np.stack([evidence["text"], -evidence["meaning"]]).astype(np.float64)
+    added = np.stack([sum(evidence[part] @ matrix for part, matrix in change.items()) for change in changes])
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        total = logits + np.tensordot(weights, parts, 1)
-        return log_loss(total, labels), np.tensordot(parts, expit(total) - labels, 2)
+        total = logits + np.tensordot(weights, added, 1)
+        return log_loss(total, labels), np.tensordot(added, expit(total) - labels, 2)
 
-    text, meaning = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(0, None)] * 2).x
-    same = np.eye(len(fusion.intercepts))
-    matrices = fusion.matrices.copy()
-    matrices[fusion.parts.index("meaning")] -= meaning * same
-    return Fusion([*fusion.parts, "text"], np.concatenate([matrices, text * same[None]]), fusion.intercepts)
+    # What takes something away takes no more than there is.
+    bounds = [(0, 1 if set(change) & set(fusion.parts) else None) for change in changes]
+    weights = minimize(loss, np.zeros(len(changes)), jac=True, method="L-BFGS-B", bounds=bounds).x
+    parts = dict.fromkeys([*fusion.parts, *(part for change in changes for part in change)])
+    matrices = {part: fusion.matrix(part).copy() for part in parts}
+    for weight, change in zip(weights, changes, strict=True):
+        for part, matrix in change.items():
+            matrices[part] += weight * matrix
+    return Fusion(list(matrices), np.stack(list(matrices.values())), fusion.intercepts)
 
 
 def out_of_fold_logits(stack: Fusion | None, evidence: dict[str, np.ndarray], labels: np.ndarray) -> np.ndarray:

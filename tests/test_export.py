@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from poster_genres.fusion import Fusion, add_text
+from poster_genres.fusion import Fusion, fit_changes
 from poster_genres.model import Model, predict_probabilities
 from poster_genres.network import find_architecture
 from poster_genres.object_model import fit_objects
@@ -111,7 +111,8 @@ def test_words_say_the_same(tmp_path: Path, fine_tuned: bool) -> None:
         contents = with_sentences([[lettering(text)] for text in TEXTS * 10])
         labels = np.random.default_rng(0).integers(0, 2, (len(contents), len(GENRES))).astype(np.float32)
         model.text, _ = fine_tune(model.words, contents, labels, 1e-3, 0, torch.device("cpu"))
-        model.fusion = add_text(model.fusion, dict.fromkeys([*model.fusion.parts, "text"], labels), labels)
+        evidence = dict.fromkeys([*model.fusion.parts, "text"], labels)
+        model.fusion = fit_changes(model.fusion, [{"text": model.fusion.matrix("meaning")}], evidence, labels)
         assert model.fusion.weight("text") > 0
         files.insert(4, "text.onnx")
     assert export(model, tmp_path) == files

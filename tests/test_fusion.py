@@ -139,7 +139,11 @@ def test_networks_count_by_what_training_changed() -> None:
     np.testing.assert_allclose(same.logits(held | {"networks": held["probe"]}), stack.logits(held), atol=1e-5)
     better = held | {"networks": evidence["networks"][2000:]}
     fitted = fit_fusion(stack, better, truth)
-    assert 0.4 < fitted.weight("networks") <= 1
+    # By as much as the probe gives way, and in the same way between genres.
+    share = fitted.weight("networks") / stack.weight("probe")
+    assert 0.4 < share <= 1
+    np.testing.assert_allclose(fitted.matrix("networks"), share * stack.matrix("probe"))
+    np.testing.assert_allclose(fitted.matrix("networks") + fitted.matrix("probe"), stack.matrix("probe"))
     before, after = (scores.binary_cross_entropy(truth, expit(logits)) for logits in (stack.logits(held), fitted.logits(better)))
     assert after < before - 0.01
     worse = held | {"networks": np.random.default_rng(1).normal(0, 1, truth.shape).astype(np.float32)}

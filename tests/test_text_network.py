@@ -10,7 +10,7 @@ from scipy.special import expit
 
 from poster_genres import scores
 from poster_genres.explanations import logits_by_object
-from poster_genres.fusion import add_text, equal_weights, fit_fusion, fit_stack
+from poster_genres.fusion import equal_weights, fit_fusion, fit_stack
 from poster_genres.model import Model, load_model, predict_logits, save_model
 from poster_genres.network import find_architecture
 from poster_genres.objects import Detection, PosterDetections
@@ -178,7 +178,7 @@ def test_a_fusion_takes_what_is_better_and_leaves_what_says_nothing() -> None:
     before, after = (scores.binary_cross_entropy(truth, expit(logits)) for logits in (stack.logits(held), fitted.logits(better)))
     assert after < before - 0.01
     nothing = held | {"text": random.normal(0, 1, truth.shape).astype(np.float32)}
-    assert add_text(stack, nothing, truth).weight("text") < 0.05
+    assert fit_fusion(stack, nothing, truth).weight("text") < 0.05
     np.testing.assert_array_equal(stack.matrices, fit_fusion(stack, held, truth).matrices)
 
 
