@@ -222,10 +222,12 @@ class Training:
             shard = frozen_features(probe, self.model, self.posters, processes.shard(rows), self.device)
             features[split] = torch.from_numpy(processes.all_gather_rows(shard.transpose(0, 1).numpy())).transpose(0, 1)
         train_labels, validation_labels = (torch.from_numpy(self.labels[rows]) for rows in (self.train_rows, self.validation_rows))
+        # As in the model: without `flip` it sees no mirror image.
+        seen = {split: views[: 2 if self.model.flip else 1].mean(dim=0) for split, views in features.items()}
         best_loss, best_decay = math.inf, 0.0
         for decay in DECAYS:
             weight, bias = fit_logistic(features["train"].flatten(0, 1), train_labels.repeat(2, 1), decay)
-            logits = features["validation"].mean(dim=0) @ weight.T + bias
+            logits = seen["validation"] @ weight.T + bias
             loss = float(binary_cross_entropy_with_logits(logits, validation_labels))
             if loss < best_loss:
                 best_loss, best_decay, best_weight, best_bias = loss, decay, weight, bias
@@ -236,9 +238,9 @@ class Training:
         for fitted, predicted in folds(len(train_labels)):
             of_fold = features["train"][:, fitted]
             weight, bias = fit_logistic(of_fold.flatten(0, 1), train_labels[fitted].repeat(2, 1), best_decay)
-            logits[predicted] = features["train"][:, predicted].mean(dim=0) @ weight.T + bias
+            logits[predicted] = seen["train"][predicted] @ weight.T + bias
         self.train_evidence["probe"] = logits.numpy()
-        self.use_probe(probe)
+        self.use_probe(probe, (seen["validation"] @ best_weight.T + best_bias).numpy())
         train_logits = self.fusion(self.evidence).logits(self.train_evidence | self.text_of_train)
         seconds = time.perf_counter() - start
         self.history.append(
@@ -257,10 +259,13 @@ class Training:
             return None
         return fit_stack(self.train_evidence, self.labels[self.train_rows])
 
-    def use_probe(self, probe: Network) -> None:
-        """Make this network, which is not trained further, a part of the model and of the targets; `train_evidence` has it."""
+    def use_probe(self, probe: Network, of_validation: np.ndarray) -> None:
+        """Make this network, which is not trained further, a part of the model and of the targets.
+
+        Its logits for training posters, out of fold, are in `train_evidence`; these are those for validation posters.
+        """
         self.model.probe = probe
-        self.evidence["probe"] = self._validation_logits([probe])
+        self.evidence["probe"] = of_validation
         self.stack = self._fit_stack()
         if self.stack is not None:
             probabilities = expit(self.stack.logits(self.train_evidence))
@@ -407,6 +412,7 @@ class Training:
             "text of train": {part: torch.from_numpy(logits) for part, logits in self.text_of_train.items()},
             "probe": None if self.model.probe is None else self.model.probe.state_dict(),
             "probe out of fold": None if self.model.probe is None else torch.from_numpy(self.train_evidence["probe"]),
+            "probe of validation": None if self.model.probe is None else torch.from_numpy(self.evidence["probe"]),
             "best": self.best,
             "best logits": None if self.best_logits is None else torch.from_numpy(self.best_logits),
             "history": self.history,
@@ -424,7 +430,7 @@ class Training:
             probe = copy.deepcopy(self.model.networks[0])
             probe.load_state_dict(state["probe"])
             self.train_evidence["probe"] = state["probe out of fold"].numpy()
-            self.use_probe(probe)
+            self.use_probe(probe, state["probe of validation"].numpy())
         self.best, self.history = state["best"], state["history"]
         self.best_logits = None if state["best logits"] is None else state["best logits"].numpy()
         torch.set_rng_state(state["random"])
