@@ -1,6 +1,7 @@
 """The stages in order: sample, resolve, join, cache, detect, train, evaluate; and the other commands."""
 
 import gc
+import os
 import sys
 from importlib.util import find_spec
 
@@ -10,3 +11,9 @@ if find_spec("numpy") is None:
 
 # Short commands spend most of their time on imports, and a quarter of that on garbage collection, which finds nothing.
 gc.set_threshold(100_000)
+
+# How often a thread of torch's that waits for another looks before it gives its core away. By default it does so 300,000 times, and
+# beside other programs that keeps the other from coming: a training step took three times as long and more (benchmarks/busy.py).
+# libgomp reads it when torch is imported, and takes 100 itself where it knows that cores are too few:
+# https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html
+os.environ.setdefault("GOMP_SPINCOUNT", "4000")
