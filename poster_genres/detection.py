@@ -14,6 +14,7 @@ from functools import lru_cache, partial
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,6 +31,8 @@ from poster_genres.posters import Unreadable, upright
 CHUNK = 16
 # Minimum width and height to which a large JPEG may be downscaled while decoding: twice the input size of most detectors.
 MIN_SIZE = (960, 1440)
+# Held while the sentence model is loaded, so that two threads do not both load it.
+LOADING = Lock()
 
 
 class Detector(Protocol):
@@ -115,9 +118,12 @@ def embed_chunk(texts: list[bytes]) -> list[dict[str, str]]:
     """The embedding of each text in UTF-8, as JSON can hold it; by one core, as others embed other texts meanwhile."""
     import torch
 
-    from poster_genres.sentences import embed
+    from poster_genres.sentences import embed, sentence_model
 
     torch.set_num_threads(1)
+    if any(text.strip() for text in texts):
+        with LOADING:
+            sentence_model()
     return [embedding_value(embed(text.decode())) for text in texts]
 
 

@@ -19,14 +19,17 @@ from poster_genres.found import Store
 from poster_genres.model import load_model, predict_probabilities
 from poster_genres.objects import Detection, PosterDetections, text_of
 from poster_genres.posters import Unreadable, decode
+from poster_genres.spread import spread
 from poster_genres.tracking import RUN, SAMPLE
 
 TRAINED = Path("models/model.pt")
 # Part of the project: models/README.md.
 SHIPPED = Path("models/real_posters.pt")
 READABLE = "JPEG, PNG, GIF, WebP, BMP and TIFF can be read"
-# How many posters a process looks for detections on at a time, and the networks see at a time: few, so that results come soon.
-DETECTED, SEEN = 2, 16
+# How many posters a detector that uses all cores sees at a time: few, so that results come soon.
+DETECTED = 2
+# How many posters the networks see at a time: on a CPU one, on a core of its own.
+SEEN, SEEN_BY_A_CORE = 16, 1
 
 
 @dataclass(frozen=True)
@@ -123,9 +126,11 @@ class Predictor:
         if objects is not None:
             found.append(objects)
         contents = self._contents(found) if needs_objects(self.model.architecture) else repeat(None)
+        cpu = self.device.type == "cpu"
         both = zip(files, contents, strict=False)
-        while batch := list(islice(both, DETECTED if detectors else SEEN)):
-            yield from self._predict_batch(batch)
+        batches = iter(lambda: list(islice(both, SEEN_BY_A_CORE if cpu else SEEN)), [])
+        for results in spread(self._predict_batch, batches, cores=None if cpu else 1):
+            yield from results
 
     def _contents(self, found: list[Iterable[list[Detection] | str]]) -> Iterator[PosterDetections]:
         """What is on each poster, given what each detector found; nothing on one that cannot be read."""
@@ -134,8 +139,9 @@ class Predictor:
         )
         return map(PosterDetections, objects, embed_all(map(text_of, copy), self.store, self.dask_scheduler))
 
-    def _predict_batch(self, batch: list[tuple[bytes, PosterDetections | None]]) -> Iterator[Prediction | str]:
-        """Predict posters, each given by its file's content and what is on it."""
+    def _predict_batch(self, batch: list[tuple[bytes, PosterDetections | None]]) -> list[Prediction | str]:
+        """Predict posters, each given by its file's content and what is on it; by one core, as others have other posters."""
+        torch.set_num_threads(1)
         model = self.model
         results: list[np.ndarray | str] = []
         for data, _ in batch:
@@ -149,8 +155,10 @@ class Predictor:
         probabilities = iter(
             predict_probabilities(model, np.stack(pixels), self.device, detected=contents or None) if pixels else ()
         )
-        for (_, content), result in zip(batch, results, strict=True):
-            yield result if isinstance(result, str) else Prediction(result, content, next(probabilities))
+        return [
+            result if isinstance(result, str) else Prediction(result, content, next(probabilities))
+            for (_, content), result in zip(batch, results, strict=True)
+        ]
 
     def verdict(self, prediction: Prediction) -> list[str]:
         """The genres whose probability is at least their threshold, the most probable first."""

@@ -1,6 +1,7 @@
 """Genre logits from the text on posters."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,7 +51,9 @@ class Words:
         """The n-grams' weights, float32 (n, genres)."""
         return self.levels * self.scales[:, None]
 
+    @cached_property
     def vectorizer(self) -> "TfidfVectorizer":
+        """What turns texts into TF-IDF. Kept, as its dictionary takes as long to make as a poster takes the words' regressions."""
         vectorizer = new_vectorizer(vocabulary={ngram: i for i, ngram in enumerate(self.vocabulary)})
         vectorizer.idf_ = self.frequencies
         return vectorizer
@@ -62,7 +65,7 @@ class Words:
         """
         texts = [text_of(content.objects) for content in contents]
         has_text = np.array([bool(text.strip()) for text in texts])[:, None]
-        letters = np.asarray(self.vectorizer().transform(texts) @ self.weights) - self.offset
+        letters = np.asarray(self.vectorizer.transform(texts) @ self.weights) - self.offset
         meaning = np.stack([content.sentence for content in contents]) @ self.sentence_weights - self.sentence_offset
         return np.asarray(has_text * letters, np.float32), np.asarray(has_text * meaning, np.float32)
 
@@ -75,7 +78,7 @@ class Words:
         if not detections:
             empty = np.zeros((0, self.levels.shape[1]), np.float32)
             return empty, empty
-        vectorizer = self.vectorizer()
+        vectorizer = self.vectorizer
         tfidf = vectorizer.transform([text_of(detections)]).toarray()[0]
         present = (vectorizer.transform([detection.text for detection in detections]) > 0).astype(np.float32)
         values = tfidf / np.maximum(np.asarray(present.sum(axis=0)).ravel(), 1)

@@ -391,7 +391,7 @@ def test_models_of_version_5_predict_as_they_did(tmp_path: Path, probe: bool) ->
         vectors = torch.from_numpy(object_vectors(detected, model.classes))
         image = sum((one + stream(vectors)) / 2 for one, stream in zip(seen, streams, strict=True))
     texts = ["\n".join(one.text for one in found.objects if one.text) for found in detected]
-    spoken = model.words.vectorizer().transform(texts) @ model.words.weights
+    spoken = model.words.vectorizer.transform(texts) @ model.words.weights
     meant = np.stack([found.sentence for found in detected]) @ model.words.sentence_weights
     expected = (image.numpy() + spoken + meant - offset) / temperature
     np.testing.assert_allclose(predict_logits(loaded, posters, CPU, detected=detected), expected, atol=2e-4)
