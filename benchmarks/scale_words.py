@@ -157,6 +157,7 @@ def main() -> None:
             if arguments.json:
                 arguments.json.write_text(json.dumps(costs, indent=2) + "\n", encoding="utf-8")
         print_table(costs)
+        run_python(["-c", DRAW, "data/posters", str(drawn), str(arguments.bucket)], folder)
         from_bucket(folder, arguments.bucket)
 
 
