@@ -162,6 +162,13 @@ def test_a_branch_is_reported_beside_its_base(repository: Path, tmp_path: Path) 
     assert (repository / "models" / "model.pt").read_bytes() == model
 
 
+def test_git_ignores_what_dvc_keeps() -> None:
+    # Otherwise DVC changes a .gitignore in each clone.
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    outputs = [out for one in stages.values() for out in one["outs"]]
+    assert run("git", "check-ignore", "--no-index", *outputs, cwd=ROOT).stdout.split() == outputs
+
+
 def test_an_experiment_trains_anew_but_never_decodes_anew(repository: Path) -> None:
     cache = repository / "data" / "cache" / "posters-000.npy"
     before = cache.stat().st_mtime_ns
