@@ -150,8 +150,8 @@ def score_readers(dataset: Path, limit: int | None) -> None:
             # What it finds is stored under a hash of this file.
             changed = f"RapidOCR(params=settings | {READERS[name][0]!r})"
             code.write_text(original if name == USED else original.replace("RapidOCR(params=settings)", changed), encoding="utf-8")
-            seconds, memory = run_python(["-m", "stages.detect"], folder)
-            print(f"{name}: detect took {seconds:.0f} s and {memory:.0f} MB", flush=True)
+            seconds, _ = run_python(["-m", "stages.detect"], folder)
+            print(f"{name}: detect took {seconds:.0f} s", flush=True)
             run_python(["-c", TRAIN], folder)
             labels = np.load(folder / "validation.npz")["labels"]
             runs[name] = score_resampled(labels, logits_of(folder)["model"], genres, 0)
