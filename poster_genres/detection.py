@@ -177,29 +177,37 @@ def hashes(folder: Path) -> dict[str, str]:
     return {name: sha256(folder / name) for name in ("objects.csv", "sentences.npy")}
 
 
-def restore(data: Path, store: Store) -> None:
+def restore(data: Path, store: Store) -> int:
     """Add to the store what an output of the stage `detect` has and the store has not: that of another clone, which was pulled.
 
     Parameters
     ----------
     data : the folder with `sources.json` and `detections`; nothing is added if they are not there, damaged, or not of one run
+
+    Returns
+    -------
+    How many detections and embeddings were added.
     """
     with suppress(OSError, ValueError, KeyError, TypeError, InputError):
         about = (data / "sources.json").read_bytes()
         digest = hashlib.sha256(about).hexdigest()
         if store.known(digest, "restored"):
-            return
+            return 0
         sources = Sources(**json.loads(about))
         if sources.files != hashes(data / "detections"):
-            return
+            return 0
         by_movie = read_detections(data / "detections", list(sources.posters)).by_movie
-        found: list[tuple[str, str, Any]] = [(digest, "restored", True)]
+        found: list[tuple[str, str, Any]] = []
         for poster, content, *counts in zip(sources.posters.values(), by_movie.values(), *sources.counts, strict=True):
             objects = iter(content.objects)
             found += [(poster, key, list(islice(objects, count))) for key, count in zip(sources.keys, counts, strict=True)]
             text = hashlib.sha256(text_of(content.objects).encode()).hexdigest()
             found.append((text, sources.sentences, embedding_value(content.sentence)))
-        store.put_missing(found)
+        added = store.put_missing(found)
+        # After the others, so that an interrupted restoration is made again.
+        store.put(digest, "restored", True)
+        return added
+    return 0
 
 
 def open_store(project: Path) -> Store | None:

@@ -27,7 +27,7 @@ class Store:
         The file cannot be read or written.
     """
 
-    def __init__(self, path: Path, fill: Callable[["Store"], None] | None = None) -> None:
+    def __init__(self, path: Path, fill: Callable[["Store"], object] | None = None) -> None:
         self.path, self.fill = path, fill
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._said():
@@ -51,11 +51,11 @@ class Store:
     def put(self, digest: str, detector: str, value: Any) -> None:
         self._run("INSERT OR REPLACE INTO found VALUES (?, ?, ?)", digest, detector, json.dumps(value))
 
-    def put_missing(self, values: list[tuple[str, str, Any]]) -> None:
-        """Add values, each with its digest and detector, where there is none."""
+    def put_missing(self, values: list[tuple[str, str, Any]]) -> int:
+        """Add values, each with its digest and detector, where there is none; return how many were added."""
         rows = [(digest, detector, json.dumps(value)) for digest, detector, value in values]
         with self._said(), self.connection:
-            self.connection.executemany("INSERT OR IGNORE INTO found VALUES (?, ?, ?)", rows)
+            return self.connection.executemany("INSERT OR IGNORE INTO found VALUES (?, ?, ?)", rows).rowcount
 
     def _run(self, statement: str, *values: str) -> list[Any]:
         with self._said(), self.connection:

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice, repeat, tee
+from itertools import islice, tee
 from pathlib import Path
 
 import numpy as np
@@ -125,10 +125,11 @@ class Predictor:
         ]
         if objects is not None:
             found.append(objects)
-        contents = self._contents(found) if needs_objects(self.model.architecture) else repeat(None)
+        pairs: Iterator[tuple[bytes, PosterDetections | None]] = ((data, None) for data in files)
+        if needs_objects(self.model.architecture):
+            pairs = zip(files, self._contents(found), strict=True)
         cpu = self.device.type == "cpu"
-        both = zip(files, contents, strict=False)
-        batches = iter(lambda: list(islice(both, SEEN_BY_A_CORE if cpu else SEEN)), [])
+        batches = iter(lambda: list(islice(pairs, SEEN_BY_A_CORE if cpu else SEEN)), [])
         for results in spread(self._predict_batch, batches, cores=None if cpu else 1):
             yield from results
 

@@ -53,7 +53,7 @@ class Words:
 
     @cached_property
     def vectorizer(self) -> "TfidfVectorizer":
-        """What turns texts into TF-IDF. Kept, as its dictionary takes as long to make as a poster takes the words' regressions."""
+        """What turns texts into TF-IDF; kept, as its dictionary has tens of thousands of n-grams."""
         vectorizer = new_vectorizer(vocabulary={ngram: i for i, ngram in enumerate(self.vocabulary)})
         vectorizer.idf_ = self.frequencies
         return vectorizer

@@ -10,6 +10,7 @@ Run: `python -m stages.detect`.
 
 import contextlib
 import hashlib
+import sys
 import zipfile
 import zlib
 from collections import Counter
@@ -44,16 +45,28 @@ def read_poster(dataset: Path, archive: str, path: str) -> bytes:
 
 
 def restore_from_dvc(store: Store) -> None:
-    """Add what the last run of this stage found, here or, if `dvc pull` or a remote has it, in another clone. DVC has removed the
-    folder by now, but dvc.lock still tells its hash."""
+    """Add what the last run of this stage found, here or in another clone, if DVC's cache or remote has it, and say so. DVC has
+    removed the files by now, but dvc.lock still tells their hashes."""
+    try:
+        if SOURCES.as_posix() not in Path("dvc.lock").read_text(encoding="utf-8"):
+            return
+    except OSError:
+        return
     from dvc.api import DVCFileSystem
 
     from poster_genres.detection import restore
 
-    with TemporaryDirectory() as temporary, contextlib.suppress(Exception):  # of DVC and its remotes, whose kinds are many
-        for path in (SOURCES, FOLDER):
-            DVCFileSystem().get(path.as_posix(), str(Path(temporary) / path.name), recursive=True)
-        restore(Path(temporary), store)
+    with TemporaryDirectory() as temporary:
+        try:
+            dvc = DVCFileSystem()
+            for path in (SOURCES, FOLDER):
+                dvc.get(path.as_posix(), str(Path(temporary) / path.name), recursive=True)
+        except Exception as error:  # DVC passes on those of its remotes, whose kinds are many
+            reason = next(iter(str(error).splitlines()), "")[:200]
+            print(f"DVC has not what was found before ({type(error).__name__}: {reason}): it is looked for again", file=sys.stderr)
+            return
+        if added := restore(Path(temporary), store):
+            print(f"{added} detections and texts' meanings of the last run are taken over from DVC", file=sys.stderr)
 
 
 def detect_movies(

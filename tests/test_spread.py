@@ -160,7 +160,9 @@ def test_a_clone_with_the_same_remote_reads_new_posters_only(repository: Path, t
     clone = tmp_path / "clone"
     run("git", "clone", "-q", repository, clone, cwd=tmp_path)
     set_parameters(clone, limit=70)
-    run("dvc", "repro", "detect", cwd=clone)
+    said = run("dvc", "repro", "detect", cwd=clone).stderr
+    # Each poster's detections, and the meaning of the text that is on all.
+    assert f"{before + 1} detections and texts' meanings of the last run are taken over from DVC" in said.splitlines()
     movies = read_movies(clone / "data" / "movies.csv")
     found = read_detections(clone / "data" / "detections", list(movies["id"])).posters
     assert before < len(movies)

@@ -46,6 +46,10 @@ from tests.test_packaging import locked
 PLOTS = {"Loss", "Macro average precision", "Average precision by genre", "Precision and recall"}
 
 
+# How many write to one store in the same moment.
+PEOPLE = 8
+
+
 def runs_of(folder: Path | str) -> list[Run]:
     """All runs in a project's own store, or in the store at an address."""
     before = os.environ.get("MLFLOW_TRACKING_URI")
@@ -591,19 +595,21 @@ def test_two_people_train_at_once_with_a_server_on_postgresql_and_s3(
     assert len([path for path in bucket[0].find("posters/mlflow") if path.endswith("/model.pt")]) == 2
 
 
-def test_runs_that_log_a_new_data_set_in_the_same_moment_all_have_it(
-    finished: Path, postgresql: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def shared_experiment(finished: Path, postgresql: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The ID of an experiment in a PostgreSQL store that many use; the working directory is a finished project."""
     monkeypatch.chdir(finished)
     monkeypatch.setattr(os, "environ", os.environ | {"MLFLOW_TRACKING_URI": postgresql})
-    experiment = connect()
-    people = 8
-    start = Barrier(people)
+    return connect()
+
+
+def test_runs_that_log_a_new_data_set_in_the_same_moment_all_have_it(shared_experiment: str) -> None:
+    start = Barrier(PEOPLE)
 
     def log(hashes: list[str]) -> list[int]:
         counts = []
         for data in hashes:
-            with mlflow.start_run(experiment_id=experiment) as one:
+            with mlflow.start_run(experiment_id=shared_experiment) as one:
                 start.wait(60)
                 log_datasets({"parameters": {"dataset": "data/sample"}, "tags": {"dvc.data": data}})
             inputs = mlflow.get_run(one.info.run_id).inputs
@@ -611,35 +617,31 @@ def test_runs_that_log_a_new_data_set_in_the_same_moment_all_have_it(
             counts.append(len(inputs.dataset_inputs))
         return counts
 
-    with ThreadPoolExecutor(people) as pool:
-        assert list(pool.map(log, [["a", "b", "c"]] * people)) == [[3, 3, 3]] * people
+    with ThreadPoolExecutor(PEOPLE) as pool:
+        assert list(pool.map(log, [["a", "b", "c"]] * PEOPLE)) == [[3, 3, 3]] * PEOPLE
 
 
 def test_versions_that_are_registered_in_the_same_moment_leave_the_alias_at_the_best(
-    finished: Path, postgresql: str, monkeypatch: pytest.MonkeyPatch
+    shared_experiment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(finished)
-    monkeypatch.setattr(os, "environ", os.environ | {"MLFLOW_TRACKING_URI": postgresql})
-    experiment = connect()
-    people = 8
-    start = Barrier(people)
+    start = Barrier(PEOPLE)
 
     def log(score: float) -> str:
         client = mlflow.MlflowClient()
-        run_id = client.create_run(experiment).info.run_id
-        model = client.create_logged_model(experiment, source_run_id=run_id)
+        run_id = client.create_run(shared_experiment).info.run_id
+        model = client.create_logged_model(shared_experiment, source_run_id=run_id)
         start.wait(60)
         return register(run_id, model.model_id, version_tags(score), "")
 
     for registry in range(5):
         monkeypatch.setattr("poster_genres.registry.NAME", f"posters-{registry}")
-        with ThreadPoolExecutor(people) as pool:
-            said = list(pool.map(log, [0.1 * (i + 1) for i in range(people)]))
+        with ThreadPoolExecutor(PEOPLE) as pool:
+            said = list(pool.map(log, [0.1 * (i + 1) for i in range(PEOPLE)]))
         best = mlflow.MlflowClient().get_model_version_by_alias(f"posters-{registry}", "best")
-        assert float(best.tags[SCORE]) == 0.1 * people
+        assert float(best.tags[SCORE]) == 0.1 * PEOPLE
         assert f"version {best.version} of posters-{registry}, " in said[-1]
         assert said[-1].endswith(f"the best: models:/posters-{registry}@best")
-        assert len(mlflow.MlflowClient().search_model_versions(f"name = 'posters-{registry}'")) == people
+        assert len(mlflow.MlflowClient().search_model_versions(f"name = 'posters-{registry}'")) == PEOPLE
 
 
 def test_an_experiment_that_another_machine_has_just_made_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
