@@ -48,6 +48,10 @@ class SameConv2d(nn.Conv2d):
             return functional.conv2d(x, self.weight, None, 1, kernel // 2, 1, self.groups)
         padding = [max((math.ceil(size / stride) - 1) * stride + kernel - size, 0) for size in x.shape[:1:-1]]
         x = functional.pad(x, [side for total in padding for side in (total // 2, total - total // 2)])
+        if x.requires_grad and self.groups > 1 and x.device.type == "cpu":
+            # The gradient of such a convolution takes ten times as long in bfloat16.
+            with torch.autocast(x.device.type, enabled=False):
+                return functional.conv2d(x.float(), self.weight, None, stride, 0, 1, self.groups).to(x.dtype)
         return functional.conv2d(x, self.weight, None, stride, 0, 1, self.groups)
 
 
@@ -97,11 +101,17 @@ class EfficientNetLite(nn.Sequential):
         self.frozen_layers = 0
 
     def freeze(self, blocks: int) -> None:
-        """Freeze the first `blocks` blocks and the layers before them; nothing where `blocks` is 0."""
+        """Freeze the first `blocks` blocks and the layers before them, if any, and all depthwise filters.
+
+        These are 6 % of the weights, and on a CPU a fifth of the time of a step in float32, and half in bfloat16.
+        """
         indices = [i for i, layer in enumerate(self) if isinstance(layer, InvertedResidual)]
         self.frozen_layers = indices[min(blocks, len(indices)) - 1] + 1 if blocks else 0
         for i, layer in enumerate(self):
             layer.requires_grad_(i >= self.frozen_layers)
+        for module in self.modules():
+            if isinstance(module, SameConv2d) and module.groups > 1:
+                module.weight.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "EfficientNetLite":
         super().train(mode)
@@ -114,11 +124,7 @@ class EfficientNetLite(nn.Sequential):
             return self._maps(x, layers)
         with torch.no_grad():
             frozen = self._maps(x, layers[: self.frozen_layers])
-        # On a CPU the gradient of depthwise convolutions is slower in bfloat16 than in float32.
-        enabled = torch.is_autocast_enabled(x.device.type) and x.device.type != "cpu"
-        with torch.autocast(x.device.type, enabled=enabled):
-            trained = self._maps(frozen[-1].float() if frozen else x, layers[self.frozen_layers :])
-        return (*frozen, *trained)
+        return (*frozen, *self._maps(frozen[-1] if frozen else x, layers[self.frozen_layers :]))
 
     @staticmethod
     def _maps(x: Tensor, layers: list[nn.Module]) -> tuple[Tensor, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 from torch.optim.lr_scheduler import OneCycleLR
 
-from poster_genres.devices import micro_batches
+from poster_genres.devices import autocast, micro_batches
 from poster_genres.objects import SENTENCE_LENGTH, PosterDetections, text_of
 from poster_genres.progress import progress
 from poster_genres.sentences import MAX_TOKENS, empty_encoder, sentence_model
@@ -139,7 +139,7 @@ def embed_batch(encoder: nn.Module, texts: list[list[int]], device: torch.device
         tokens[row, : len(text)] = torch.tensor(text)
         present[row, : len(text)] = True
     x, present = sentence_model().inputs(tokens).to(device), present.to(device)
-    outputs = encoder(x, src_key_padding_mask=~present) * present[..., None]
+    outputs = encoder(x, src_key_padding_mask=~present).float() * present[..., None]
     return normalize(outputs.sum(dim=1) / present.sum(dim=1, keepdim=True), dim=1)
 
 
@@ -196,7 +196,9 @@ def fine_tune(
             for rows in batches_of_like_length(texts, random):
                 optimizer.zero_grad()
                 for few in micro_batches(len(rows), device):
-                    logits = embed_batch(encoder, [texts[row] for row in rows[few]], device) @ weights + biases
+                    with autocast(device):
+                        embeddings = embed_batch(encoder, [texts[row] for row in rows[few]], device)
+                    logits = embeddings @ weights + biases
                     targets = truth[rows[few]].to(device)
                     (binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(rows)).backward()
                 (weights.square().sum() / (2 * MEANING_C * len(read))).backward()

@@ -30,8 +30,8 @@ from poster_genres.progress import progress
 from poster_genres.tensor_cache import Posters
 from poster_genres.text_network import TextNetwork, fine_tune
 
-# L2 penalties that are tried for the linear probe; the one with the lowest validation loss is kept.
-DECAYS = (0.1, 0.3, 0.5, 1.0, 2.0)
+# L2 penalties that are tried for the linear probe, until the validation loss rises; the one with the lowest is kept.
+DECAYS = (2.0, 1.0, 0.5, 0.3, 0.1)
 # The most training posters, about, that an epoch's running scores are over: ranking all of a large data set takes more memory than
 # training.
 SCORED = 20_000
@@ -229,8 +229,9 @@ class Training:
             weight, bias = fit_logistic(features["train"].flatten(0, 1), train_labels.repeat(2, 1), decay)
             logits = seen["validation"] @ weight.T + bias
             loss = float(binary_cross_entropy_with_logits(logits, validation_labels))
-            if loss < best_loss:
-                best_loss, best_decay, best_weight, best_bias = loss, decay, weight, bias
+            if loss >= best_loss:
+                break
+            best_loss, best_decay, best_weight, best_bias = loss, decay, weight, bias
         for network in (probe, *self.model.networks):
             set_head(network, best_weight, best_bias)
         # Logits for training posters, out of fold.

@@ -141,8 +141,10 @@ def test_frozen_blocks_stay_as_they_are() -> None:
     changed = {name.split(".")[0] for name, value in network.maps.named_parameters() if not torch.equal(value, before[name])}
     # The stem has three layers: five blocks more are kept.
     assert changed == {str(i) for i, layer in enumerate(network.maps.children()) if i >= 8 and list(layer.parameters())}
+    depthwise = {f"{name}.weight" for name, layer in network.maps.named_modules() if getattr(layer, "groups", 1) > 1}
+    assert all(torch.equal(network.maps.get_parameter(name), before[name]) for name in depthwise)
     network.freeze(0)
-    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert {name for name, parameter in network.maps.named_parameters() if not parameter.requires_grad} == depthwise
     with pytest.raises(ValueError, match="frozen_blocks: this architecture has no blocks to freeze; set it to 0"):
         find_architecture("residual").build(2, 64, 64).freeze(1)
 
