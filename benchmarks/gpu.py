@@ -17,10 +17,12 @@ ARCHITECTURES = ["tutorial", "alexnet", "residual", "efficientnet_lite0", "effic
 PROGRAM = """
 import json, sys, time
 from pathlib import Path
+import numpy as np
 import torch
+from poster_genres.network import FrozenMaps
 from poster_genres.tensor_cache import read_cache
 from poster_genres.devices import prepare
-from poster_genres.model import image_logits
+from poster_genres.model import image_evidence
 from poster_genres.movies import genres_of, labels_of
 from poster_genres.parameters import TrainParameters, read_parameters
 from poster_genres.training import Training, shuffled_batches
@@ -33,7 +35,8 @@ device = prepare()
 model = new_model(parameters, genres_of(movies), posters.shape, labels[splits == "train"].mean(axis=0), device)
 training = Training(model, posters, labels, splits, parameters.recipe, device)
 learner = training.learners[0]
-load = training.load_posters
+inputs = training.inputs
+load, maps = inputs.load, inputs._maps
 steps, rounds, size = int(sys.argv[1]), int(sys.argv[2]), min(parameters.recipe.batch_size, len(training.train_rows))
 rows = training.train_rows[: steps * size]
 
@@ -44,7 +47,12 @@ def batches():
 
 
 source = batches()
-there = load(next(source))
+batch = next(source)
+there = load(batch)
+if inputs.frozen_blocks:
+    maps_there = maps(batch, np.zeros(len(batch), int))
+    for few in np.array_split(training.train_rows, 20):  # once a training
+        inputs.views(few)
 
 
 class Repeated:
@@ -54,7 +62,8 @@ class Repeated:
 
 
 def train(from_cache):
-    training.load_posters = load if from_cache else lambda rows: there
+    inputs.load = load if from_cache else lambda rows: there[: len(rows)]
+    inputs._maps = maps if from_cache else lambda rows, sides: FrozenMaps(*(part[: len(rows)] for part in maps_there))
     learner.network.train()
     for _ in range(steps):
         training._step(learner, next(source))
@@ -66,7 +75,7 @@ def predict(from_cache):
     if not from_cache:
         torch.from_numpy = lambda pixels: pixels
     try:
-        image_logits(model, model.networks, posters if from_cache else Repeated(), device, rows)
+        image_evidence(model, posters if from_cache else Repeated(), device, rows)
     finally:
         torch.from_numpy = from_numpy
     return len(rows)

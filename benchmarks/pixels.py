@@ -15,12 +15,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from benchmarks.paired import HEADER, row, score_resampled
 from benchmarks.pipeline import DATASET, machine, project_copy, run_python, set_parameters
 from poster_genres.devices import prepare
+from poster_genres.inputs import Inputs
 from poster_genres.logistic import fit_logistic
 from poster_genres.model import Model
 from poster_genres.movies import genres_of, labels_of, read_movies
 from poster_genres.network import STANDARD, Preprocessing, find_architecture
 from poster_genres.tensor_cache import Posters, read_cache
-from poster_genres.training import DECAYS, frozen_features
+from poster_genres.training import DECAYS
 
 
 def features_of(variant: str, preprocessing: Preprocessing, posters: Posters) -> torch.Tensor:
@@ -31,7 +32,7 @@ def features_of(variant: str, preprocessing: Preprocessing, posters: Posters) ->
     assert architecture.load_pretrained is not None
     architecture.load_pretrained(network)
     model = Model(variant, [""], height, width, list(preprocessing.mean), list(preprocessing.std), [network], [0.5])
-    return frozen_features(network, model, posters, np.arange(len(posters)), prepare()).mean(dim=0)
+    return Inputs(model, posters, prepare(), frozen_blocks=0).features(np.arange(len(posters)), with_maps=False).mean(dim=0)
 
 
 def main() -> None:

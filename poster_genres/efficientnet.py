@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from poster_genres.errors import InputError
-from poster_genres.network import Architecture, Head, Network, Preprocessing, keep_statistics
+from poster_genres.network import Architecture, FrozenMaps, Head, Network, Preprocessing, keep_statistics
 
 # Width and depth multipliers of each variant, relative to STAGES.
 VARIANTS = {"efficientnet_lite0": (1.0, 1.0), "efficientnet_lite1": (1.0, 1.1), "efficientnet_lite2": (1.1, 1.2)}
@@ -119,16 +119,11 @@ class EfficientNetLite(nn.Sequential):
         return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        layers = list(self)
-        if not self.training:
-            return self._maps(x, layers)
-        with torch.no_grad():
-            frozen = self._maps(x, layers[: self.frozen_layers])
-        return (*frozen, *self._maps(frozen[-1] if frozen else x, layers[self.frozen_layers :]))
+        return self.between(x, 0, len(self))
 
-    @staticmethod
-    def _maps(x: Tensor, layers: list[nn.Module]) -> tuple[Tensor, ...]:
+    def between(self, x: Tensor, start: int, end: int) -> tuple[Tensor, ...]:
         """The output of each block among these layers, and of the last layer if it is not a block."""
+        layers = list(self)[start:end]
         maps = []
         for layer in layers:
             x = layer(x)
@@ -203,6 +198,29 @@ class EfficientNetLiteNetwork(Network):
 
     def freeze(self, blocks: int) -> None:
         self.maps.freeze(blocks)
+
+    @property
+    def has_frozen_blocks(self) -> bool:
+        return self.maps.frozen_layers > 0
+
+    def common_blocks(self, other: Network) -> int:
+        blocks = 0
+        for layer, others in zip(self.maps, other.maps.children(), strict=True):
+            states = zip(layer.state_dict().values(), others.state_dict().values(), strict=True)
+            if not all(torch.equal(one, another) for one, another in states):
+                break
+            blocks += isinstance(layer, InvertedResidual)
+        return blocks
+
+    def frozen_maps(self, posters: Tensor) -> FrozenMaps:
+        maps = self.maps.between(posters, 0, self.maps.frozen_layers)
+        return FrozenMaps(maps[-1], self.pool(maps))
+
+    def features(self, posters: Tensor | FrozenMaps) -> Tensor:
+        if isinstance(posters, Tensor):
+            return super().features(posters)
+        others = self.pool(self.maps.between(posters.maps, self.maps.frozen_layers, len(self.maps)))
+        return torch.cat([posters.features, others], dim=1)
 
 
 def efficientnet_lite(variant: str) -> Architecture:

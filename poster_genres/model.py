@@ -21,7 +21,7 @@ from poster_genres.devices import micro_batches
 from poster_genres.errors import InputError, printable
 from poster_genres.files import sha256, whole_file
 from poster_genres.fusion import Fusion, equal_weights
-from poster_genres.network import Architecture, Network, find_architecture
+from poster_genres.network import Architecture, Network, find_architecture, normalise
 from poster_genres.object_model import ObjectModel
 from poster_genres.objects import PosterDetections
 from poster_genres.progress import progress
@@ -88,13 +88,8 @@ class Model:
     thresholds: list[float] | None = None
 
     def normalise(self, posters: Tensor) -> Tensor:
-        """uint8 (N, height, width, 3) to float32 (N, 3, height, width), channels last in memory, on the same device."""
-        pixels = posters.float()
-        rows = pixels.view(*pixels.shape[:2], -1)
-        # On whole rows of pixels, as broadcasting over an axis of three is slow.
-        mean, std = (torch.tensor(values * posters.shape[2], device=posters.device) for values in (self.mean, self.std))
-        rows.sub_(mean).div_(std)
-        return pixels.permute(0, 3, 1, 2)
+        """Posters as the networks take them; see `network.normalise`."""
+        return normalise(posters, self.mean, self.std)
 
 
 def _printable(name: str) -> str:
@@ -152,10 +147,10 @@ class Content(BaseModel):
         return self
 
 
-def image_logits(
-    model: Model, networks: list[Network], posters: Posters, device: torch.device, rows: np.ndarray | None = None
-) -> np.ndarray:
-    """The logits for each poster, averaged over these networks and, with `flip`, over the mirror image.
+def image_evidence(model: Model, posters: Posters, device: torch.device, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """The logits of networks and probe, averaged over the networks and, with `flip`, over the mirror image.
+
+    Blocks that all of them have in common are computed once.
 
     Parameters
     ----------
@@ -164,22 +159,34 @@ def image_logits(
 
     Returns
     -------
-    float32 (n, genres)
+    float32 (n, genres) each; see `predict_evidence`
     """
     rows = np.arange(len(posters)) if rows is None else rows
-    averages = np.empty((len(rows), len(model.genres)), np.float32)
-    for network in networks:
+    parts = {"networks": model.networks, "probe": [] if model.probe is None else [model.probe]}
+    parts = {part: networks for part, networks in parts.items() if networks}
+    every = [network for networks in parts.values() for network in networks]
+    evidence = {part: np.empty((len(rows), len(model.genres)), np.float32) for part in parts}
+    for network in every:
         network.eval()
-    with torch.inference_mode(), progress("networks", len(rows), leave=False) as bar:
-        for batch in micro_batches(len(rows), device):
-            pixels = torch.from_numpy(posters[rows[batch]]).to(device)
-            views = [model.normalise(pixels)]
-            if model.flip:
-                views.append(views[0].flip(3))
-            logits = torch.stack([network(view).float() for view in views for network in networks])
-            averages[batch] = logits.mean(dim=0).cpu().numpy()
+    shared = len(every) > 1 and every[0].has_frozen_blocks
+    with torch.inference_mode(), progress("networks", len(rows) if every else 0, leave=False) as bar:
+        for batch in micro_batches(len(rows) if every else 0, device):
+            pixels = model.normalise(torch.from_numpy(posters[rows[batch]]).to(device))
+            views = [pixels, pixels.flip(3)] if model.flip else [pixels]
+            inputs = [every[0].frozen_maps(view) if shared else view for view in views]
+            for part, networks in parts.items():
+                logits = torch.stack([network(view).float() for view in inputs for network in networks])
+                evidence[part][batch] = logits.mean(dim=0).cpu().numpy()
             bar.update(len(pixels))
-    return averages
+    return evidence
+
+
+def share_blocks(networks: list[Network]) -> None:
+    """Freeze the blocks that all networks have in common, for `image_evidence`."""
+    blocks = min((networks[0].common_blocks(other) for other in networks[1:]), default=0)
+    if blocks:
+        for network in networks:
+            network.freeze(blocks)
 
 
 def evidence_of_detections(model: Model, contents: list[PosterDetections] | None) -> dict[str, np.ndarray]:
@@ -205,7 +212,7 @@ def predict_evidence(
 
     Parameters
     ----------
-    posters, rows : as for `image_logits`
+    posters, rows : as for `image_evidence`
     detected : the detections on each of the N posters, for two-stream architectures
 
     Returns
@@ -213,11 +220,7 @@ def predict_evidence(
     float32 (n, genres) each, of those parts that the model has: `networks`, `probe`, `letters` (character n-grams of the text),
     `meaning` (its sentence embedding), `text` (the fine-tuned sentence model) and `objects`.
     """
-    evidence = {}
-    if model.networks:
-        evidence["networks"] = image_logits(model, model.networks, posters, device, rows)
-    if model.probe is not None:
-        evidence["probe"] = image_logits(model, [model.probe], posters, device, rows)
+    evidence = image_evidence(model, posters, device, rows)
     if detected is not None and rows is not None:
         detected = [detected[row] for row in rows]
     return evidence | evidence_of_detections(model, detected)
@@ -413,6 +416,7 @@ def restore(path: Path, checkpoint: dict[str, Any], device: torch.device) -> Mod
 
     networks = [load_network(state_dict) for state_dict in parts["networks"]]
     probe = None if parts["probe"] is None else load_network(parts["probe"])
+    share_blocks([*networks, *([probe] if probe else [])])
     words = None if parts["words"] is None else Words.load(parts["words"])
     objects = parts["objects"]
     if isinstance(objects, dict):

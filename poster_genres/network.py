@@ -4,11 +4,11 @@ Every network maps float32 posters (N, 3, height, width), normalised, to logits 
 loss takes logits, which is numerically safer, and `predict_probabilities` of poster_genres.model applies the sigmoid.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,19 @@ class Head(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             return super().forward(x.float())
+
+
+class FrozenMaps(NamedTuple):
+    """What a network's frozen blocks make of posters, from where the other blocks go on.
+
+    Attributes
+    ----------
+    maps : (N, channels, rows, columns), of the last frozen block
+    features : float32 (N, features), of all frozen blocks
+    """
+
+    maps: Tensor
+    features: Tensor
 
 
 class Network(nn.Module):
@@ -50,12 +63,24 @@ class Network(nn.Module):
         if blocks:
             raise ValueError("frozen_blocks: this architecture has no blocks to freeze; set it to 0")
 
-    def features(self, posters: Tensor) -> Tensor:
+    @property
+    def has_frozen_blocks(self) -> bool:
+        return False
+
+    def common_blocks(self, other: "Network") -> int:
+        """How many of the first blocks have the same weights as another network's, of the same architecture."""
+        return 0
+
+    def frozen_maps(self, posters: Tensor) -> FrozenMaps:
+        """What the frozen blocks make of posters, which `features` and `forward` also take."""
+        raise NotImplementedError
+
+    def features(self, posters: Tensor | FrozenMaps) -> Tensor:
         """The input of the head: float32 (N, features)."""
         features: Tensor = self.pool(self.maps(posters))
         return features
 
-    def forward(self, posters: Tensor) -> Tensor:
+    def forward(self, posters: Tensor | FrozenMaps) -> Tensor:
         logits: Tensor = self.head(self.features(posters))
         return logits
 
@@ -86,6 +111,19 @@ class Preprocessing:
 # For networks trained from scratch, where any values do that bring pixels near mean 0 and standard deviation 1: ImageNet's, from
 # torchvision's references (https://pytorch.org/vision/stable/models.html), times 255.
 STANDARD = Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+
+
+def normalise(posters: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 (N, height, width, 3) to float32 (N, 3, height, width), channels last in memory, on the same device.
+
+    `mean` and `std` are those of a `Preprocessing`.
+    """
+    pixels = posters.float()
+    rows = pixels.view(*pixels.shape[:2], -1)
+    # On whole rows of pixels, as broadcasting over an axis of three is slow.
+    means, deviations = (torch.tensor([*values] * posters.shape[2], device=posters.device) for values in (mean, std))
+    rows.sub_(means).div_(deviations)
+    return pixels.permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)

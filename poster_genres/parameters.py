@@ -134,6 +134,7 @@ class TrainParameters(Values):
     patience: Natural
     processes: Few
     seed: Seed
+    dask_scheduler: Scheduler
 
 
 class EvaluateParameters(Values):

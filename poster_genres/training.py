@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,12 +16,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from poster_genres import processes
-from poster_genres.augmentation import augment, random_transforms
+from poster_genres.augmentation import random_transforms
 from poster_genres.devices import autocast, micro_batches
 from poster_genres.errors import InputError
 from poster_genres.fusion import STACKED, Fusion, fit_fusion, fit_stack, folds, out_of_fold_logits
+from poster_genres.inputs import Inputs
 from poster_genres.logistic import fit_logistic
-from poster_genres.model import Model, evidence_of_detections, image_logits
+from poster_genres.model import Model, evidence_of_detections
 from poster_genres.movies import SPLITS
 from poster_genres.network import Network
 from poster_genres.objects import PosterDetections
@@ -62,22 +63,6 @@ def build_optimizer(network: Network, recipe: Recipe, steps: int) -> tuple[torch
     return optimizer, OneCycleLR(optimizer, rates, total_steps=steps, pct_start=max(0.25, 2 / steps))
 
 
-def loader(posters: Posters, device: torch.device) -> Callable[[np.ndarray], Tensor]:
-    """A function that loads rows of posters onto a device, as uint8 (rows, height, width, 3).
-
-    A GPU keeps all posters in its memory where they take up to half of what is free. Otherwise each batch is read and copied while
-    the GPU still works on the one before.
-    """
-    if device.type != "cuda":
-        return lambda rows: torch.from_numpy(posters[rows]).to(device)
-    if np.prod(posters.shape) > torch.cuda.mem_get_info(device)[0] / 2:
-        return lambda rows: torch.from_numpy(posters[rows]).pin_memory().to(device, non_blocking=True)
-    on_device = torch.empty(posters.shape, dtype=torch.uint8, device=device)
-    for chunk in torch.arange(len(on_device)).split(1024):
-        on_device[chunk[0] : chunk[-1] + 1] = torch.from_numpy(posters[chunk.numpy()]).to(device)
-    return lambda rows: on_device[torch.from_numpy(rows).to(device)]
-
-
 def batch_starts(rows: int, batch_size: int) -> range:
     """Where the batches of `rows` rows start. A last batch of one row is left out, as batch norm cannot train on it, and so is one
     with fewer rows than processes."""
@@ -90,24 +75,6 @@ def shuffled_batches(rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
     order = rows[torch.randperm(len(rows)).numpy()]
     for start in batch_starts(len(rows), batch_size):
         yield order[start : start + batch_size]
-
-
-def frozen_features(network: Network, model: Model, posters: Posters, rows: np.ndarray, device: torch.device) -> Tensor:
-    """The network's features of posters and of their mirror images, in evaluation mode.
-
-    Returns
-    -------
-    float32 (2, rows, features) on the CPU
-    """
-    network.eval()
-    features: list[Tensor] = []
-    with torch.inference_mode(), progress("features", len(rows), leave=False) as bar:
-        for batch in micro_batches(len(rows), device):
-            pixels = model.normalise(torch.from_numpy(posters[rows[batch]]).to(device))
-            with autocast(device):
-                features.append(torch.stack([network.features(view).float().cpu() for view in (pixels, pixels.flip(3))]))
-            bar.update(len(pixels))
-    return torch.cat(features, dim=1)
 
 
 def uses_batch_statistics(network: nn.Module) -> bool:
@@ -146,6 +113,7 @@ class Training:
         genres macro scores are over
     contents : the detections on each of the N posters, for two streams
     train_evidence : for two streams, the logits of words and objects for training posters, out of fold
+    dask_scheduler : of a cluster that computes the features for the linear probe; see `spread.spread`
     """
 
     def __init__(
@@ -158,12 +126,13 @@ class Training:
         device: torch.device,
         contents: list[PosterDetections] | None = None,
         train_evidence: dict[str, np.ndarray] | None = None,
+        dask_scheduler: str | None = None,
     ) -> None:
-        self.model, self.recipe, self.device = model, recipe, device
+        self.model, self.recipe, self.device, self.dask_scheduler = model, recipe, device, dask_scheduler
         self.posters, self.labels = posters, labels
         # What the networks learn, float32 (N, genres) in [0, 1].
         self.targets = labels
-        self.load_posters = loader(posters, device)
+        self.inputs = Inputs(model, posters, device, recipe.frozen_blocks)
         self.train_rows, self.validation_rows, self.test_rows = (np.flatnonzero(splits == split) for split in SPLITS)
         self.history: list[dict[str, Any]] = []
         # The best epoch's weights, empty where the probe alone is best, and logits, float32 (validation posters, genres).
@@ -219,7 +188,7 @@ class Training:
         probe = copy.deepcopy(self.model.networks[0])
         features = {}
         for split, rows in (("train", self.train_rows), ("validation", self.validation_rows)):
-            shard = frozen_features(probe, self.model, self.posters, processes.shard(rows), self.device)
+            shard = self.inputs.features(processes.shard(rows), self.recipe.epochs > 0, self.dask_scheduler)
             features[split] = torch.from_numpy(processes.all_gather_rows(shard.transpose(0, 1).numpy())).transpose(0, 1)
         train_labels, validation_labels = (torch.from_numpy(self.labels[rows]) for rows in (self.train_rows, self.validation_rows))
         # As in the model: without `flip` it sees no mirror image.
@@ -276,8 +245,15 @@ class Training:
     def _validation_logits(self, networks: list[Network]) -> np.ndarray:
         """The mean of the networks' logits, float32 (validation posters, genres)."""
         rows = processes.shard(self.validation_rows)
-        with autocast(self.device):
-            logits = image_logits(self.model, networks, self.posters, self.device, rows)
+        logits = np.empty((len(rows), len(self.model.genres)), np.float32)
+        for network in networks:
+            network.eval()
+        with torch.inference_mode(), autocast(self.device), progress("validation", len(rows), leave=False) as bar:
+            for few in micro_batches(len(rows), self.device):
+                views = self.inputs.views(rows[few])[: 2 if self.model.flip else 1]
+                of_few = torch.stack([network(view).float() for view in views for network in networks])
+                logits[few] = of_few.mean(dim=0).cpu().numpy()
+                bar.update(len(rows[few]))
         return processes.all_gather_rows(logits)
 
     def _score_validation(self, evidence: dict[str, np.ndarray]) -> dict[str, float]:
@@ -377,17 +353,16 @@ class Training:
         On a CPU gradients are accumulated over micro-batches, which take less memory, unless the network uses statistics of the
         batch.
         """
-        transforms = random_transforms(len(batch), self.recipe.flip, self.recipe.crop)
+        transforms = random_transforms(len(batch), self.recipe.flip, self.recipe.crop, self.inputs.frozen_blocks > 0)
         rows = processes.shard(batch)
         transforms = None if transforms is None else processes.shard(transforms)
         accumulate = self.device.type == "cpu" and processes.world_size() == 1 and not uses_batch_statistics(learner.network)
         learner.optimizer.zero_grad()
         logits = []
         for few in micro_batches(len(rows), self.device) if accumulate else [slice(None)]:
-            pixels = self.model.normalise(self.load_posters(rows[few]))
-            pixels = augment(pixels, None if transforms is None else transforms[few])
+            inputs = self.inputs.augmented(rows[few], None if transforms is None else transforms[few])
             with autocast(self.device):
-                of_few = learner.distributed(pixels).float()
+                of_few = learner.distributed(inputs).float()
             targets = torch.from_numpy(self.targets[rows[few]]).to(self.device)
             # Gradients are averaged over the processes, whose shards may differ by one poster.
             share = len(of_few) * processes.world_size() / len(batch)

@@ -17,3 +17,11 @@ gc.set_threshold(100_000)
 # libgomp reads it when torch is imported, and takes 100 itself where it knows that cores are too few:
 # https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html
 os.environ.setdefault("GOMP_SPINCOUNT", "4000")
+
+# NumPy's and SciPy's matrix products are small here, and slower on two cores than on one: logistic regressions on words took 39
+# seconds instead of 14. torch has threads of its own.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# How many compiled operations torch's oneDNN keeps. Each shape of text or of cropped maps has some of its own, and of the 1,024
+# that it keeps by default most never come again: training took 320 MB more, and no less time.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "300")

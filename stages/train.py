@@ -257,7 +257,8 @@ def prepare_training(parameters: TrainParameters, device: torch.device) -> Train
         numbers = f"{len(rows)} posters to train, {(splits == 'validation').sum()} to validate"
         devices = device.type if processes.world_size() == 1 else f"{processes.world_size()} x {device.type}"
         print(f"{model.architecture}: {size:,} parameters on {devices}, {numbers}", flush=True)
-    return Training(model, posters, labels, splits, parameters.recipe, device, contents, train_evidence)
+    scheduler = parameters.dask_scheduler
+    return Training(model, posters, labels, splits, parameters.recipe, device, contents, train_evidence, scheduler)
 
 
 def train(parameters: TrainParameters, description: dict[str, Any], device: torch.device) -> None:

@@ -352,7 +352,9 @@ EDITED = {
         poster_genres/old_model.py poster_genres/scores.py poster_genres/stores.py poster_genres/tracking.py
         poster_genres/text_network.py poster_genres/words.py
     """,
-    "train": "stages/train.py poster_genres/augmentation.py poster_genres/processes.py poster_genres/training.py",
+    "train": """
+        stages/train.py poster_genres/augmentation.py poster_genres/inputs.py poster_genres/processes.py poster_genres/training.py
+    """,
     # It finds what it found before in its store, but for a detector whose own file is edited.
     "detect": """
         stages/detect.py poster_genres/hugging_face.py
@@ -365,8 +367,8 @@ EDITED = {
         poster_genres/texts.py
     """,
     "cache": "stages/cache.py",
-    "cache detect evaluate": "poster_genres/posters.py poster_genres/spread.py",
-    "cache detect train evaluate": "poster_genres/progress.py poster_genres/tensor_cache.py",
+    "cache detect evaluate": "poster_genres/posters.py",
+    "cache detect train evaluate": "poster_genres/progress.py poster_genres/spread.py poster_genres/tensor_cache.py",
     "join cache detect evaluate": "poster_genres/dataset.py",
     "join cache detect train evaluate": "poster_genres/movies.py",
     "sample join cache detect train evaluate": "poster_genres/errors.py poster_genres/files.py",

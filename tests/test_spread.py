@@ -312,6 +312,30 @@ def test_a_dask_cluster_finds_the_same_words_though_a_worker_is_killed(
     assert refused == "error: params.yaml: dask_scheduler: no scheduler answers at tcp://127.0.0.1:9"
 
 
+def test_a_dask_cluster_computes_the_same_features_though_a_worker_is_killed(
+    cached: Path, dask_cluster: tuple[str, list[subprocess.Popen[bytes]]]
+) -> None:
+    address, workers = dask_cluster
+    model = cached / "models" / "model.pt"
+    set_parameters(cached, architecture="efficientnet_lite0", epochs=1)
+    stage("train", cwd=cached)
+    local = model.read_bytes()
+    model.unlink()
+    set_parameters(cached, dask_scheduler=address)
+    command = [sys.executable, "-m", "stages.train"]
+    running = subprocess.Popen(command, cwd=cached, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert running.stdout is not None
+    # The network is there; the workers make theirs.
+    assert "posters to train" in running.stdout.readline()
+    with Client(address) as client:
+        wait_until(lambda: all(client.processing().values()))
+    workers[0].kill()
+    _, errors = running.communicate(timeout=300)
+    assert running.returncode == 0, errors
+    assert workers[1].poll() is None
+    assert model.read_bytes() == local
+
+
 def test_a_dask_scheduler_that_does_not_answer(project: Path) -> None:
     stage("join", cwd=project)
     set_parameters(project, dask_scheduler="tcp://127.0.0.1:9")

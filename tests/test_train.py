@@ -1,5 +1,6 @@
 """Training: reproducible to the byte, honest about its splits, and whole or absent at its end."""
 
+import errno
 import json
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import mlflow
 import numpy as np
@@ -14,15 +16,16 @@ import pandas as pd
 import pytest
 import torch
 from scipy.special import expit
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from poster_genres import processes, training
 from poster_genres.architectures import needs_objects
-from poster_genres.augmentation import augment, random_transforms
-from poster_genres.model import load_model
+from poster_genres.augmentation import augment, crop_maps, random_transforms
+from poster_genres.inputs import Inputs
+from poster_genres.model import Model, image_evidence, load_model
 from poster_genres.movies import genres_of, labels_of
-from poster_genres.network import find_architecture
+from poster_genres.network import FrozenMaps, find_architecture
 from poster_genres.parameters import TrainParameters, read_parameters, read_recipes
 from poster_genres.processes import QuickDropout
 from poster_genres.tensor_cache import read_cache
@@ -176,6 +179,15 @@ def test_the_probe_is_a_part_beside_the_networks(cached: Path) -> None:
     assert len(model.networks) == (2 if best["epoch"] > 0 else 0)
     assert model.fusion is not None
     assert model.fusion.parts == ["networks", "probe"][0 if best["epoch"] > 0 else 1 :]
+    # What they have in common is computed once, and gives the same logits.
+    together = [*model.networks, model.probe]
+    assert [network.has_frozen_blocks for network in together] == [len(together) > 1] * len(together)
+    posters, _ = read_cache(cached / "data" / "cache")
+    shared = image_evidence(model, posters, CPU)
+    for network in together:
+        network.freeze(0)
+    for part, logits in image_evidence(model, posters, CPU).items():
+        np.testing.assert_array_equal(shared[part], logits)
     stage("evaluate", cwd=cached)
     scores = pd.read_csv(cached / "metrics" / "scores.csv").set_index(["split", "score"])
     for name in ("macro_average_precision", "micro_average_precision"):
@@ -228,15 +240,16 @@ def test_a_step_of_micro_batches_is_that_of_the_whole_batch(
         slices = partial(lambda size, rows, device: [slice(i, i + size) for i in range(0, rows, size)], size)
         monkeypatch.setattr(training, "micro_batches", slices)
         # bfloat16 rounds each sum on its way.
-        monkeypatch.setattr(training, "autocast", lambda device: nullcontext())
+        for module in ("inputs", "training"):
+            monkeypatch.setattr(f"poster_genres.{module}.autocast", lambda device: nullcontext())
         learning = prepare_training(parameters, CPU)
         (learner,) = learning.learners
         learner.network.train()
-        for module in learner.network.modules():
-            if isinstance(module, nn.Dropout):  # it draws other numbers for micro-batches
-                module.p = 0.0
+        for layer in learner.network.modules():
+            if isinstance(layer, nn.Dropout):  # it draws other numbers for micro-batches
+                layer.p = 0.0
         given.clear()
-        learner.network.register_forward_pre_hook(lambda _, posters: given.append(len(posters[0])))
+        learner.network.register_forward_pre_hook(lambda _, inputs: given.append(len(getattr(inputs[0], "maps", inputs[0]))))
         torch.manual_seed(1)
         logits = learning._step(learner, learning.train_rows[:8])
         steps.append([logits, *(parameter.grad for parameter in learner.network.parameters() if parameter.grad is not None)])
@@ -377,6 +390,89 @@ def test_each_poster_comes_once_an_epoch() -> None:
     assert len(set(seen)) == 64
     assert set(seen) < set(rows)
     assert [len(batch) for batch in shuffled_batches(rows[:-1], 30)] == [30, 30, 4]
+
+
+def test_frozen_blocks_maps_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    architecture = find_architecture("efficientnet_lite0")
+    torch.manual_seed(0)
+    network = architecture.build(2, 64, 48)
+    posters = np.random.default_rng(0).integers(0, 256, (6, 64, 48, 3), np.uint8)
+    preprocessing = architecture.preprocessing
+    model = Model(
+        "efficientnet_lite0", ["a", "b"], 64, 48, list(preprocessing.mean), list(preprocessing.std), [network], [0.5, 0.5]
+    )
+    rows = np.array([4, 1, 2])
+    # Without frozen blocks, pixels.
+    pixels = Inputs(model, posters, CPU, 0).views(rows)
+    assert [type(view) for view in pixels] == [Tensor] * 2
+    network.freeze(3)
+    network.eval()
+    inputs = Inputs(model, posters, CPU, 3)
+    views = [frozen(view) for view in inputs.views(rows)]
+    monkeypatch.setattr("poster_genres.inputs.autocast", lambda device: nullcontext())
+    exact = Inputs(model, posters, CPU, 3)
+    with torch.inference_mode():
+        for of_pixels, of_maps in zip(pixels, exact.views(rows), strict=True):
+            torch.testing.assert_close(network(of_maps), network(of_pixels))
+        features = torch.stack([network.features(view) for view in pixels])
+        for with_maps in (False, True):
+            torch.testing.assert_close(Inputs(model, posters, CPU, 3).features(rows, with_maps), features)
+    # A mirrored poster is the mirror image; what is left of the maps keeps their values.
+    transforms = random_transforms(3, flip=True, crop=0.5, one_size=True)
+    assert transforms is not None
+    transforms[:, 0, 0] = transforms[:, 0, 0].abs() * torch.tensor([1, -1, 1])
+    whole = [frozen(view) for view in exact.views(rows)]
+    maps, of_frozen = frozen(exact.augmented(rows, transforms))
+    for i, side in enumerate((0, 1, 0)):
+        assert torch.equal(of_frozen[i], whole[side].features[i])
+        height, width = maps.shape[2:]
+        windows = whole[side].maps[i].unfold(1, height, 1).unfold(2, width, 1)
+        assert (windows == maps[i][:, None, None]).all(dim=(0, 3, 4)).any()
+    # Nothing is computed twice, and nothing depends on what was computed before.
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    other = Inputs(model, posters, CPU, 3)
+    other.features(np.array([0, 2]), with_maps=True)
+    compute = Mock(wraps=other._compute)
+    monkeypatch.setattr(other, "_compute", compute)
+    for _ in range(2):
+        for one, again in zip(views, other.views(rows), strict=True):
+            assert all(map(torch.equal, one, frozen(again)))
+    assert [call.args[0].tolist() for call in compute.call_args_list] == [[1, 4]]
+    # Nor on whether the disk has room.
+    monkeypatch.setattr("os.pwrite", lambda *arguments: raise_(OSError(errno.ENOSPC, "No space left on device")))
+    full = Inputs(model, posters, CPU, 3)
+    for one, again in zip(views, full.views(rows), strict=True):
+        assert all(map(torch.equal, one, frozen(again)))
+    assert not full._kept.any()
+    assert list((tmp_path / ".dvc" / "tmp").iterdir()) == []
+
+
+def frozen(view: Tensor | FrozenMaps) -> FrozenMaps:
+    assert isinstance(view, FrozenMaps)
+    return view
+
+
+def raise_(error: Exception) -> int:
+    raise error
+
+
+def test_maps_are_cropped_everywhere() -> None:
+    torch.manual_seed(0)
+    maps = torch.arange(40 * 28).view(1, 1, 40, 28).expand(500, 1, 40, 28)
+    transforms = random_transforms(500, flip=True, crop=0.3, one_size=True)
+    assert transforms is not None
+    cropped = crop_maps(maps, transforms)
+    scale = float(transforms[0, 1, 1])
+    assert 0.7 < scale < 1
+    assert cropped.shape == (500, 1, round(40 * scale), round(28 * scale))
+    tops, lefts = cropped[:, 0, 0, 0] // 28, cropped[:, 0, 0, 0] % 28
+    assert sorted(tops.unique().tolist()) == list(range(40 - cropped.shape[2] + 1))
+    assert sorted(lefts.unique().tolist()) == list(range(28 - cropped.shape[3] + 1))
+    transforms = random_transforms(500, flip=True, crop=0.0, one_size=True)
+    assert transforms is not None
+    assert torch.equal(crop_maps(maps, transforms), maps)
 
 
 def test_augmentation_changes_posters_but_not_their_kind() -> None:

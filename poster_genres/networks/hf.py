@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from poster_genres.architectures import image_stream
 from poster_genres.errors import InputError
 from poster_genres.hugging_face import find, transformers
-from poster_genres.network import STANDARD, Architecture, Head, Network, Preprocessing, keep_statistics
+from poster_genres.network import STANDARD, Architecture, FrozenMaps, Head, Network, Preprocessing, keep_statistics
 
 # Of images that show how a processor scales pixels: black, the three channels alone, and one to check the result.
 COLOURS = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (200, 40, 120))
@@ -116,7 +116,8 @@ class BackboneNetwork(Network):
         keep_statistics(self.backbone)
         return self
 
-    def features(self, posters: Tensor) -> Tensor:
+    def features(self, posters: Tensor | FrozenMaps) -> Tensor:
+        assert isinstance(posters, Tensor), "no block of a backbone can be frozen"
         if self.order is not None:
             posters = posters[:, self.order]
         output = self.backbone(pixel_values=posters, **self.options)
