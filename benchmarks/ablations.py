@@ -3,7 +3,7 @@ single network instead of an ensemble, change one technique at a time, and print
 
 Run: `python -m benchmarks.ablations [DATASET] [--architecture NAME] [--seeds 0 1 2] [--size 240 168] [--only KEY=VALUE …]`, by
 default on ../shared/movie-posters. With `--absent`, techniques that recipes do not use are added, instead of removing those that
-they use. Works in a temporary copy of the project; Linux and macOS.
+they use, and all blocks are trained. Works in a temporary copy of the project; Linux and macOS.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def changed(logits, labels):
     return plain(logits, share * labels + (1 - share) * labels[order])
 
 
-mixed, unmixed, training.augment = [], training.augment, augment
+mixed, unmixed, inputs.augment = [], inputs.augment, augment
 """,
     "colour: brightness, contrast and saturation by up to a fifth": """
 def augment(posters, transforms):
@@ -86,7 +86,7 @@ def augment(posters, transforms):
     return mean + contrast * (posters - mean) + 2 * (brightness - 1)
 
 
-uncoloured, training.augment, changed = training.augment, augment, plain
+uncoloured, inputs.augment, changed = inputs.augment, augment, plain
 """,
     # Zhong et al. 2020, arXiv:1708.04896.
     "erase: a quarter of each side, in half of the posters": """
@@ -99,13 +99,13 @@ def augment(posters, transforms):
     return posters
 
 
-whole, training.augment, changed = training.augment, augment, plain
+whole, inputs.augment, changed = inputs.augment, augment, plain
 """,
 }
 AROUND = """
 import numpy as np
 import torch
-from poster_genres import errors, training
+from poster_genres import errors, inputs, training
 from stages import train
 
 plain = training.binary_cross_entropy_with_logits
@@ -192,9 +192,11 @@ def main() -> None:
         changes.insert(0, {"architecture": image_stream(arguments.architecture)})
     if arguments.only:
         changes = [{key: yaml.safe_load(value)} for key, _, value in (text.partition("=") for text in arguments.only)]
-    variants: dict[str, tuple[dict[str, Any], str | None]] = {"unchanged recipe, one network": ({}, None)}
+    # Some change pixels, which frozen blocks would see once only.
+    base: dict[str, Any] = {"frozen_blocks": 0} if arguments.absent else {}
+    variants: dict[str, tuple[dict[str, Any], str | None]] = {"unchanged recipe, one network": (base, None)}
     if arguments.absent:
-        variants |= {name: ({}, program) for name, program in ABSENT.items()}
+        variants |= {name: (base, program) for name, program in ABSENT.items()}
     else:
         variants |= {", ".join(f"`{key}: {value}`" for key, value in change.items()): (change, None) for change in changes}
     size = size_of(arguments.architecture)
