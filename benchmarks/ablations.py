@@ -121,15 +121,20 @@ def weighted(logits, labels, weights):
 
 {program}
 
-def loss(logits, labels):
-    # The linear probe is fitted to all posters at once, with the plain loss.
-    if len(labels) > 1000:
-        memory["frequencies"] = labels.mean(dim=0)
-        return plain(logits, labels)
-    return changed(logits, labels)
+step = training.Training._step
 
 
-training.binary_cross_entropy_with_logits = loss
+def changed_step(self, learner, batch):
+    # In steps alone: the linear probe keeps the plain loss.
+    memory["frequencies"] = torch.from_numpy(self.labels[self.train_rows].mean(axis=0))
+    training.binary_cross_entropy_with_logits = changed
+    try:
+        return step(self, learner, batch)
+    finally:
+        training.binary_cross_entropy_with_logits = plain
+
+
+training.Training._step = changed_step
 errors.run(train.main)
 """
 

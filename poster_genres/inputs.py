@@ -2,9 +2,11 @@
 what pretrained networks make of posters, for the linear probe."""
 
 import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,7 +22,7 @@ from poster_genres.progress import progress
 from poster_genres.spread import spread
 from poster_genres.tensor_cache import Posters
 
-# The most that frozen blocks' maps may take on the disk; those of further posters are computed each time.
+# The most that frozen blocks' maps may take on the disk.
 MOST_BYTES = 16 * 2**30
 
 
@@ -90,7 +92,8 @@ class Pretrained:
 class Inputs:
     """The inputs of a model's networks, the first blocks of which may be frozen, and the same in all.
 
-    These blocks' maps are kept in a temporary file, as long as the disk has room.
+    These blocks' maps are kept in a temporary file, which takes up to half of the disk's free space; those of further posters are
+    computed each time.
 
     Parameters
     ----------
@@ -102,12 +105,16 @@ class Inputs:
         self.model, self.posters, self.device, self.frozen_blocks = model, posters, device, frozen_blocks
         # Otherwise batch norm would take statistics of its own before training begins.
         model.networks[0].eval()
-        self.load = loader(posters, device)
         self._file: BinaryIO | None = None
+        self._room, self._told = MOST_BYTES, False
         self._kept = np.zeros(len(posters), bool)
-        self._full = False
         # Of a poster's maps, rows by columns by channels, and of a record of these and the features.
         self._shape, self._type, self._bytes = torch.Size(), torch.float32, 0
+
+    @cached_property
+    def load(self) -> Callable[[np.ndarray], Tensor]:
+        """See `loader`. Where blocks are frozen, it is not used."""
+        return loader(self.posters, self.device)
 
     def features(self, rows: np.ndarray, with_maps: bool, dask_scheduler: str | None = None) -> Tensor:
         """The features of posters and of their mirror images by the networks, which must not have been trained yet.
@@ -157,7 +164,9 @@ class Inputs:
         cpu = self.device.type == "cpu"
         chunks = np.split(rows, range(1 if cpu else 64, len(rows), 1 if cpu else 64))
         work = Pretrained(self.model, self.frozen_blocks, with_maps, with_features)
-        results = spread(work, (self.posters[few] for few in chunks), dask_scheduler, None if cpu else 1)
+        # As many cores as torch may use: a sweep or `processes` leaves the others to other trainings.
+        cores = torch.get_num_threads() if cpu else 1
+        results = spread(work, (self.posters[few] for few in chunks), dask_scheduler, cores)
         for few, (maps, features) in zip(chunks, results, strict=True):
             yield few, maps, features
 
@@ -186,18 +195,26 @@ class Inputs:
         records = np.concatenate(parts, axis=1).reshape(2, len(rows), -1).swapaxes(0, 1)
         self._bytes = records.shape[2]
         for row, record in zip(rows.tolist(), records, strict=True):
-            if self._full or (row + 1) * record.size > MOST_BYTES:
-                continue
-            try:
-                if self._file is None:
-                    folder = repository() / ".dvc" / "tmp"
-                    folder.mkdir(parents=True, exist_ok=True)
-                    self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - open until the training ends
-                self._kept[row] = os.pwrite(self._file.fileno(), record.tobytes(), row * record.size) == record.size
-            except OSError:  # the disk is full, or cannot be written
-                self._kept[row] = False
-            self._full = not self._kept[row]
-        return {row: record for row, record in zip(rows.tolist(), records, strict=True) if not self._kept[row]}
+            self._kept[row] = self._write(record, row * record.size)
+        left = {row: record for row, record in zip(rows.tolist(), records, strict=True) if not self._kept[row]}
+        if left and not self._told:
+            self._told = True
+            print("warning: .dvc/tmp has no room for all frozen blocks' maps; some are computed in each epoch", file=sys.stderr)
+        return left
+
+    def _write(self, record: np.ndarray, position: int) -> bool:
+        """Write a record to the file; returns whether there was room."""
+        folder = repository() / ".dvc" / "tmp"
+        try:
+            if self._file is None:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - open until the training ends
+                self._room = min(MOST_BYTES, shutil.disk_usage(folder).free // 2)
+            if position + record.size <= self._room:
+                return os.pwrite(self._file.fileno(), record.tobytes(), position) == record.size
+        except OSError:  # the disk is full, or cannot be written
+            self._room = 0
+        return False
 
     def _read(self, row: int, side: int) -> np.ndarray:
         assert self._file is not None

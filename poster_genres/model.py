@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,7 @@ from poster_genres.devices import micro_batches
 from poster_genres.errors import InputError, printable
 from poster_genres.files import sha256, whole_file
 from poster_genres.fusion import Fusion, equal_weights
-from poster_genres.network import Architecture, Network, find_architecture, normalise
+from poster_genres.network import Architecture, FrozenMaps, Network, find_architecture, normalise
 from poster_genres.object_model import ObjectModel
 from poster_genres.objects import PosterDetections
 from poster_genres.progress import progress
@@ -162,23 +162,31 @@ def image_evidence(model: Model, posters: Posters, device: torch.device, rows: n
     float32 (n, genres) each; see `predict_evidence`
     """
     rows = np.arange(len(posters)) if rows is None else rows
-    parts = {"networks": model.networks, "probe": [] if model.probe is None else [model.probe]}
-    parts = {part: networks for part, networks in parts.items() if networks}
+    parts = {"networks": model.networks} if model.networks else {}
+    if model.probe is not None:
+        parts["probe"] = [model.probe]
+    if not parts:
+        return {}
     every = [network for networks in parts.values() for network in networks]
     evidence = {part: np.empty((len(rows), len(model.genres)), np.float32) for part in parts}
     for network in every:
         network.eval()
     shared = len(every) > 1 and every[0].has_frozen_blocks
-    with torch.inference_mode(), progress("networks", len(rows) if every else 0, leave=False) as bar:
-        for batch in micro_batches(len(rows) if every else 0, device):
+    with torch.inference_mode(), progress("networks", len(rows), leave=False) as bar:
+        for batch in micro_batches(len(rows), device):
             pixels = model.normalise(torch.from_numpy(posters[rows[batch]]).to(device))
             views = [pixels, pixels.flip(3)] if model.flip else [pixels]
             inputs = [every[0].frozen_maps(view) if shared else view for view in views]
             for part, networks in parts.items():
-                logits = torch.stack([network(view).float() for view in inputs for network in networks])
-                evidence[part][batch] = logits.mean(dim=0).cpu().numpy()
+                evidence[part][batch] = average_logits(networks, inputs)
             bar.update(len(pixels))
     return evidence
+
+
+def average_logits(networks: list[Network], views: Iterable[Tensor | FrozenMaps]) -> np.ndarray:
+    """The logits, float32 (n, genres), averaged over networks and over views of the same n posters."""
+    logits = torch.stack([network(view).float() for view in views for network in networks])
+    return np.asarray(logits.mean(dim=0).cpu().numpy())
 
 
 def share_blocks(networks: list[Network]) -> None:

@@ -22,7 +22,7 @@ from poster_genres.errors import InputError
 from poster_genres.fusion import STACKED, Fusion, fit_fusion, fit_stack, folds, out_of_fold_logits
 from poster_genres.inputs import Inputs
 from poster_genres.logistic import fit_logistic
-from poster_genres.model import Model, evidence_of_detections
+from poster_genres.model import Model, average_logits, evidence_of_detections
 from poster_genres.movies import SPLITS
 from poster_genres.network import Network
 from poster_genres.objects import PosterDetections
@@ -129,7 +129,7 @@ class Training:
         dask_scheduler: str | None = None,
     ) -> None:
         self.model, self.recipe, self.device, self.dask_scheduler = model, recipe, device, dask_scheduler
-        self.posters, self.labels = posters, labels
+        self.labels = labels
         # What the networks learn, float32 (N, genres) in [0, 1].
         self.targets = labels
         self.inputs = Inputs(model, posters, device, recipe.frozen_blocks)
@@ -251,8 +251,7 @@ class Training:
         with torch.inference_mode(), autocast(self.device), progress("validation", len(rows), leave=False) as bar:
             for few in micro_batches(len(rows), self.device):
                 views = self.inputs.views(rows[few])[: 2 if self.model.flip else 1]
-                of_few = torch.stack([network(view).float() for view in views for network in networks])
-                logits[few] = of_few.mean(dim=0).cpu().numpy()
+                logits[few] = average_logits(networks, views)
                 bar.update(len(rows[few]))
         return processes.all_gather_rows(logits)
 

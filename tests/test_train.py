@@ -380,6 +380,7 @@ def test_of_several_processes_one_says_what_is_wrong(cached: Path) -> None:
     set_parameters(cached, architecture="efficientnet_lite0", processes=2, epochs=1, learning_rate=1e30)
     errors = stage("train", cwd=cached, fails=True).stderr
     assert errors.count("training diverged") == 1
+    assert "run_id" not in errors
 
 
 def test_each_poster_comes_once_an_epoch() -> None:
@@ -392,7 +393,9 @@ def test_each_poster_comes_once_an_epoch() -> None:
     assert [len(batch) for batch in shuffled_batches(rows[:-1], 30)] == [30, 30, 4]
 
 
-def test_frozen_blocks_maps_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frozen_blocks_maps_are_computed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     architecture = find_architecture("efficientnet_lite0")
     torch.manual_seed(0)
@@ -440,12 +443,18 @@ def test_frozen_blocks_maps_are_computed_once(tmp_path: Path, monkeypatch: pytes
         for one, again in zip(views, other.views(rows), strict=True):
             assert all(map(torch.equal, one, frozen(again)))
     assert [call.args[0].tolist() for call in compute.call_args_list] == [[1, 4]]
-    # Nor on whether the disk has room.
-    monkeypatch.setattr("os.pwrite", lambda *arguments: raise_(OSError(errno.ENOSPC, "No space left on device")))
-    full = Inputs(model, posters, CPU, 3)
-    for one, again in zip(views, full.views(rows), strict=True):
-        assert all(map(torch.equal, one, frozen(again)))
-    assert not full._kept.any()
+    # Nor on whether the disk has room: half of what is free is left to others. What does not fit is said once.
+    small, full = (Inputs(model, posters, CPU, 3) for _ in "ab")
+    one_poster = 2 * other._bytes
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: Mock(free=2 * 2 * one_poster))
+    for inputs in (small, full):
+        for _ in range(2):
+            for one, again in zip(views, inputs.views(rows), strict=True):
+                assert all(map(torch.equal, one, frozen(again)))
+        said = "warning: .dvc/tmp has no room for all frozen blocks' maps; some are computed in each epoch\n"
+        assert capsys.readouterr().err == said
+        assert np.flatnonzero(inputs._kept).tolist() == ([1] if inputs is small else [])
+        monkeypatch.setattr("os.pwrite", lambda *arguments: raise_(OSError(errno.ENOSPC, "No space left on device")))
     assert list((tmp_path / ".dvc" / "tmp").iterdir()) == []
 
 
