@@ -60,11 +60,11 @@ def changed(logits, labels):
 """,
     # Zhang et al. 2018, arXiv:1710.09412.
     "mixup, alpha 0.4": """
-def augment(posters, transforms):
+def augment(posters, *how):
     mixed.clear()
     share = float(torch.distributions.Beta(0.4, 0.4).sample())
     mixed.append((share, torch.randperm(len(posters))))
-    posters = unmixed(posters, transforms)
+    posters = unmixed(posters, *how)
     return share * posters + (1 - share) * posters[mixed[0][1]]
 
 
@@ -76,8 +76,8 @@ def changed(logits, labels):
 mixed, unmixed, inputs.augment = [], inputs.augment, augment
 """,
     "colour: brightness, contrast and saturation by up to a fifth": """
-def augment(posters, transforms):
-    posters = uncoloured(posters, transforms)
+def augment(posters, *how):
+    posters = uncoloured(posters, *how)
     brightness, contrast, saturation = 0.8 + 0.4 * torch.rand(3, len(posters), 1, 1, 1)
     grey = posters.mean(dim=1, keepdim=True)
     posters = grey + saturation * (posters - grey)
@@ -90,8 +90,8 @@ uncoloured, inputs.augment, changed = inputs.augment, augment, plain
 """,
     # Zhong et al. 2020, arXiv:1708.04896.
     "erase: a quarter of each side, in half of the posters": """
-def augment(posters, transforms):
-    posters = whole(posters, transforms)
+def augment(posters, *how):
+    posters = whole(posters, *how)
     number, _, height, width = posters.shape
     for i in torch.nonzero(torch.rand(number) < 0.5)[:, 0].tolist():
         top, left = int(torch.randint(height * 3 // 4, ())), int(torch.randint(width * 3 // 4, ()))

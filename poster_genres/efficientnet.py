@@ -194,7 +194,7 @@ class EfficientNetLiteNetwork(Network):
         maps = EfficientNetLite(variant)
         head = Head(sum(maps.channels), genres)
         nn.init.constant_(head.bias, -2.5)
-        super().__init__(maps, AveragePoolOfAll(), nn.Sequential(nn.Dropout(0.3), head))
+        super().__init__(maps, AveragePoolOfAll(), nn.Sequential(nn.Dropout(0.3), head), any_size=True)
 
     def freeze(self, blocks: int) -> None:
         self.maps.freeze(blocks)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from poster_genres.augmentation import augment, crop_maps
+from poster_genres.augmentation import augment, crop_windows
 from poster_genres.devices import autocast, choose_device
 from poster_genres.files import repository
 from poster_genres.model import Model
@@ -103,6 +103,8 @@ class Inputs:
 
     def __init__(self, model: Model, posters: Posters, device: torch.device, frozen_blocks: int) -> None:
         self.model, self.posters, self.device, self.frozen_blocks = model, posters, device, frozen_blocks
+        # Whether crops are as small as what is left, the same for all posters of a batch, or are enlarged again.
+        self.windows = model.networks[0].any_size
         # Otherwise batch norm would take statistics of its own before training begins.
         model.networks[0].eval()
         self._file: BinaryIO | None = None
@@ -148,14 +150,14 @@ class Inputs:
     def augmented(self, rows: np.ndarray, transforms: Tensor | None) -> Tensor | FrozenMaps:
         """The inputs for posters, each changed by its transform of `augmentation.random_transforms`.
 
-        Maps are those of the whole poster, mirrored or not, of which `augmentation.crop_maps` cuts off the edges.
+        Maps are those of the whole poster, mirrored or not, of which `augmentation.crop_windows` cuts off the edges.
         """
         if not self.frozen_blocks:
-            return augment(self.model.normalise(self.load(rows)), transforms)
+            return augment(self.model.normalise(self.load(rows)), transforms, self.windows)
         if transforms is None:
             return self._maps(rows, np.zeros(len(rows), int))
         maps, features = self._maps(rows, (transforms[:, 0, 0] < 0).int().numpy())
-        return FrozenMaps(crop_maps(maps, transforms), features)
+        return FrozenMaps(crop_windows(maps, transforms), features)
 
     def _compute(
         self, rows: np.ndarray, with_maps: bool, with_features: bool, dask_scheduler: str | None = None

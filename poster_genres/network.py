@@ -46,11 +46,12 @@ class Network(nn.Module):
     maps : float32 (N, 3, height, width), normalised, to (N, channels, rows, columns), or to a tuple of such feature maps
     pool : to (N, features)
     head : to logits (N, genres)
+    any_size : whether posters may be of other sizes than the network was made for, so that it is trained on windows of them
     """
 
-    def __init__(self, maps: nn.Module, pool: nn.Module, head: nn.Module) -> None:
+    def __init__(self, maps: nn.Module, pool: nn.Module, head: nn.Module, any_size: bool = False) -> None:
         super().__init__()
-        self.maps, self.pool, self.head = maps, pool, head
+        self.maps, self.pool, self.head, self.any_size = maps, pool, head, any_size
 
     def freeze(self, blocks: int) -> None:
         """Freeze the weights of the first blocks of `maps`.

@@ -352,7 +352,7 @@ class Training:
         On a CPU gradients are accumulated over micro-batches, which take less memory, unless the network uses statistics of the
         batch.
         """
-        transforms = random_transforms(len(batch), self.recipe.flip, self.recipe.crop, self.inputs.frozen_blocks > 0)
+        transforms = random_transforms(len(batch), self.recipe.flip, self.recipe.crop, self.inputs.windows)
         rows = processes.shard(batch)
         transforms = None if transforms is None else processes.shard(transforms)
         accumulate = self.device.type == "cpu" and processes.world_size() == 1 and not uses_batch_statistics(learner.network)

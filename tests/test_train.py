@@ -21,7 +21,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from poster_genres import processes, training
 from poster_genres.architectures import needs_objects
-from poster_genres.augmentation import augment, crop_maps, random_transforms
+from poster_genres.augmentation import augment, crop_windows, random_transforms
 from poster_genres.inputs import Inputs
 from poster_genres.model import Model, image_evidence, load_model
 from poster_genres.movies import genres_of, labels_of
@@ -467,12 +467,12 @@ def raise_(error: Exception) -> int:
     raise error
 
 
-def test_maps_are_cropped_everywhere() -> None:
+def test_windows_are_everywhere() -> None:
     torch.manual_seed(0)
     maps = torch.arange(40 * 28).view(1, 1, 40, 28).expand(500, 1, 40, 28)
     transforms = random_transforms(500, flip=True, crop=0.3, one_size=True)
     assert transforms is not None
-    cropped = crop_maps(maps, transforms)
+    cropped = crop_windows(maps, transforms)
     scale = float(transforms[0, 1, 1])
     assert 0.7 < scale < 1
     assert cropped.shape == (500, 1, round(40 * scale), round(28 * scale))
@@ -481,7 +481,7 @@ def test_maps_are_cropped_everywhere() -> None:
     assert sorted(lefts.unique().tolist()) == list(range(28 - cropped.shape[3] + 1))
     transforms = random_transforms(500, flip=True, crop=0.0, one_size=True)
     assert transforms is not None
-    assert torch.equal(crop_maps(maps, transforms), maps)
+    assert torch.equal(crop_windows(maps, transforms), maps)
 
 
 def test_augmentation_changes_posters_but_not_their_kind() -> None:
@@ -498,3 +498,26 @@ def test_augmentation_changes_posters_but_not_their_kind() -> None:
     assert cropped.shape == posters.shape
     assert cropped.min() >= posters.min() - 1e-4
     assert not torch.allclose(cropped, posters, atol=0.1)
+
+
+def test_windows_of_posters_are_not_enlarged() -> None:
+    torch.manual_seed(0)
+    posters = torch.randn(64, 3, 50, 40)
+    sizes = set()
+    for _ in range(20):
+        transforms = random_transforms(64, flip=True, crop=0.5, one_size=True)
+        assert transforms is not None
+        windows = augment(posters, transforms, windows=True)
+        assert windows.is_contiguous(memory_format=torch.channels_last)
+        height, width = windows.shape[2:]
+        sizes.add((height, width))
+        for window, poster, transform in zip(windows[:2], posters, transforms, strict=False):
+            whole = poster.flip(2) if transform[0, 0] < 0 else poster
+            places = whole.unfold(1, height, 1).unfold(2, width, 1)
+            assert (places == window[:, None, None]).all(dim=(0, 3, 4)).sum() == 1
+    # Few sizes: multiples of sixteen.
+    assert {height for height, _ in sizes} == {32, 48}
+    assert {width for _, width in sizes} == {16, 32}
+    # Without cropping, the whole.
+    whole = augment(posters, random_transforms(64, flip=True, crop=0.0, one_size=True), windows=True)
+    assert all(torch.equal(new, old) or torch.equal(new, old.flip(2)) for new, old in zip(whole, posters, strict=True))

@@ -60,7 +60,7 @@ def residual(genres: int, height: int, width: int) -> Network:
     head = Head(2 * channels, genres)
     # Nearly all genres are absent from a poster; beginning at 8 % spares the first epochs learning that.
     nn.init.constant_(head.bias, -2.5)
-    return Network(nn.Sequential(*layers), AverageAndMaxPool(), nn.Sequential(nn.Dropout(0.4), head))
+    return Network(nn.Sequential(*layers), AverageAndMaxPool(), nn.Sequential(nn.Dropout(0.4), head), any_size=True)
 
 
 ARCHITECTURE = Architecture(residual)
