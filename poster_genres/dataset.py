@@ -69,6 +69,8 @@ def list_files(dataset: Path) -> list[File]:
             if name.startswith(".") or not path.is_file():
                 continue
             relative = path.relative_to(dataset).as_posix()
+            if not relative.isprintable() and any("\ud800" <= sign <= "\udfff" for sign in relative):
+                raise InputError(f"{dataset}: the name {relative!a} is not UTF-8; rename it")
             if path.suffix.lower() == ".zip":
                 files += _list_archive(path, relative)
             else:
@@ -79,8 +81,8 @@ def list_files(dataset: Path) -> list[File]:
 def _list_archive(path: Path, relative: str) -> list[File]:
     files = []
     for member in open_archive(path).infolist():
-        # zipfile turns backslashes into slashes only on Windows, and cuts the name at a NUL.
-        parts = PurePosixPath(member.filename.replace("\\", "/")).parts
+        # zipfile cuts the name at a NUL.
+        parts = PurePosixPath(member.filename).parts
         if ".." in parts or parts[:1] == ("/",) or (parts and parts[0][1:2] == ":") or "\0" in member.orig_filename:
             raise InputError(f"{path}: its member {member.orig_filename!r} lies outside of the archive; make the archive again")
         if member.is_dir() or "__MACOSX" in parts or any(part.startswith(".") for part in parts):
@@ -98,7 +100,12 @@ def open_archive(path: Path) -> zipfile.ZipFile:
             record = zipfile._EndRecData(file)  # type: ignore[attr-defined]
         if record and record[zipfile._ECD_SIZE] > MAX_DIRECTORY:  # type: ignore[attr-defined]
             raise InputError(f"{path}: has too many files for one archive; unpack it, or make several of it")
-        return zipfile.ZipFile(path)
+        archive = zipfile.ZipFile(path)
+        for member in archive.infolist():
+            if "\\" in member.filename:  # which zipfile turns into slashes on Windows only
+                member.filename = member.filename.replace("\\", "/")
+                archive.NameToInfo[member.filename] = member
+        return archive
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, EOFError, struct.error) as error:
         raise InputError(f"{path}: not a readable zip archive ({error}); download it again") from None
 

@@ -136,6 +136,8 @@ def read_labels(cells: list[Any], separator: str, where: Callable[[int], str]) -
     names = {key: tuple(name for name in parts if not is_unknown(name)) for key, parts in tidied.items()}
     unknown = Counter(name for key in keys for name in dict.fromkeys(tidied[key]) if name and is_unknown(name))
     counts = Counter(name for key in keys for name in names[key])
+    if set(counts) <= {"0", "1"} and (vector := next((key for key in keys if len(names[key]) > 1), None)):
+        raise _no_names(where(keys.index(vector)), vector)
     valued = [name for name in counts if _VALUED.fullmatch(name)]
     if len(valued) > 0.5 * len(counts):
         row = next(row for row, key in enumerate(keys) if valued[0] in names[key])
@@ -179,8 +181,12 @@ def _parse_cells(cells: list[Any], keys: list[str], where: Callable[[int], str])
             raise InputError(f"{where(row)}: {str(cell)[:60]!r} is not a list of names; it looks like ['Comedy', 'Drama']")
     vectors = [value for value in parsed.values() if not isinstance(value, str)]
     if len(vectors) > 1 and len({len(value) for value in vectors}) == 1 < len(vectors[0]) and set().union(*vectors) <= {"0", "1"}:
-        raise InputError(f"{where(0)}: {str(cells[0])[:60]!r} has no names; write them, or a column of 0 and 1 per name")
+        raise _no_names(where(0), str(cells[0]))
     return parsed
+
+
+def _no_names(where: str, cell: str) -> InputError:
+    return InputError(f"{where}: {cell[:60]!r} has no names; write them, or a column of 0 and 1 per name")
 
 
 def _are_numbered(cells: Mapping[str, int]) -> bool:

@@ -51,11 +51,20 @@ class Posters:
         self.files = [file for file in files if file.size <= most]
         self.too_large = [file for file in files if file.size > most]
         self.by_stem = _index((_names(file)[1], i) for i, file in enumerate(self.files))
+        self._share: dict[tuple[tuple[str, ...], tuple[str, ...]], bool] = {}
 
     @cached_property
     def by_form(self) -> dict[str, list[int]]:
         """From stems without regard to case and Unicode form to the numbers of the files."""
         return _index((normal(_names(file)[1]), i) for i, file in enumerate(self.files))
+
+    @cached_property
+    def by_folder(self) -> dict[tuple[str, ...], set[str]]:
+        """From folders to the stems of the files in them."""
+        folders: dict[tuple[str, ...], set[str]] = {}
+        for i, file in enumerate(self.files):
+            folders.setdefault(self._folders(i), set()).add(_names(file)[1])
+        return folders
 
     @cached_property
     def by_number(self) -> dict[str, list[int]]:
@@ -90,7 +99,8 @@ class Posters:
         """The number of the poster of each ID, None where it has none.
 
         A rule is tried for those IDs only that the ones before it leave over: the path, or the file's name, with its ending or
-        without; the same but for case and Unicode's form; and, where these match none at all, the number in it.
+        without; the same but for case and Unicode's form; and, where these match none at all, the number in it. Where they match
+        some, an ID that is left differs from a poster's name that is left by leading zeros only, as spreadsheets cut them off.
 
         Parameters
         ----------
@@ -110,6 +120,8 @@ class Posters:
         matches = [self._by_name(text, table) for text, table in zip(ids, tables, strict=True)]
         if not any(rule for _, rule in matches):
             matches = self._by_numbers([text.strip() for text in ids])
+        else:
+            self._match_cut_zeros(ids, tables, matches)
         rules = Counter(rule for _, rule in matches if rule)
         return [number for number, _ in matches], rules
 
@@ -124,6 +136,21 @@ class Posters:
                 raise InputError(f"{self.dataset}: IDs {other!r} and {text!r} are the same number; write them as images are named")
             matches.append((files[0], NUMBER) if files else (None, ""))
         return matches
+
+    def _match_cut_zeros(self, ids: list[str], tables: list[str], matches: list[tuple[int | None, str]]) -> None:
+        """Match in place the IDs that are left to the posters that are left, by their numbers, where it is one to one."""
+        taken = {number for number, _ in matches if number is not None}
+        rows: dict[int, set[str]] = {}
+        found: dict[int, int] = {}
+        for row, (text, table) in enumerate(zip(ids, tables, strict=True)):
+            if matches[row][0] is None and (key := number_in(text.strip()))[1]:
+                files = [i for i in self.by_number.get(key[1], []) if number_in(_names(self.files[i])[1]) == key and i not in taken]
+                if len(files) == 1 and not self._is_elsewhere(files[0], table):
+                    found[row] = files[0]
+                    rows.setdefault(files[0], set()).add(text)
+        for row, number in found.items():
+            if len(rows[number]) == 1:
+                matches[row] = number, NUMBER
 
     def _of_number(self, text: str) -> list[int]:
         """The posters with the number of an ID, if the letters before it are the same, or missing on one side."""
@@ -143,6 +170,8 @@ class Posters:
                 files = [i for i in files if _same_folders(folders, tuple(map(form, self._folders(i))))]
             if len(files) > 1:
                 files = self._nearest(files, parts, table)
+            if len(parts) == 1:
+                files = [i for i in files if not self._is_elsewhere(i, table)]
             if len(files) > 1 and not self._same_bytes(files):
                 self._refuse(text, files)
             if files:
@@ -164,14 +193,20 @@ class Posters:
 
     def _nearest(self, numbers: list[int], parts: tuple[str, ...], table: str) -> list[int]:
         """Of posters of one name the one that is meant: at exactly this path; in the table's folder; in the folder of its name."""
-        path = PurePosixPath(table)
-        folders = [parts[:-1]] if len(parts) > 1 else []
-        folders += [path.parent.parts] if path.parent.parts else []
-        folders.append((*path.parent.parts, path.stem))
-        for folder in folders:
+        for folder in ([parts[:-1]] if len(parts) > 1 else []) + _folders_of(table):
             if inside := [i for i in numbers if self._folders(i) == folder]:
                 return inside
         return numbers
+
+    def _is_elsewhere(self, number: int, table: str) -> bool:
+        """Whether a poster is in another folder than the table's posters, where both folders use the same names."""
+        home = next((folder for folder in _folders_of(table) if folder in self.by_folder), None)
+        folder = self._folders(number)
+        if home is None or folder[: len(home)] == home:
+            return False
+        if (home, folder) not in self._share:
+            self._share[home, folder] = not self.by_folder[home].isdisjoint(self.by_folder[folder])
+        return self._share[home, folder]
 
     def _refuse(self, text: str, numbers: list[int], kind: str = "name") -> None:
         names = " and ".join(self.files[i].name for i in numbers[:2])
@@ -183,6 +218,12 @@ class Posters:
 def _same_folders(wanted: tuple[str, ...], folders: tuple[str, ...]) -> bool:
     number = min(len(wanted), len(folders))
     return number == 0 or wanted[-number:] == folders[-number:]
+
+
+def _folders_of(table: str) -> list[tuple[str, ...]]:
+    """Where the posters of a table may be: in its folder, if that is not the data set's own, or in the folder of its name."""
+    path = PurePosixPath(table)
+    return ([path.parent.parts] if path.parent.parts else []) + [(*path.parent.parts, path.stem)]
 
 
 def _names(file: File) -> tuple[str, str]:

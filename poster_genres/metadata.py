@@ -6,8 +6,8 @@ tuple of names; `known`, whether these are known, as no name may mean that there
 
 import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -61,6 +61,8 @@ PREFIXES = ("genre", "label", "tag", "class", "category")
 VALUE_NAMES = ("confidence", "score", "value", "probability", "prob", "present", "ispresent", "relevance")
 # Words in the names of tables that hold no truth, where there are others.
 NO_TRUTH = {"submission", "submissions", "sample", "prediction", "predictions", "pred", "preds", "example", "old", "backup", "copy"}
+# Names of texts and settings that are no tables.
+NO_TABLES = {"readme", "license", "licence", "copying", "notice", "changelog", "citation", "requirements", "config", "settings"}
 # Cells that are looked at to find the column of IDs.
 SAMPLE = 1000
 SPLIT_NAMES = {
@@ -130,11 +132,15 @@ def read_metadata(
         file and row, or the parameter to set.
     """
     tables, ignored = read_tables(dataset, files, choice)
+    left_out = f"; not read: {'; '.join(ignored)}" if ignored else ""
     truths = [table for table in tables if "groundtruth" in table.about and choice != "csv"]
     others = [table for table in tables if "groundtruth" not in table.about and choice != "groundtruth"]
     chosen: tuple[Table, Columns] | None = None
     if others:
-        chosen, faults = choose_tables(dataset, others, posters, id_column, label_columns, bool(truths))
+        try:
+            chosen, faults = choose_tables(dataset, others, posters, id_column, label_columns, bool(truths))
+        except NotMetadata as error:
+            raise InputError(f"{error}{left_out}") from None
         ignored += faults
     truth = None
     if truths:
@@ -147,7 +153,7 @@ def read_metadata(
             )
             there = [file.name for file in files if file.suffix not in POSTER_SUFFIXES]
             seen = f"; files there: {some(there)}" if there else ""
-            raise InputError(f"{dataset}: no metadata found; {wanted} is needed beside the images{seen}")
+            raise InputError(f"{dataset}: no metadata found; {wanted} is needed beside the images{seen}{left_out}")
         lines = [f"metadata: {some([name for table in truths for name in table.names])} (groundtruth)"]
         return Metadata(truth, "groundtruth", lines)
     table, columns = chosen
@@ -175,17 +181,24 @@ def read_tables(dataset: Path, files: list[File], choice: str | list[str]) -> tu
     ignored = [f"{file.name} ({file.size / 1e9:.1f} GB)" for file in candidates if file.size > MAX_TABLE]
     candidates = [file for file in candidates if file.size <= MAX_TABLE]
     if set(names) <= {AUTO, "csv", "groundtruth"}:
+        candidates = [file for file in candidates if file.stem.partition(".")[0].casefold() not in NO_TABLES]
         doubtful = [file for file in candidates if NO_TRUTH & set(re.split(r"[\W_]+", file.stem.casefold()))]
         if len(doubtful) < len(candidates):
             candidates = [file for file in candidates if file not in doubtful]
             ignored += [f"{file.name} (by its name; `metadata` can name it)" for file in doubtful]
     else:
-        by_name = {file.name: file for file in candidates} | {PurePosixPath(file.path).name: file for file in candidates}
+        named = []
         for name in names:
-            if name not in by_name:
+            found = [file for file in candidates if file.name == name]
+            found = found or [file for file in candidates if PurePosixPath(file.path).name == name]
+            if not found:
                 there = some(file.name for file in candidates) or "none"
                 raise InputError(f"params.yaml: metadata: {dataset} has no table {name!r}; it has {there}")
-        candidates = [by_name[name] for name in names]
+            if len(found) > 1:
+                paths = some(file.name for file in found)
+                raise InputError(f"params.yaml: metadata: {dataset} has {len(found)} tables {name!r}, {paths}; write a path")
+            named += found
+        candidates = named
     tables: list[Table] = []
     single: dict[str, list[tuple[File, Table]]] = {}
     for file in candidates:
@@ -209,8 +222,10 @@ def choose_tables(
 
     Raises
     ------
+    NotMetadata
+        There is none, though it is not `optional`.
     InputError
-        There is none, though it is not `optional`; or there are several of different forms.
+        There are several of different forms.
     """
     usable: dict[tuple[str, tuple[str, ...]], list[tuple[Table, Columns]]] = {}
     faults: list[str] = []
@@ -225,7 +240,7 @@ def choose_tables(
     if not usable:
         if optional:
             return None, []
-        raise InputError("; or ".join(faults[:3]))
+        raise NotMetadata("; or ".join(faults[:3]))
     if len(usable) > 1:
         shown = "; ".join(
             f"{some([name for table, _ in group for name in table.names])} ({form[0]}, {', '.join(form[1])})"
@@ -235,8 +250,13 @@ def choose_tables(
             f"{dataset}: tables of different forms could be the metadata: {shown}; set `metadata` in params.yaml to one of them"
         )
     ((_, group),) = usable.items()
-    group.sort(key=lambda pair: SPLIT_ORDER.index(split_of(pair[0].names[0])))
-    return (_together([table for table, _ in group]), group[0][1]), [fault.removeprefix(f"{dataset}/") for fault in faults]
+    group.sort(key=lambda pair: SPLIT_ORDER.index(split_of_table(pair[0].names[0])))
+    whole, columns = _together([table for table, _ in group]), group[0][1]
+    if columns.one_hot:  # a label that is in some of the tables only is one too
+        spellings = _spellings([table for table, _ in group])
+        labels = [spelling[name] for spelling, (_, own) in zip(spellings, group, strict=True) for name in own.labels]
+        columns = replace(columns, labels=list(dict.fromkeys(labels)))
+    return (whole, columns), [fault.removeprefix(f"{dataset}/") for fault in faults]
 
 
 def find_columns(dataset: Path, table: Table, posters: Posters, id_column: str, label_columns: str | list[str]) -> Columns:
@@ -265,6 +285,8 @@ def find_columns(dataset: Path, table: Table, posters: Posters, id_column: str, 
     )
     rest = [column for column in table.columns if column not in (identifier, title, year)]
     if wanted:
+        for name in wanted if len(wanted) > 1 else []:
+            _refuse_typo(table, name)
         one_hot = all(_is_binary(table.columns[name], name) for name in wanted)
         values = {str(cell) for name in wanted for cell in table.columns[name]}
         if len(wanted) > 1 and not one_hot and all(re.fullmatch(r"[-\d.,]*", value) for value in values):
@@ -343,6 +365,8 @@ def _rows(table: Table, columns: Columns, separator: str) -> tuple[pd.DataFrame,
     if columns.one_hot:
         genres, known = _read_one_hot(table, columns.labels)
         form = f"{len(columns.labels)} columns of zeros and ones: {some(columns.labels, 30)}"
+        rest = [name for name in table.columns if name not in (columns.id, *columns.labels, columns.title, columns.year)]
+        form += f"; not labels: {some(map(repr, rest), 30)}" if rest else ""
         merged: dict[str, str] = {}
         unknown: Counter[str] = Counter()
         if number := sum(_count_minus_one(table.columns[name]) for name in columns.labels):
@@ -445,14 +469,21 @@ def _refuse_second_header(table: Table, columns: list[str]) -> None:
 
 
 def _refuse_values(table: Table, ids: list[str]) -> None:
-    """Refuse rows of one label each with a value, of which it is not known which ones mean that the label is right."""
+    """Refuse rows of one label each with a value, a share or a percentage, of which it is not known which ones mean that the label
+    is right; a value that is the same in all rows of an image is not about the label."""
     for column in table.columns if len(set(ids)) < len(ids) else []:
-        cells = [str(cell).replace(",", ".") for cell in table.columns[column] if str(cell)]
-        shares = _plain(column) in VALUE_NAMES and cells and all(re.fullmatch(r"[01]?(?:\.\d*)?", cell) for cell in cells)
-        if shares and min(map(float, cells)) < 0.5:
+        cells = [str(cell).replace(",", ".").removesuffix("%") for cell in table.columns[column]]
+        if _plain(column) not in VALUE_NAMES or len(set(zip(ids, cells, strict=True))) == len(set(ids)):
+            continue
+        try:
+            values = [float(cell) for cell in cells if cell]
+        except ValueError:
+            continue
+        top = 1 if max(values) <= 1 else 100
+        if 0 <= min(values) < 0.5 * top and max(values) <= top:
             raise InputError(
-                f"{table.names[0]}: column {column!r} has values from {min(map(float, cells)):g} for the rows' labels; keep the "
-                "rows whose label is right, and leave that column out"
+                f"{table.names[0]}: column {column!r} has values from {min(values):g} for the rows' labels; keep the rows whose "
+                "label is right, and leave that column out"
             )
 
 
@@ -470,10 +501,25 @@ def _check_one_hot(table: Table, columns: Columns, genres: list[tuple[str, ...]]
                 raise InputError(f"{table.where(row)}: {said}, but column {column!r} holds {cell}")
 
 
-def split_of(name: str) -> str:
-    """The split that a file's name or one of its folders' names says; empty where none does."""
+def split_of_table(name: str) -> str:
+    """The split that a word in a table's name says, or the names of its folders; empty where none does."""
     path = PurePosixPath(name)
-    words = [word for part in (path.stem, *reversed(path.parent.parts)) for word in re.split(r"[\W_]+", part.casefold())]
+    return _split_in(path.stem) or split_of_folders(path.parent.parts)
+
+
+def split_of_folders(folders: Sequence[str]) -> str:
+    """The split that the names of folders and archives say, from the outermost; empty where none does.
+
+    The outermost that is named after a split decides, as in `test/train/bus.jpg`, where `train` is a class; else the innermost that
+    has such a word in its name.
+    """
+    names = [folder.casefold().removesuffix(".zip") for folder in folders]
+    named = [SPLIT_NAMES[name] for name in names if name in SPLIT_NAMES]
+    return next(iter(named + list(filter(None, map(_split_in, reversed(names))))), "")
+
+
+def _split_in(name: str) -> str:
+    words = re.split(r"[\W_]+", name.casefold())
     return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "")
 
 
@@ -482,18 +528,40 @@ def _together(tables: list[Table]) -> Table:
     if len(tables) == 1:
         return tables[0]
     whole = Table([], {}, [], [])
-    keys = {_plain(name): name for table in reversed(tables) for name in table.columns}
-    for name in keys.values():
+    spellings = _spellings(tables)
+    for name in dict.fromkeys(name for spelling in spellings for name in spelling.values()):
         whole.columns[name] = []
-    for table in tables:
+    for table, spelling in zip(tables, spellings, strict=True):
         whole.names += table.names
         whole.files += table.files
         whole.rows += table.rows
         whole.about += table.about
-        own = {keys[_plain(name)]: cells for name, cells in table.columns.items()}
+        own = {spelling[name]: cells for name, cells in table.columns.items()}
         for name in whole.columns:
             whole.columns[name] += own.get(name) or [""] * len(table.rows)
     return whole
+
+
+def _spellings(tables: list[Table]) -> list[dict[str, str]]:
+    """For each table, from the names of its columns to those that they have in all tables together.
+
+    They are those of the first table that has them, without regard to case, spaces and signs where a table has but one such name:
+    `C`, `C++` and `C#` are three.
+    """
+    alike: dict[str, list[str]] = {}
+    spellings = []
+    for table in tables:
+        numbers = Counter(map(_plain, table.columns))
+        spelling = {}
+        for name in table.columns:
+            known = alike.setdefault(_plain(name), [])
+            same = len(known) == 1 == numbers[_plain(name)]
+            spelling[name] = known[0] if same else name
+        for name in spelling.values():
+            if name not in alike[_plain(name)]:
+                alike[_plain(name)].append(name)
+        spellings.append(spelling)
+    return spellings
 
 
 def _plain(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import struct
 import warnings
 import zipfile
 import zlib
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from poster_genres.dataset import read_bytes
 from poster_genres.tensor_cache import write_shard
@@ -18,6 +19,16 @@ from poster_genres.tensor_cache import write_shard
 # first four by itself.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format)
 MAX_PIXELS = 50_000_000
+# How to turn a picture upright, by the EXIF tag Orientation (CIPA DC-008, 4.6.5).
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # Pillow warns of large and odd images, which are read here, or refused with a reason.
 warnings.filterwarnings("ignore", module="PIL")
 
@@ -66,16 +77,18 @@ def upright(data: bytes, min_size: tuple[int, int]) -> Image.Image:
                 raise Unreadable(f"more than {MAX_PIXELS // 1_000_000} million pixels")
             image.draft("RGB", min_size)
             image.load()
-            ImageOps.exif_transpose(image, in_place=True)
+            # By hand, as Pillow's `exif_transpose` also writes the tags anew, and stops at one that is out of order.
+            turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+            turned = image if turn is None else image.transpose(turn)
             # Most posters are RGB already; they are not copied.
-            return image if image.mode == "RGB" and "transparency" not in image.info else _to_rgb(image)
+            return turned if turned.mode == "RGB" and "transparency" not in turned.info else _to_rgb(turned)
     except UnidentifiedImageError:
         raise Unreadable("not an image") from None
     except Image.DecompressionBombError:
         raise Unreadable(f"more than {MAX_PIXELS // 1_000_000} million pixels") from None
     except OSError as error:
         raise Unreadable("truncated" if "truncated" in str(error) else "damaged") from None
-    except (ValueError, SyntaxError, EOFError, IndexError, TypeError, OverflowError, KeyError, zlib.error):
+    except (ValueError, SyntaxError, EOFError, IndexError, TypeError, OverflowError, KeyError, zlib.error, struct.error):
         # Errors that Pillow's decoders raise on damaged files.
         raise Unreadable("damaged") from None
 
@@ -84,9 +97,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         # 16 and 32 bits per pixel: Pillow's own conversion clips at 255 instead of scaling.
         values = np.asarray(image, np.float64)
-        top = 65535.0 if image.mode.startswith("I;16") else max(float(np.nanmax(values)), 1.0)
-        top = 65535.0 if image.mode == "I" and top <= 65535 else top
-        return Image.fromarray((np.clip(np.nan_to_num(values) / top, 0, 1) * 255).astype(np.uint8)).convert("RGB")
+        top = 65535.0 if image.mode.startswith("I;16") else float(values[np.isfinite(values)].max(initial=1))
+        if image.mode == "I":  # of 32 bits, which hold 8 or 16 where no value needs more
+            top = next((most for most in (255.0, 65535.0) if top <= most), top)
+        return Image.fromarray((np.clip(np.nan_to_num(values / top), 0, 1) * 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         transparent = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", transparent.size, "white"), transparent).convert("RGB")

@@ -335,7 +335,9 @@ def _json_records(text: str, name: str) -> list[dict[str, Any]] | None:
                 # Columns by their names, cells by the rows' numbers: pandas' `to_json`.
                 content = [{column: cells[row] for column, cells in content.items()} for row in values[0]]
             else:
-                content = [{"id": key, **value} for key, value in content.items()]
+                # The key may be the image's name, or a running number beside an `id` of the record's own.
+                name_of_key = "key" if any("id" in value for value in values) else "id"
+                content = [{name_of_key: key, **value} for key, value in content.items()]
         elif values and sum(PurePosixPath(key).suffix.lower() in POSTER_SUFFIXES for key in content) > 0.5 * len(content):
             # Labels by the names of files.
             content = [{"file_name": key, "labels": value} for key, value in content.items()]
@@ -448,8 +450,8 @@ def _from_frame(frame: pd.DataFrame, name: str, suffix: str) -> Table:
     if not isinstance(frame.index, pd.RangeIndex):
         frame = frame.reset_index(names=frame.index.names if frame.index.name or frame.index.nlevels > 1 else [""])
     cells = {
-        str(column).strip(): [_cell(value.tolist() if hasattr(value, "tolist") else value) for value in frame[column]]
-        for column in frame.columns
+        column: [_cell(value.tolist() if hasattr(value, "tolist") else value) for value in frame.iloc[:, i]]
+        for i, column in enumerate(unique(str(column).strip() for column in frame.columns))
     }
     filled = [i for i, row in enumerate(zip(*cells.values(), strict=True)) if any(row)]
     columns = {column: [values[i] for i in filled] for column, values in cells.items()}

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from poster_genres.dataset import POSTER_SUFFIXES, File, hash_of, list_files
 from poster_genres.errors import InputError
 from poster_genres.files import write_json
 from poster_genres.matching import Posters
-from poster_genres.metadata import Metadata, read_metadata, split_of
+from poster_genres.metadata import Metadata, read_metadata, split_of_folders, split_of_table
 from poster_genres.movies import COLUMNS, SPLITS, choose_validation, genres_of, in_test, labels_of, write_movies
 from poster_genres.parameters import JoinParameters, read_parameters
 from poster_genres.texts import some
@@ -231,13 +231,19 @@ def join(metadata: Metadata, posters: Posters, parameters: JoinParameters) -> Jo
         shown = f"one label only, {names[0]!r}," if names else "no label"
         raise InputError(f"{dataset}: {shown} on {len(movies) - unlabelled} of {len(movies)} images; two or more are needed")
     if parameters.split_by == "files":
-        files = zip(movies["table"], movies["poster"], strict=True)
-        movies["file_split"] = [split_of(table) or split_of(poster) for table, poster in files]
+        movies["file_split"] = [
+            split_of_table(table) or split_of_folders(PurePosixPath(archive, poster).parent.parts)
+            for table, archive, poster in zip(movies["table"], movies["archive"], movies["poster"], strict=True)
+        ]
     test = choose_test(movies, parameters)
+    if not test.any() and parameters.split_by == "files":
+        raise InputError(f"{dataset}: no table, folder or archive is named test, as `split_by: files` needs; set it to hash")
     if not test.any():
         raise InputError(f"{dataset}: none of the {len(movies)} images falls into the test set; raise `test` or add images")
-    rest = np.flatnonzero(~test)
-    beyond = rest[parameters.limit :]
+    rest = ~test
+    if parameters.split_by == "files":  # posters for validation that are given are all used
+        rest &= (movies["file_split"] != "validation").to_numpy(bool)
+    beyond = np.flatnonzero(rest)[parameters.limit :]
     movies, test = movies.drop(index=beyond).reset_index(drop=True), np.delete(test, beyond)
     labels = np.empty((len(movies), len(names)), np.uint8)
     for column, name in enumerate(names):
@@ -269,6 +275,8 @@ def join(metadata: Metadata, posters: Posters, parameters: JoinParameters) -> Jo
     }
     joined = pd.concat([movies.assign(split=split)[COLUMNS], pd.DataFrame(labels, columns=genres)], axis=1)
     warnings = suspicions(len(movies), counts)
+    if parameters.split_by == "files" and (unnamed := int((movies["file_split"] == "").sum())):
+        warnings.append(f"{unnamed} images are in no table, folder or archive named train, val or test: they are for training")
     if unknown > len(movies):
         warnings.insert(0, f"most images, {unknown} of {matched}, have unknown labels: is each row's cell filled?")
     return Joined(joined, about, warnings)

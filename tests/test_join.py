@@ -274,6 +274,95 @@ def test_the_files_splits_are_kept(project: Path) -> None:
     assert movies["id"].tolist() == [row.split(",")[0] for row in rows]
 
 
+def test_a_movie_that_is_named_like_a_split(project: Path) -> None:
+    folder = project / "data" / "posters"
+    for i in range(80):
+        name = f"{'train' if i < 60 else 'test'}/{('train', 'bus')[i % 2]}"
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        shutil.move(folder / f"m{i:03}.jpg", folder / name / f"m{i:03}.jpg")
+    table = folder / "movies.csv"
+    table.write_text(table.read_text(encoding="utf-8").replace("m079", "Train 79"), encoding="utf-8")
+    (folder / "test" / "bus" / "m079.jpg").rename(folder / "test" / "bus" / "Train 79.jpg")
+    set_parameters(project, split_by="files")
+    movies = joined(project)
+    assert movies["id"].tolist()[60:] == [*[f"m{i:03}" for i in range(60, 79)], "Train 79"]
+    assert movies["split"].tolist()[60:] == ["test"] * 20
+    assert "test" not in movies["split"].tolist()[:60]
+    # Archives are folders too; and what is in none of them is for training, as is said.
+    for name in ("train", "test"):
+        shutil.make_archive(str(folder / name), "zip", folder / name)
+        shutil.rmtree(folder / name)
+    movies = joined(project)
+    assert movies["split"].tolist()[60:] == ["test"] * 20
+    (folder / "train.zip").rename(folder / "posters.zip")
+    assert stage("join", cwd=project).stdout.splitlines()[-1] == (
+        "warning: 30 images are in no table, folder or archive named train, val or test: they are for training"
+    )
+    (folder / "test.zip").rename(folder / "others.zip")
+    assert stage("join", cwd=project, fails=True).stderr.splitlines()[-1] == (
+        "error: data/posters: no table, folder or archive is named test, as `split_by: files` needs; set it to hash"
+    )
+
+
+def test_the_limit_leaves_validation_posters_that_are_given(project: Path) -> None:
+    folder = project / "data" / "posters"
+    header, *rows = (folder / "movies.csv").read_text(encoding="utf-8").splitlines()
+    (folder / "movies.csv").unlink()
+    for name, part in (("train", rows[:50]), ("valid", rows[50:60]), ("test", rows[60:])):
+        (folder / f"{name}.csv").write_text("\n".join([header, *part]) + "\n", encoding="utf-8")
+    set_parameters(project, split_by="files", limit=30)
+    movies = joined(project)
+    assert movies["id"].tolist() == [row.split(",")[0] for row in rows[:30] + rows[50:]]
+    assert movies["split"].tolist() == ["train"] * 30 + ["validation"] * 10 + ["test"] * 20
+
+
+def test_a_poster_that_is_missing_is_not_taken_from_another_folder(project: Path) -> None:
+    folder = project / "data" / "posters"
+    for name in ("train", "test"):
+        (folder / name).mkdir()
+    shutil.move(folder / "movies.csv", folder / "train" / "movies.csv")
+    for i in range(80):
+        poster = folder / f"m{i:03}.jpg"
+        shutil.copy(poster, folder / "test")
+        shutil.move(poster, folder / "train") if i >= 3 else poster.unlink()
+    movies = joined(project)
+    assert movies["id"].tolist() == [f"m{i:03}" for i in range(3, 80)]
+    assert movies["poster"].str.startswith("train/").all()
+    assert counts(project)["rows_without_poster"] == 3
+
+
+def test_zeros_that_a_spreadsheet_cut_off(project: Path) -> None:
+    folder = project / "data" / "posters"
+    before = truth(joined(project))
+    text = (folder / "movies.csv").read_text(encoding="utf-8")
+    for i in range(80):
+        (folder / f"m{i:03}.jpg").rename(folder / f"{i + 60:03}.jpg")
+        text = text.replace(f"\nm{i:03},", f"\n{i + 60},")
+    (folder / "movies.csv").write_text(text, encoding="utf-8")
+    after = {f"m{int(movie) - 60:03}": said.split(" ")[:-1] for movie, said in truth(joined(project)).items()}
+    assert after == {movie: said.split(" ")[:-1] for movie, said in before.items()}
+    assert counts(project)["matched_by"] == {"file name": 40, "number": 40}
+
+
+def test_names_of_other_systems(project: Path) -> None:
+    before = joined(project)
+    folder = project / "data" / "posters"
+    with zipfile.ZipFile(folder / "posters.zip", "w") as archive:
+        for path in sorted(folder.glob("*.jpg")):
+            member = zipfile.ZipInfo("posters/" + path.name)
+            member.filename = "posters\\" + path.name  # as some programs on Windows write it
+            archive.writestr(member, path.read_bytes())
+            path.unlink()
+    movies = joined(project)
+    assert movies.drop(columns=["archive", "poster"]).equals(before.drop(columns=["archive", "poster"]))
+    assert movies["poster"].tolist() == [f"posters/{movie}.jpg" for movie in before["id"]]
+    stage("cache", cwd=project)
+    (folder / "posters.zip").rename(folder / "caf\udce9.zip")  # Latin-1
+    assert stage("join", cwd=project, fails=True).stderr.splitlines()[-1] == (
+        "error: data/posters: the name 'caf\\udce9.zip' is not UTF-8; rename it"
+    )
+
+
 NAMES = [
     "Children's",
     "Action & Adventure",

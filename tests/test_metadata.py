@@ -11,7 +11,7 @@ import pytest
 from poster_genres.dataset import POSTER_SUFFIXES, list_files
 from poster_genres.errors import InputError
 from poster_genres.matching import Posters
-from poster_genres.metadata import Metadata, read_metadata, split_of
+from poster_genres.metadata import Metadata, read_metadata, split_of_folders, split_of_table
 
 CSV = "Id,Genre\nm1,\"['Comedy', 'Drama']\"\nm2,\"Horror, N/A\"\nm3,N/A\nm4,[]\n"
 GENRES = {"m1": ("Comedy", "Drama"), "m2": ("Horror",), "m3": (), "m4": ()}
@@ -167,7 +167,7 @@ def test_tables_of_one_form_are_read_together_and_others_not(tmp_path: Path) -> 
     (tmp_path / "README.txt").write_bytes("Données, libres\n".encode("latin-1"))
     metadata = read(tmp_path)
     assert list(genres(metadata).items()) == [("m1", ("Comedy", "Drama")), ("m2", ("Drama",)), ("m3", ("Horror",))]
-    assert metadata.movies["table"].map(split_of).tolist() == ["train", "validation", "test"]
+    assert metadata.movies["table"].map(split_of_table).tolist() == ["train", "validation", "test"]
     assert any("ratings.csv: no column of" in line for line in metadata.understood)
 
 
@@ -331,6 +331,18 @@ def test_encodings_of_spreadsheets(tmp_path: Path, encoding: str, title: str) ->
             "a.csv, row 2: '[0, 1]' has no names; write them, or a column of 0 and 1 per name",
         ),
         (
+            'image,labels\nm1,"0,1"\nm2,"1,0"\n',
+            "a.csv, row 2: '0,1' has no names; write them, or a column of 0 and 1 per name",
+        ),
+        (
+            "image,label,confidence\nm1.jpg,Drama,1e-05\nm1.jpg,War,0.9\nm2.jpg,War,1\n",
+            "a.csv: column 'confidence' has values from 1e-05 for the rows' labels; keep the rows whose label is right",
+        ),
+        (
+            "image,label,confidence\nm1.jpg,Drama,3%\nm1.jpg,War,97%\nm2.jpg,War,90%\n",
+            "a.csv: column 'confidence' has values from 3 for the rows' labels; keep the rows whose label is right",
+        ),
+        (
             """image,labels\nm1,"[{""label"": ""War"", ""score"": 0.1}]"\n""",
             "is not a list of names",
         ),
@@ -341,6 +353,79 @@ def test_what_could_be_misread_is_refused(tmp_path: Path, text: str, message: st
     with pytest.raises(InputError) as error:
         read(tmp_path)
     assert message in str(error.value)
+
+
+def test_a_score_of_the_movie_is_none_of_its_labels(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("image,label,score\nm1,Drama,7.5\nm1,War,7.5\nm2,War,4\n", encoding="utf-8")
+    assert read(tmp_path).movies["genres"].tolist() == [("Drama",), ("War",), ("War",)]
+
+
+def test_a_typo_in_columns_that_are_named(tmp_path: Path) -> None:
+    rows = "".join(f"m{i},yes,no\n" for i in range(20))
+    (tmp_path / "a.csv").write_text(f"id,Drama,War\n{rows}m1,yess,no\n", encoding="utf-8")
+    with pytest.raises(InputError) as error:
+        read(tmp_path, label_columns=["Drama", "War"])
+    assert str(error.value) == (
+        "a.csv, row 22: column 'Drama' holds 'yess', where 0 or 1 is right; mend it, or set `label_columns`"
+    )
+
+
+def test_columns_that_are_no_labels_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,cat,dog,bird,year\nm1,3,1,0,1999\nm2,0,0,1,2000\n", encoding="utf-8")
+    metadata = read(tmp_path)
+    assert metadata.movies["genres"].tolist() == [("dog",), ("bird",)]
+    assert (
+        metadata.understood[1] == "columns: ID 'id'; labels 2 columns of zeros and ones: dog, bird; not labels: 'cat'; year 'year'"
+    )
+
+
+def test_labels_of_all_tables_count(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("id,C,C++,C#\nm1,1,0,0\nm2,0,1,1\n", encoding="utf-8")
+    (tmp_path / "val.csv").write_text("ID,C++,C#,Rust\nm3,1,0,1\n", encoding="utf-8")
+    assert genres(read(tmp_path)) == {"m1": ("C",), "m2": ("C++", "C#"), "m3": ("C++", "Rust")}
+
+
+def test_texts_that_are_no_tables(tmp_path: Path) -> None:
+    (tmp_path / "README.txt").write_text("Movies, and what they are\nmore, of them, than two\n", encoding="utf-8")
+    (tmp_path / "config.json").write_text("{broken", encoding="utf-8")
+    (tmp_path / "sample_labels.csv").write_text("id,genres\nm1,Drama\n", encoding="utf-8")
+    assert genres(read(tmp_path)) == {"m1": ("Drama",)}
+    (tmp_path / "classes.csv").write_text("number,class\n1,Drama\n", encoding="utf-8")
+    with pytest.raises(InputError) as error:
+        read(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path}/classes.csv: no column of IDs found, which name the images; its columns are 'number', 'class'; "
+        "set `id_column`; not read: sample_labels.csv (by its name; `metadata` can name it)"
+    )
+
+
+def test_a_table_is_named_by_its_path_where_two_have_its_name(tmp_path: Path) -> None:
+    for folder, genre in (("", "Drama"), ("v1", "War"), ("v2", "Crime")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "labels.csv").write_text(f"id,genres\nm1,{genre}\n", encoding="utf-8")
+    assert genres(read(tmp_path, "labels.csv")) == {"m1": ("Drama",)}
+    assert genres(read(tmp_path, "v1/labels.csv")) == {"m1": ("War",)}
+    (tmp_path / "labels.csv").unlink()
+    with pytest.raises(InputError) as error:
+        read(tmp_path, "labels.csv")
+    assert str(error.value) == (
+        f"params.yaml: metadata: {tmp_path} has 2 tables 'labels.csv', v1/labels.csv, v2/labels.csv; write a path"
+    )
+
+
+@pytest.mark.parametrize(
+    ("folders", "split"),
+    [
+        (("train", "bus"), "train"),
+        (("test", "train"), "test"),
+        (("training_data", "test"), "test"),
+        (("posters", "val.zip", "train"), "validation"),
+        (("images_train", "bus"), "train"),
+        (("posters",), ""),
+    ],
+)
+def test_the_split_that_folders_say(folders: tuple[str, ...], split: str) -> None:
+    assert split_of_folders(folders) == split
 
 
 def test_names_of_files_go_before_numbers_of_rows(tmp_path: Path) -> None:

@@ -48,6 +48,9 @@ ORANGE = Image.new("RGB", (40, 60), (200, 100, 50))
         (encode(ORANGE, "MPO", save_all=True, append_images=[ORANGE]), [200, 100, 50]),
         (encode(sixteen_bit(), "PNG"), [200, 200, 200]),
         (encode(sixteen_bit(), "TIFF"), [200, 200, 200]),
+        # 8 bits in 32, and shares with an infinite one among them.
+        (encode(Image.fromarray(np.full((40, 40), 200, np.int32)), "TIFF"), [200, 200, 200]),
+        (encode(Image.fromarray(np.array([[0.5] * 40] * 39 + [[1.0] * 39 + [np.inf]], np.float32)), "TIFF"), [130, 130, 130]),
         (encode(Image.fromarray(np.full((9, 9), 51000, np.int32)), "TIFF"), [198, 198, 198]),
         (encode(Image.fromarray(np.full((9, 9), 1.0, np.float32)), "TIFF"), [255, 255, 255]),
         # Half of red over white.
@@ -72,6 +75,26 @@ def test_exif_rotation_is_applied() -> None:
     assert upright[:20].mean() > 250
     assert turned[:20].mean() < 5
     assert turned[-20:].mean() > 250
+
+
+@pytest.mark.parametrize(
+    "other", [b"", struct.pack("<HHI4s", 0x0128, 2, 2, b"2\0\0\0")], ids=["alone", "beside a tag of a wrong type"]
+)
+def test_every_orientation_is_turned_upright(other: bytes) -> None:
+    pixels = np.arange(6, dtype=np.uint8).reshape(3, 2) * 40  # no two corners are alike
+    # What each value of the tag means: the sides of the picture that its first row and column are (CIPA DC-008, 4.6.5).
+    stored = {
+        1: pixels, 2: pixels[:, ::-1], 3: pixels[::-1, ::-1], 4: pixels[::-1],
+        5: pixels.T, 6: pixels.T[::-1], 7: pixels.T[::-1, ::-1], 8: pixels.T[:, ::-1],
+    }  # fmt: skip
+    for orientation, turned in stored.items():
+        large = np.kron(np.ascontiguousarray(turned), np.ones((16, 16), np.uint8))
+        image = encode(Image.fromarray(large), "JPEG", quality=100)
+        tags = struct.pack("<HHI4s", 0x0112, 3, 1, bytes([orientation, 0, 0, 0])) + other
+        exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(tags) // 12) + tags + bytes(4)
+        data = image[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + image[2:]
+        upright = decode(data, 48, 32, "bicubic")[8::16, 8::16, 0]
+        assert np.abs(upright.astype(int) - pixels).max() <= 3, orientation
 
 
 def huge_png(side: int) -> bytes:
