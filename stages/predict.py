@@ -115,6 +115,11 @@ def format_genres(genres: list[str], probabilities: np.ndarray, top: int, verdic
     return "\n".join(f"{genres[i]} ({number(probabilities[i])}){' *' if genres[i] in verdict else ''}" for i in order)
 
 
+def as_utf8(name: str) -> str:
+    """A poster's name without the bytes that are not UTF-8, which are written out, as `caf\\udce9.jpg`."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 class Output:
     """A file of predictions, to which each is appended as it comes, so that an interrupted run can go on.
 
@@ -134,26 +139,33 @@ class Output:
         self.path, self.model, self.genres = path, model, genres
         self.csv = path.suffix.lower() == ".csv"
         self.header = ["poster", "model", "verdict", *genres]
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        content = path.read_bytes() if path.is_file() else b""
         # An interrupted run may have left half a line.
-        whole = text[: text.rfind("\n") + 1]
-        self.done = self._posters(whole)
+        end = content.rfind(b"\n") + 1
+        whole = content[:end]
+        self.done = self._posters(whole, content[end:])
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.file: IO[str] = path.open("r+" if text else "w", encoding="utf-8", newline="")
-        self.file.truncate(len(whole.encode()))
+        self.file: IO[str] = path.open("r+" if content else "w", encoding="utf-8", newline="")
+        self.file.truncate(end)
         self.file.seek(0, io.SEEK_END)
         if self.csv and not whole:
             self._write(self.header)
 
-    def _posters(self, text: str) -> set[str]:
-        """The names of the posters that are in the file."""
+    def _posters(self, whole: bytes, rest: bytes) -> set[str]:
+        """The names of the posters in the whole lines of the file; `rest` is what is left behind these."""
+        first = io.StringIO()
+        csv.writer(first).writerow(self.header)
+        begins = (first.getvalue() if self.csv else '{"poster": "').encode()
         try:
+            text = whole.decode()
+            if not whole and not rest.startswith(begins) and not begins.startswith(rest):
+                raise ValueError("the file of another program")
             if self.csv:
                 header, *rows = csv.reader(io.StringIO(text)) if text else [self.header]
                 known = [dict(zip(self.header, row, strict=True)) for row in rows]
                 right = header == self.header
             else:
-                known = [json.loads(line) for line in text.splitlines()]
+                known = [json.loads(line) for line in text.split("\n")[:-1]]
                 right = all(sorted(row["genres"]) == sorted(self.genres) for row in known)
             if right and all(row["model"] == self.model for row in known):
                 return {str(row["poster"]) for row in known}
@@ -163,7 +175,7 @@ class Output:
 
     def add(self, name: str, verdict: list[str], probabilities: np.ndarray) -> None:
         if self.csv:
-            self._write([name, self.model, ", ".join(verdict), *(number(probability) for probability in probabilities)])
+            self._write([as_utf8(name), self.model, ", ".join(verdict), *(number(probability) for probability in probabilities)])
         else:
             self.file.write(json_line(name, self.model, verdict, self.genres, probabilities) + "\n")
         self.file.flush()
@@ -176,7 +188,7 @@ def json_line(name: str, model: str, verdict: list[str], genres: list[str], prob
     """A prediction as a JSON object on one line, its genres by decreasing probability."""
     order = np.argsort(-probabilities, kind="stable")
     numbers = {genres[i]: float(f"{probabilities[i]:.6g}") for i in order}
-    return json.dumps({"poster": name, "model": model, "verdict": verdict, "genres": numbers}, ensure_ascii=False)
+    return json.dumps({"poster": as_utf8(name), "model": model, "verdict": verdict, "genres": numbers}, ensure_ascii=False)
 
 
 def draw_evidence(predictor: "Predictor", prediction: "Prediction", path: Path) -> None:
@@ -263,7 +275,7 @@ def predict(arguments: argparse.Namespace, posters: list[Poster], truth: str, ba
     target = arguments.csv or (arguments.json if arguments.json != Path("-") else None)
     output = None if target is None else Output(target, digest, genres)
     if output is not None and output.done:
-        remaining = [poster for poster in posters if poster.name not in output.done]
+        remaining = [poster for poster in posters if as_utf8(poster.name) not in output.done]
         say(f"{target}: {len(posters) - len(remaining)} of {len(posters)} posters are there already", sys.stderr)
         bar.update(len(posters) - len(remaining))
         posters = remaining

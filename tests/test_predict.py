@@ -15,10 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
+from poster_genres.errors import InputError
 from poster_genres.explanations import attributions, explain
 from poster_genres.model import FORMAT, Model, seal
 from poster_genres.network import find_architecture
-from stages.predict import format_genres
+from stages.predict import Output, as_utf8, format_genres
 from tests.conftest import MakeOnce, jpeg, make_project, run, stage
 
 # Each loads torch in a process of its own, or trains.
@@ -110,6 +111,53 @@ def test_a_file_of_predictions_goes_on_where_it_stopped(trained: Path, tmp_path:
     file.write_text("id,genre\n1,Drama\n", encoding="utf-8")
     assert command(fails=True).splitlines()[-1].startswith(f"error: {file}: ")
     assert file.read_text(encoding="utf-8") == "id,genre\n1,Drama\n"
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_file_of_predictions_survives_what_others_do_to_it(tmp_path: Path, kind: str) -> None:
+    file, names = tmp_path / f"genres.{kind}", ["a.jpg", "b\u2028c.jpg", 'd,"e".jpg', "caf\udce9.jpg"]
+    probabilities = np.array([0.25, 0.5], np.float32)
+
+    def add(name: str) -> set[str]:
+        output = Output(file, "abc", ["Drama", "War"])
+        done = output.done
+        output.add(name, ["War"], probabilities)
+        output.file.close()
+        return done
+
+    for i, name in enumerate(names):
+        assert add(name) == {as_utf8(other) for other in names[:i]}
+    assert as_utf8(names[3]) == "caf\\udce9.jpg"
+    # Written again by a program that ends lines as Windows does: rows are neither cut nor put together.
+    file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
+    assert add("z.jpg") == {as_utf8(name) for name in names}
+    assert Output(file, "abc", ["Drama", "War"]).done == {as_utf8(name) for name in [*names, "z.jpg"]}
+    # Half a line may end within a letter.
+    whole = file.read_bytes()
+    file.write_bytes(whole + b"caf\xc3")
+    assert Output(file, "abc", ["Drama", "War"]).done == {as_utf8(name) for name in [*names, "z.jpg"]}
+    assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("kind", ["csv", "json"])
+@pytest.mark.parametrize("content", [b'{"precious": "data"}', b"titel;\xe9\n", b"\xe9", b"poster,other", b"[1,\n2]"])
+def test_another_programs_file_is_never_written_over(tmp_path: Path, kind: str, content: bytes) -> None:
+    file = tmp_path / f"mine.{kind}"
+    file.write_bytes(content)
+    with pytest.raises(InputError) as refused:
+        Output(file, "abc", ["Drama", "War"])
+    assert str(refused.value).partition(": ")[2] in (
+        "is not a file of predictions; name another",
+        "has the predictions of another model; name another file, or remove it",
+    )
+    assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize(("kind", "half"), [("csv", b"poster,mod"), ("jsonl", b'{"pos'), ("jsonl", b'{"poster": "a.jp')])
+def test_half_a_first_line_is_written_again(tmp_path: Path, kind: str, half: bytes) -> None:
+    file = tmp_path / f"genres.{kind}"
+    file.write_bytes(half)
+    assert Output(file, "abc", ["Drama", "War"]).done == set()
 
 
 def test_no_poster_is_written_over(trained: Path, tmp_path: Path) -> None:
