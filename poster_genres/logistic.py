@@ -18,7 +18,9 @@ def fit_logistic(features: Tensor, labels: Tensor, decay: float) -> tuple[Tensor
     -------
     Weights (genres, features) and biases (genres,), for features that are not standardised.
     """
-    mean, deviation = features.mean(dim=0), features.std(dim=0).clamp_min(1e-6)
+    mean, deviation = features.mean(dim=0), features.std(dim=0)
+    # A feature that is the same in all rows gets no weight; its deviation from a mean that is rounded would be a large one.
+    deviation = deviation.where(deviation > 1e-6 + 1e-5 * mean.abs(), torch.inf)
     standardised = (features - mean) / deviation
     weight = torch.zeros(labels.shape[1], features.shape[1], requires_grad=True)
     bias = torch.logit(labels.mean(dim=0).clamp(1e-4, 1 - 1e-4)).requires_grad_()

@@ -22,6 +22,7 @@ from poster_genres.fusion import (
     out_of_fold_logits,
     weighted_sum,
 )
+from poster_genres.logistic import fit_logistic
 from poster_genres.model import Model, load_model, predict_logits, save_model, seal
 from poster_genres.network import find_architecture
 from poster_genres.object_model import LEAST, ObjectModel, count_classes, fit_objects
@@ -71,6 +72,19 @@ def test_a_part_that_says_nothing_does_no_harm() -> None:
     assert losses[1] - losses[0] < 0.001
     difference = np.diff([scores.macro_average_precision(labels[held], logits, np.arange(GENRES)) for logits in (plain, noisy)])[0]
     assert abs(difference) < 0.005
+
+
+@pytest.mark.parametrize("value", [0.9, np.log(2), 37.7])
+def test_a_feature_that_never_changes_says_nothing(value: float) -> None:
+    """Its mean is rounded, so that it seems to vary, by some ten millionths."""
+    generator = torch.Generator().manual_seed(0)
+    for rows in range(500, 3001, 50):
+        features = torch.randn(rows, 2, generator=generator)
+        features[:, 1] = value
+        labels = (torch.rand(rows, 3, generator=generator) < 0.3).float()
+        weight, bias = fit_logistic(features, labels, 0.1)
+        assert weight[:, 1].tolist() == [0, 0, 0]
+        assert np.abs(torch.sigmoid(features @ weight.T + bias).mean(dim=0) - labels.mean(dim=0)).max() < 1e-3
 
 
 def test_a_few_posters_move_little() -> None:
