@@ -92,7 +92,8 @@ class Guard:
             return
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
-        if (self.hosts is not None and host_of(host) not in self.hosts) or origin not in (None, f"http://{host}"):
+        own = [None, f"http://{host}"] + ([f"https://{host}"] if self.hosts is None else [])  # a proxy may speak TLS for it
+        if (self.hosts is not None and host_of(host) not in self.hosts) or origin not in own:
             response = JSONResponse({"error": "This page answers only to itself, under the address that its command printed."}, 403)
             await response(scope, receive, send_with_headers)
             return

@@ -59,8 +59,14 @@ def words_logits(text: str) -> np.ndarray:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(f'name a poster: python {sys.argv[0]} poster.jpg ["The words on it"]')
+    try:
+        poster = pixels(sys.argv[1])
+    except OSError as error:
+        sys.exit(f"{sys.argv[1]}: cannot be read: {error}")
     words = words_logits(sys.argv[2] if len(sys.argv) > 2 else "")
-    (probabilities,) = network.run(None, {"posters": pixels(sys.argv[1]), "words": words})[0]
+    (probabilities,) = network.run(None, {"posters": poster, "words": words})[0]
     for i in np.argsort(-probabilities, kind="stable"):
         mark = " *" if probabilities[i] >= about["thresholds"][i] else ""
         print(f"{about['genres'][i]} ({probabilities[i]:.6f}){mark}")

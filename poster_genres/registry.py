@@ -45,7 +45,8 @@ def register(run_id: str, model_id: str, tags: dict[str, str], note: str) -> str
     import mlflow
 
     client = mlflow.MlflowClient()
-    versions = client.search_model_versions(f"run_id = '{run_id}'")
+    # A run's model may be registered under other names too, as MLflow's UI does.
+    versions = [version for version in client.search_model_versions(f"run_id = '{run_id}'") if version.name == NAME]
     if versions:
         version = versions[0]
     else:

@@ -9,6 +9,7 @@ sentence model, and predict.py, the example.
 import argparse
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from poster_genres.model import Model
 
+FILES = ("model.onnx", "predict.py", "words.npz", "sentence.onnx", "text.onnx", "tokenizer.json")
 EXAMPLE = Path(__file__).parent.parent / "poster_genres" / "onnx_example.py"
 # The version of ONNX's operators, which ONNX Runtime reads since 1.15.
 OPSET = 18
@@ -122,12 +124,23 @@ def write_onnx(
 
 
 def export(model: "Model", folder: Path) -> list[str]:
-    """Write the files of this stage's description to a folder; returns their names."""
+    """Write the files of this stage's description to a folder, all or none, and remove those that an earlier model left there;
+    returns their names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as temporary:
+        names = _write(model, Path(temporary))
+        for name in names:
+            Path(temporary, name).replace(folder / name)
+    for name in set(FILES) - set(names):
+        (folder / name).unlink(missing_ok=True)
+    return names
+
+
+def _write(model: "Model", folder: Path) -> list[str]:
     import torch
 
     torch.backends.mha.set_fastpath_enabled(False)  # it is one operation, which ONNX does not have
     assert model.fusion is not None
-    folder.mkdir(parents=True, exist_ok=True)
     about = {"genres": model.genres, "thresholds": model.thresholds, "height": model.height, "width": model.width}
     posters = torch.zeros(2, model.height, model.width, 3, dtype=torch.uint8)
     arguments = {"posters": posters, "words": torch.zeros(2, len(model.genres))}

@@ -116,15 +116,17 @@ def read_options(given: list[str]) -> dict[str, Any]:
     InputError
         An option is not of this form.
     """
-    sweep = {}
+    sweep: dict[str, Any] = {}
     for option in given:
         key, _, values = option.partition("=")
         try:
             parsed = yaml.safe_load(f"[{values}]")
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that is none
             parsed = []
         if not key or not parsed or None in parsed:
             raise InputError(f"-S {option}: should be a key of params.yaml and its values, as -S epochs=5,10")
+        if key in sweep:
+            raise InputError(f"-S {option}: {key} is there twice; write all of its values after one -S, as -S epochs=5,10")
         sweep[key] = parsed[0] if len(parsed) == 1 and isinstance(parsed[0], dict) else parsed
     return sweep
 
@@ -228,11 +230,11 @@ def check_place(datasets: Iterable[str]) -> None:
             )
 
 
-def name_of(parameters: Parameters) -> str:
-    """The sweep's name, the same for the same commit, changes to its files, and sweep, so that the same command goes on."""
+def name_of(parameters: Parameters, search: bool) -> str:
+    """The sweep's name, the same for the same commit, changes to its files, and grid or search: the same command goes on."""
     # What runs write does not count, so that `dvc repro` changes nothing.
     changes = git("diff", "HEAD", "--", ".", ":!dvc.lock", ":!metrics")
-    text = f"{git('rev-parse', 'HEAD')}{changes}{parameters.sweep!r}"
+    text = f"{git('rev-parse', 'HEAD')}{changes}{parameters.sweep!r}{'search' if search else ''}"
     # Short, because MLflow's UI truncates long run names.
     return f"sweep-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
@@ -545,7 +547,7 @@ def main() -> None:
     datasets = sweep.get("dataset", [parameters.dataset])
     assert isinstance(datasets, list)
     check_place(datasets)
-    name = name_of(parameters)
+    name = name_of(parameters, search=arguments.trials is not None)
     if arguments.trials is None:
         values_of, asked = run_grid(name, sweep, arguments.jobs), len(combinations(sweep))
     else:

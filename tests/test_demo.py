@@ -232,7 +232,9 @@ def test_a_host_that_is_given_may_have_any_name_but_no_guests(project_with_model
     refused = (403, json.dumps({"error": FOREIGN}, separators=(",", ":")).encode())
     anywhere, here = (application(predictor, None, hosts) for hosts in (None, LOOPBACK))
     assert ask_within(anywhere, "/test-posters", host="posters.example:80", origin="http://posters.example:80") == missing
+    assert ask_within(anywhere, "/test-posters", host="posters.example", origin="https://posters.example") == missing
     assert ask_within(anywhere, "/test-posters", host="posters.example", origin="http://evil.example") == refused
+    assert ask_within(anywhere, "/test-posters", host="posters.example", origin="https://evil.example") == refused
     assert ask_within(here, "/test-posters", host="posters.example") == refused
     assert ask_within(here, "/test-posters", host="[::1]:80") == missing
 

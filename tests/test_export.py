@@ -129,6 +129,18 @@ def test_words_say_the_same(tmp_path: Path, fine_tuned: bool) -> None:
 
 
 @pytest.mark.slow
+def test_what_an_earlier_model_left_does_not_stay(tmp_path: Path) -> None:
+    export(make_model("residual", with_words=True), tmp_path)
+    (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
+    export(make_model("residual", with_words=False), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt", "model.onnx", "predict.py"]
+    said = run(sys.executable, "predict.py", cwd=tmp_path, fails=True)
+    assert (said.returncode, said.stderr) == (1, 'name a poster: python predict.py poster.jpg ["The words on it"]\n')
+    said = run(sys.executable, "predict.py", "mine.txt", cwd=tmp_path, fails=True)
+    assert (said.returncode, said.stderr) == (1, "mine.txt: cannot be read: cannot identify image file 'mine.txt'\n")
+
+
+@pytest.mark.slow
 def test_the_example_needs_onnxruntime_numpy_and_pillow_alone(finished: Path, tmp_path: Path) -> None:
     said = stage("export", "--model", finished / "models" / "model.pt", "--folder", tmp_path / "export", cwd=finished).stdout
     assert said == f"{tmp_path}/export: model.onnx, predict.py; try `python {tmp_path}/export/predict.py poster.jpg`\n"

@@ -247,10 +247,13 @@ def test_a_sweep_on_the_command_line() -> None:
         "detectors": [["lettering"], ["lettering", "hf/a"]],
         "crop": {"low": 0, "high": 0.2},
     }
-    for option in ("epochs", "epochs=", "=3", "epochs=1,,2", "epochs=[1", "epochs=null"):
+    for option in ("epochs", "epochs=", "=3", "epochs=1,,2", "epochs=[1", "epochs=null", "seed=2020-99-99"):
         with pytest.raises(InputError) as refused:
             read_options([option])
         assert str(refused.value) == f"-S {option}: should be a key of params.yaml and its values, as -S epochs=5,10"
+    with pytest.raises(InputError) as refused:
+        read_options(["epochs=5", "epochs=6"])
+    assert str(refused.value) == "-S epochs=6: epochs is there twice; write all of its values after one -S, as -S epochs=5,10"
 
 
 def test_values_reach_dvc_as_they_are() -> None:
@@ -365,12 +368,13 @@ def test_a_shallow_clone_is_told_how_to_get_its_history(committed: Path, monkeyp
 
 
 def test_a_sweep_has_the_same_name_until_its_files_change(committed: Path) -> None:
-    first = name_of(read_parameters())
+    first = name_of(read_parameters(), search=False)
+    assert name_of(read_parameters(), search=True) != first
     Path("metrics/evaluation.json").write_text("{}", encoding="utf-8")
-    assert name_of(read_parameters()) == first
+    assert name_of(read_parameters(), search=False) == first
     with Path("stages/train.py").open("a", encoding="utf-8") as file:
         file.write("# changed\n")
-    assert name_of(read_parameters()) != first
+    assert name_of(read_parameters(), search=False) != first
 
 
 def test_equals_have_no_winner(capsys: pytest.CaptureFixture[str]) -> None:

@@ -396,6 +396,18 @@ def test_versions_are_registered_once_and_the_best_has_the_alias(connected: Path
     stays = "best stays version 2, validated on other posters and not comparable; MLflow's page Models changes it"
     assert registered(3, "others") == (f"version 4 of poster-genres; {stays}", "2")
     assert len(client.search_model_versions("name = 'poster-genres'")) == 4
+    # Somebody registers the best run's model under another name, whose versions have the numbers of ours.
+    client.create_registered_model("production")
+    best = client.get_model_version("poster-genres", "2")
+    for number in (1, 2, 3):
+        assert client.create_model_version("production", str(best.source), best.run_id, model_id=model).version == number
+    assert register(str(best.run_id), model, version_tags(2, version.tags["validation_set"], caveat=SYNTHETIC), "mine") == (
+        "version 2 of poster-genres, the best: models:/poster-genres@best"
+    )
+    assert [client.get_model_version("poster-genres", number).description for number in ("1", "2", "3")] == [
+        version.description, "mine", ""
+    ]  # fmt: skip
+    assert client.get_model_version("production", "3").description in (None, "")
 
 
 def test_experiments_in_the_workspace_and_in_temporary_folders_share_the_store(repository: Path) -> None:
