@@ -165,18 +165,17 @@ def bootstrap(
         "macro_average_precision": [], "micro_average_precision": [], "macro_f1": [], "micro_f1": []
     }  # fmt: skip
     by_genre: list[np.ndarray] = []
-    for weights in resamples(labels.shape, seed):
-        of_genres = [resampled_average_precision(labels[:, i], probabilities[:, i], weights) for i in range(genres)]
-        by_genre.append(np.stack(of_genres, axis=1))
-        micro_scores = resampled_average_precision(labels.ravel(), probabilities.ravel(), np.repeat(weights, genres, axis=1))
-        resampled["micro_average_precision"].append(micro_scores)
-        own, common = (_resampled_f1(labels, probabilities >= t, weights) for t in (thresholds, threshold))
-        resampled["micro_f1"].append(common[1])
-        with np.errstate(invalid="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a genre without positives is NaN throughout, as a mean over no genre
+        for weights in resamples(labels.shape, seed):
+            of_genres = [resampled_average_precision(labels[:, i], probabilities[:, i], weights) for i in range(genres)]
+            by_genre.append(np.stack(of_genres, axis=1))
+            micro_scores = resampled_average_precision(labels.ravel(), probabilities.ravel(), np.repeat(weights, genres, axis=1))
+            resampled["micro_average_precision"].append(micro_scores)
+            own, common = (_resampled_f1(labels, probabilities >= t, weights) for t in (thresholds, threshold))
+            resampled["micro_f1"].append(common[1])
             resampled["macro_average_precision"].append(by_genre[-1][:, columns].mean(axis=1))
             resampled["macro_f1"].append(own[0][:, columns].mean(axis=1))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a genre without positives is NaN throughout
         intervals = {name: _basic_interval(np.concatenate(values)) for name, values in resampled.items()}
         return {name: (float(low), float(high)) for name, (low, high) in intervals.items()}, _basic_interval(
             np.concatenate(by_genre)
@@ -385,7 +384,8 @@ def score_slices(names: np.ndarray, labels: np.ndarray, probabilities: np.ndarra
     Returns
     -------
     Columns name, posters, genres (how many the macro scores are over); for macro_average_precision and micro_average_precision
-    the score, the same with prior_ before it, and its 95 % interval with _low and _high behind it.
+    the score, the same with prior_ before it, and its 95 % interval with _low and _high behind it. Macro scores over no genre are
+    NaN.
     """
     both = ("macro_average_precision", "micro_average_precision")
     header = ["name", "posters", "genres"]
@@ -398,7 +398,9 @@ def score_slices(names: np.ndarray, labels: np.ndarray, probabilities: np.ndarra
         row: list[Any] = [name, int(mask.sum()), len(columns)]
         of_model, of_prior = (average_precisions(labels[mask], scored[mask], columns) for scored in (probabilities, prior))
         for score in both:
-            row += [of_model[score], of_prior[score], *intervals[score]]
+            scores = [of_model[score], of_prior[score]]
+            row += [math.nan, math.nan] if score == "macro_average_precision" and not len(columns) else scores
+            row += intervals[score]
         rows.append(row)
     return pd.DataFrame(rows, columns=header)
 

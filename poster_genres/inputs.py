@@ -108,7 +108,7 @@ class Inputs:
         # Otherwise batch norm would take statistics of its own before training begins.
         model.networks[0].eval()
         self._file: BinaryIO | None = None
-        self._room, self._told = MOST_BYTES, False
+        self._room, self._told = 0, False
         self._kept = np.zeros(len(posters), bool)
         # Of a poster's maps, rows by columns by channels, and of a record of these and the features.
         self._shape, self._type, self._bytes = torch.Size(), torch.float32, 0
@@ -212,7 +212,8 @@ class Inputs:
                 folder.mkdir(parents=True, exist_ok=True)
                 self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - open until the training ends
                 self._room = min(MOST_BYTES, shutil.disk_usage(folder).free // 2)
-            if position + record.size <= self._room:
+            if record.size <= self._room:  # the rows between are holes, which take none
+                self._room -= record.size
                 return os.pwrite(self._file.fileno(), record.tobytes(), position) == record.size
         except OSError:  # the disk is full, or cannot be written
             self._room = 0

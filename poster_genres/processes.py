@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -52,7 +53,8 @@ def process_group(device: torch.device) -> Iterator[None]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # The others wait while rank 0 fine-tunes the sentence model, which torch's ten or thirty minutes may be too few for.
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=1))
     try:
         yield
     finally:
@@ -144,8 +146,9 @@ class QuickDropout(nn.Dropout):
     """Dropout on a CPU, where torch's draws a number for each element, by one core: a third of a step of the tutorial's network on
     two. This draws 16 bits for each, four elements at a time.
 
-    In several processes, each of which has a shard of the batch, all draw the bits that one process alone would draw for the whole
-    batch, so that their generators stay equal.
+    In several processes, each of which has a shard of the batch, all draw the bits for the whole batch, so that their generators
+    stay equal. They are those that one process alone would draw, but for a network with several dropouts and no batch norm,
+    `alexnet`, which one process takes in micro-batches.
     """
 
     def forward(self, input: Tensor) -> Tensor:

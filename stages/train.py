@@ -241,6 +241,11 @@ def prepare_training(parameters: TrainParameters, device: torch.device) -> Train
     rows = np.flatnonzero(splits == "train")
     if len(rows) < 2:
         raise InputError("data/cache: one poster is not enough to train on; raise `limit` or lower `validation`")
+    fewest = min(parameters.recipe.batch_size, len(rows), int((splits == "validation").sum()))
+    if processes.world_size() > fewest:
+        raise InputError(
+            f"params.yaml: processes: {processes.world_size()} processes, but a batch or a split has {fewest} posters; lower it"
+        )
     detections = read_detections(DETECTIONS, list(movies["id"])) if needs_objects(parameters.architecture) else None
     model = new_model(parameters, genres, posters.shape, labels[rows].mean(axis=0), device, detections)
     contents, train_evidence = None, None

@@ -1,5 +1,6 @@
 """The scores, against values worked out by hand and by their definitions."""
 
+import warnings
 from math import comb
 
 import numpy as np
@@ -335,6 +336,13 @@ def test_slices_leave_out_what_is_not_known(labels: np.ndarray) -> None:
         assert (table[f"{name}_low"] < table[name]).all()
         assert (table[name] < table[f"{name}_high"]).all()
     assert evaluation.score_slices(np.full(200, ""), labels, labels, prior, seed=0).empty
+    # A decade of one poster, and one in which all posters have all genres, so that none can be scored.
+    with warnings.catch_warnings(action="error"):
+        table = evaluation.score_slices(
+            np.array(["1920s"] + ["1930s"] * 3), np.ones((4, labels.shape[1])), noisy[:4], prior[:4], seed=0
+        )
+    assert table["genres"].tolist() == [0, 0]
+    assert table[[column for column in table if "macro" in column]].isna().all(axis=None)
 
 
 def test_a_genre_on_all_posters_confuses_nothing() -> None:

@@ -311,6 +311,13 @@ def test_two_processes_train_as_one_does(cached: Path) -> None:
     assert np.abs(one - two).drop(columns=losses).max(axis=None) < 0.03, (one, two)
 
 
+def test_more_processes_than_posters_in_a_batch_are_refused(cached: Path) -> None:
+    set_parameters(cached, processes=3, batch_size=2)
+    assert stage("train", cwd=cached, fails=True).stderr.splitlines()[-1] == (
+        "error: params.yaml: processes: 3 processes, but a batch or a split has 2 posters; lower it"
+    )
+
+
 @pytest.mark.parametrize("shape", [(64, 6), (65, 6), (64, 6, 5, 4), (65, 6, 5, 4)])
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
 def test_dropout_in_several_processes_is_that_of_one(
@@ -453,7 +460,7 @@ def test_frozen_blocks_maps_are_computed_once(
                 assert all(map(torch.equal, one, frozen(again)))
         said = "warning: .dvc/tmp has no room for all frozen blocks' maps; some are computed in each epoch\n"
         assert capsys.readouterr().err == said
-        assert np.flatnonzero(inputs._kept).tolist() == ([1] if inputs is small else [])
+        assert np.flatnonzero(inputs._kept).tolist() == ([1, 2] if inputs is small else [])
         monkeypatch.setattr("os.pwrite", lambda *arguments: raise_(OSError(errno.ENOSPC, "No space left on device")))
     assert list((tmp_path / ".dvc" / "tmp").iterdir()) == []
 
