@@ -1,5 +1,6 @@
 """Hugging Face's transformers, imported only where it is needed, as that takes seconds."""
 
+from pathlib import Path
 from typing import Any
 
 from poster_genres.architectures import HUGGING_FACE
@@ -25,7 +26,7 @@ def transformers() -> Any:
 
 
 def find(name: str) -> str:
-    """The model's ID or folder; a folder is relative to the project's, so that experiments in temporary copies find it too."""
+    """The model's ID or folder. An experiment's temporary copy has the folder if Git or DVC track it, as they do data/detectors; if
+    not, the project has."""
     name = name.removeprefix(HUGGING_FACE)
-    folder = repository() / name
-    return str(folder) if folder.is_dir() else name
+    return next((str(folder) for folder in (Path(name), repository() / name) if folder.is_dir()), name)

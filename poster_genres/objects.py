@@ -1,5 +1,6 @@
 """Detections on posters: a table with one row per detection, feature vectors, and the embedding of each poster's text."""
 
+import csv
 import io
 import json
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import pandas as pd
 
 from poster_genres.errors import InputError
 from poster_genres.files import whole_folder, write_json
+from poster_genres.texts import unique
 
 NUMBERS = ["confidence", "left", "top", "width", "height"]
 COLUMNS = ["id", "label", *NUMBERS, "text"]
@@ -83,12 +85,26 @@ def parse_objects(data: bytes, name: str) -> dict[str, list[Detection]]:
     Raises
     ------
     InputError
-        A column is missing, a value is not a number or is out of range, or a box lies outside the poster. Names the row.
+        It is no CSV, a row has too many cells, a column is missing, a value is not a number or is out of range, or a box lies
+        outside the poster. Names the row.
     """
     try:
-        table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False, na_filter=False, encoding="utf-8-sig")
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise InputError(f"{name}: not readable as UTF-8 CSV: {' '.join(str(error).split())}") from None
+        content = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: not readable as UTF-8 CSV: {error}") from None
+    # Not by pandas, which makes one row of those behind a quote that is not closed, and shifts the cells of a row with too many.
+    reader = csv.reader(io.StringIO(content, newline=""), strict=True)
+    try:
+        header, *rows = [row for row in reader if row]
+    except csv.Error as error:
+        raise InputError(f"{name}: not readable as UTF-8 CSV at line {reader.line_num}: {error}; look for a double quote") from None
+    except ValueError:
+        raise InputError(f"{name}: not readable as UTF-8 CSV: it is empty") from None
+    for i, row in enumerate(rows):
+        if any(row[len(header) :]):
+            raise InputError(f"{name}: row {i + 2}: {len(row)} cells, but the header has {len(header)}")
+    cells = [(row + [""] * len(header))[: len(header)] for row in rows]
+    table = pd.DataFrame(cells, columns=unique(header), dtype=str)
     if "text" not in table:
         table["text"] = ""
     if missing := [column for column in COLUMNS if column not in table]:
@@ -110,9 +126,11 @@ def parse_objects(data: bytes, name: str) -> dict[str, list[Detection]]:
     for start, size in (("left", "width"), ("top", "height")):
         reject(numbers[start] + numbers[size] > 1 + TOLERANCE, size, f"no more than what is left of the poster from its {start}")
     detections_by_id: dict[str, list[Detection]] = {}
-    rows = zip(table["id"], table["label"], *(numbers[column] for column in NUMBERS), table["text"], strict=True)
-    for movie, label, confidence, left, top, width, height, text in rows:
-        detection = clipped(label, confidence, left, top, left + width, top + height, text)
+    values = zip(table["id"], table["label"], *(numbers[column] for column in NUMBERS), table["text"], strict=True)
+    for movie, label, confidence, left, top, width, height, text in values:
+        # A lone carriage return would not come back from objects.csv.
+        words = text.replace("\r\n", "\n").replace("\r", "\n")
+        detection = clipped(label.replace("\r", " "), confidence, left, top, left + width, top + height, words)
         detections_by_id.setdefault(movie, []).append(detection)
     return detections_by_id
 

@@ -27,18 +27,21 @@ from PIL import Image, ImageDraw, ImageFont
 from poster_genres.detection import detect_chunk, open_detector
 from poster_genres.detectors.hf import HEIGHT, WIDTH
 from poster_genres.errors import InputError
+from poster_genres.hugging_face import find
 from poster_genres.model import load_model, predict_probabilities
 from poster_genres.movies import SPLITS, read_movies
 from poster_genres.objects import (
     COLUMNS,
     MEASURES,
     SENTENCE_LENGTH,
+    DatasetDetections,
     Detection,
     PosterDetections,
     object_vectors,
     parse_objects,
     read_detections,
     text_of,
+    write_detections,
 )
 from poster_genres.sentences import embed
 from poster_genres.served_model import PosterModel
@@ -156,6 +159,47 @@ def test_a_wrong_table_is_refused_with_its_row(row: str, named: str) -> None:
     with pytest.raises(InputError) as error:
         parse_objects(f"{','.join(COLUMNS[:-1])}\n{row}\n".encode(), "detections.csv")
     assert named in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            ['m0,lettering,.9,.1,.1,.2,.1,"ALIEN', 'm1,lettering,.9,.1,.1,.2,.1,"ALIENS"'],
+            "d.csv: not readable as UTF-8 CSV at line 3: ',' expected after '\"'; look for a double quote",
+        ),
+        (
+            ['m0,cat,.9,.1,.1,.2,.1,"x'],
+            "d.csv: not readable as UTF-8 CSV at line 2: unexpected end of data; look for a double quote",
+        ),
+        (["m0,cat,.9,.1,.1,.2,.1,,", "m1,3,cat,.9,.1,.1,.2,.1,x"], "d.csv: row 3: 9 cells, but the header has 8"),
+    ],
+)
+def test_rows_are_neither_put_together_nor_shifted(rows: list[str], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        parse_objects("\n".join([",".join(COLUMNS), *rows, ""]).encode(), "d.csv")
+    assert str(error.value) == message
+
+
+def test_an_experiment_reads_the_folder_that_dvc_tracks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy, project = tmp_path / "copy", tmp_path / "project"
+    for folder in (copy / "data" / "detectors" / "yolos", project / "data" / "detectors" / "yolos", project / "mine"):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    monkeypatch.setenv("DVC_ROOT", str(project))
+    assert Path(find("hf/data/detectors/yolos")).resolve() == copy / "data" / "detectors" / "yolos"
+    assert find("hf/mine") == str(project / "mine")
+    assert find("hf/hustvl/yolos-tiny") == "hustvl/yolos-tiny"
+
+
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n"])
+def test_line_ends_in_words_come_back(tmp_path: Path, end: str) -> None:
+    objects = parse_objects(f'{",".join(COLUMNS)}\r\nm0,cat,.9,.1,.1,.2,.1,"ALIEN{end}In space"\r\n'.encode(), "d.csv")
+    content = PosterDetections(objects["m0"], np.zeros(SENTENCE_LENGTH, np.float32))
+    write_detections(DatasetDetections({"m0": content}, {"table": "1"}, ["cat"]), tmp_path / "detections")
+    (read,) = read_detections(tmp_path / "detections", ["m0"]).posters
+    assert read.objects == content.objects
+    assert read.objects[0].text == "ALIEN\nIn space"
 
 
 def test_a_table_as_people_have_it() -> None:
