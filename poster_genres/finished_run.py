@@ -5,6 +5,7 @@ as in a fresh clone or if the store was unreachable, `complete` creates it from 
 """
 
 import base64
+import html
 import io
 import json
 import os
@@ -131,8 +132,20 @@ def complete(inputs: Inputs | None = None) -> str | None:
     Returns
     -------
     Where to find the run and its model, in two lines; None if the store is unreachable.
+
+    Raises
+    ------
+    InputError
+        A file is missing, or the scores are those of another training.
     """
     description = read_run()
+    for name in FILES:
+        if not (METRICS / name).is_file():
+            raise InputError(f"{METRICS / name}: not there yet; `dvc repro` makes it")
+    # The report says of which training it is, by a tag that no other has.
+    report = html.unescape((METRICS / "report.html").read_text(encoding="utf-8"))
+    if f"tags.training = '{description['tags']['training']}'" not in report:
+        raise InputError(f"{METRICS}: the scores are not those of the training in {RUN}; `dvc repro` evaluates it")
     return Tracking(description).attempt(lambda: _complete(description, inputs))
 
 

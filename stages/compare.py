@@ -30,6 +30,8 @@ def read_experiment(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     InputError
         There is no such experiment, or it has not finished.
     """
+    if not name.strip():
+        raise InputError(f"name an experiment, branch, tag or commit, or {WORKSPACE}, not {name!r}")
     if name == WORKSPACE:
         return read_tables(Path(), name)
     # DVC is imported here, where it takes a second.
@@ -43,7 +45,7 @@ def read_experiment(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
             for path in (MOVIES, PREDICTIONS):
                 Path(folder, path).parent.mkdir()
                 files.get_file(path.as_posix(), str(Path(folder, path)))
-        except SCMError:
+        except (SCMError, AttributeError):  # AttributeError: a name of Git's for a file or folder, not for a commit
             raise InputError(f"{name}: no experiment, branch, tag or commit of that name; `dvc exp show` lists them") from None
         except (DvcException, OSError):
             raise InputError(f"{name}: has no {PREDICTIONS}, or it is not in DVC's cache; was it run to its end?") from None
@@ -54,8 +56,14 @@ def read_tables(folder: Path, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The tables of an experiment in a folder. Raises InputError."""
     if not (folder / PREDICTIONS).is_file():
         raise InputError(f"{name}: has no {PREDICTIONS}; `dvc repro` makes it")
-    predictions = pd.read_csv(folder / PREDICTIONS, dtype={"id": "str", "split": "str"}, keep_default_na=False, encoding="utf-8")
-    return read_movies(folder / MOVIES), predictions
+    try:
+        predictions = pd.read_csv(
+            folder / PREDICTIONS, dtype={"id": "str", "split": "str"}, keep_default_na=False, encoding="utf-8"
+        )
+        return read_movies(folder / MOVIES), predictions
+    except ValueError as error:  # of pandas, which has many
+        said = " ".join(str(error).split())[:150]
+        raise InputError(f"{name}: {PREDICTIONS} or {MOVIES} is damaged ({said}); remove it, and `dvc repro` makes it") from None
 
 
 def labels_and_probabilities(movies: pd.DataFrame, predictions: pd.DataFrame, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -75,7 +83,8 @@ def main() -> None:
     (movies, first), (other_movies, second) = (read_experiment(name) for name in names)
     if list(first.columns) != list(second.columns):
         raise InputError(f"{names[0]} and {names[1]}: are about different genres, and cannot be compared")
-    if list(first["id"]) != list(second["id"]) or not movies[genres_of(movies)].equals(other_movies[genres_of(movies)]):
+    keys = ["id", "split"]
+    if not first[keys].equals(second[keys]) or not movies[genres_of(movies)].equals(other_movies[genres_of(movies)]):
         raise InputError(f"{names[0]} and {names[1]}: other posters or labels; only runs on one data set, limit and seed compare")
     columns = scored_genres(*(labels_and_probabilities(movies, first, split)[0] for split in SPLITS))
     (labels, of_first), (_, of_second) = (labels_and_probabilities(movies, table, arguments.split) for table in (first, second))

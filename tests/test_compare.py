@@ -39,12 +39,23 @@ def test_two_experiments_are_compared_on_the_same_posters(repository: Path) -> N
     first_commit = run("git", "rev-list", "--max-parents=0", "HEAD", cwd=repository).stdout.strip()
     error = stage("compare", first_commit, cwd=repository, fails=True).stderr
     assert error == f"error: {first_commit}: has no metrics/predictions.csv, or it is not in DVC's cache; was it run to its end?\n"
+    for name in ("HEAD:data", "HEAD^{tree}"):
+        error = stage("compare", name, cwd=repository, fails=True).stderr
+        assert error == f"error: {name}: no experiment, branch, tag or commit of that name; `dvc exp show` lists them\n"
+    error = stage("compare", "", cwd=repository, fails=True).stderr
+    assert error == "error: name an experiment, branch, tag or commit, or workspace, not ''\n"
     predictions = repository / "metrics" / "predictions.csv"
     lines = predictions.read_text(encoding="utf-8").splitlines(keepends=True)
     predictions.unlink()
     predictions.write_text("".join(lines[:-1]), encoding="utf-8")
     error = stage("compare", "HEAD", cwd=repository, fails=True).stderr
     assert error == "error: HEAD and workspace: other posters or labels; only runs on one data set, limit and seed compare\n"
+    predictions.write_text("", encoding="utf-8")
+    error = stage("compare", "HEAD", cwd=repository, fails=True).stderr
+    assert error == (
+        "error: workspace: metrics/predictions.csv or data/movies.csv is damaged (No columns to parse from file); remove it, "
+        "and `dvc repro` makes it\n"
+    )
     predictions.unlink()
     error = stage("compare", "HEAD", cwd=repository, fails=True).stderr
     assert error == "error: workspace: has no metrics/predictions.csv; `dvc repro` makes it\n"

@@ -467,6 +467,26 @@ def test_a_store_that_does_not_know_the_run_gets_all_of_it_once(repository: Path
         check_whole(one, epochs=1)
 
 
+def test_scores_of_another_training_are_not_logged(repository: Path) -> None:
+    stage("track", cwd=repository)
+    (before,) = runs_of(repository)
+    description = repository / "models" / "run.json"
+    content = description.read_text(encoding="utf-8")
+    training = json.loads(content)["tags"]["training"]
+    description.write_text(content.replace(training, "another"), encoding="utf-8")
+    assert stage("track", cwd=repository, fails=True).stderr == (
+        "error: metrics: the scores are not those of the training in models/run.json; `dvc repro` evaluates it\n"
+    )
+    description.write_text(content, encoding="utf-8")
+    (repository / "metrics" / "history.csv").unlink()
+    assert stage("track", cwd=repository, fails=True).stderr == (
+        "error: metrics/history.csv: not there yet; `dvc repro` makes it\n"
+    )
+    (after,) = runs_of(repository)
+    assert after.info.status == before.info.status == "FINISHED"
+    assert after.data.metrics == before.data.metrics
+
+
 def test_without_a_finished_run_there_is_nothing_to_log(repository: Path) -> None:
     (repository / "models" / "run.json").unlink()
     done = stage("track", cwd=repository)
