@@ -12,7 +12,6 @@ import pandas as pd
 
 from poster_genres.errors import InputError
 from poster_genres.files import whole_folder, write_json
-from poster_genres.texts import unique
 
 NUMBERS = ["confidence", "left", "top", "width", "height"]
 COLUMNS = ["id", "label", *NUMBERS, "text"]
@@ -100,11 +99,13 @@ def parse_objects(data: bytes, name: str) -> dict[str, list[Detection]]:
         raise InputError(f"{name}: not readable as UTF-8 CSV at line {reader.line_num}: {error}; look for a double quote") from None
     except ValueError:
         raise InputError(f"{name}: not readable as UTF-8 CSV: it is empty") from None
+    if len(set(header)) < len(header):
+        raise InputError(f"{name}: two columns of the header have one name")
     for i, row in enumerate(rows):
         if any(row[len(header) :]):
             raise InputError(f"{name}: row {i + 2}: {len(row)} cells, but the header has {len(header)}")
     cells = [(row + [""] * len(header))[: len(header)] for row in rows]
-    table = pd.DataFrame(cells, columns=unique(header), dtype=str)
+    table = pd.DataFrame(cells, columns=header, dtype=str)
     if "text" not in table:
         table["text"] = ""
     if missing := [column for column in COLUMNS if column not in table]:
