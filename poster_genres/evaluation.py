@@ -397,10 +397,10 @@ def score_slices(names: np.ndarray, labels: np.ndarray, probabilities: np.ndarra
         intervals, _ = bootstrap(labels[mask], probabilities[mask], 0.5, np.full(labels.shape[1], 0.5), columns, seed)
         row: list[Any] = [name, int(mask.sum()), len(columns)]
         of_model, of_prior = (average_precisions(labels[mask], scored[mask], columns) for scored in (probabilities, prior))
+        if not len(columns):
+            of_model["macro_average_precision"] = of_prior["macro_average_precision"] = math.nan
         for score in both:
-            scores = [of_model[score], of_prior[score]]
-            row += [math.nan, math.nan] if score == "macro_average_precision" and not len(columns) else scores
-            row += intervals[score]
+            row += [of_model[score], of_prior[score], *intervals[score]]
         rows.append(row)
     return pd.DataFrame(rows, columns=header)
 

@@ -51,7 +51,9 @@ class Posters:
         self.files = [file for file in files if file.size <= most]
         self.too_large = [file for file in files if file.size > most]
         self.by_stem = _index((_names(file)[1], i) for i, file in enumerate(self.files))
-        self._share: dict[tuple[tuple[str, ...], tuple[str, ...]], bool] = {}
+        # What the methods below have found out.
+        self._homes: dict[str, str | None] = {}
+        self._share: dict[tuple[str, str], bool] = {}
 
     @cached_property
     def by_form(self) -> dict[str, list[int]]:
@@ -59,11 +61,12 @@ class Posters:
         return _index((normal(_names(file)[1]), i) for i, file in enumerate(self.files))
 
     @cached_property
-    def by_folder(self) -> dict[tuple[str, ...], set[str]]:
-        """From folders to the stems of the files in them."""
-        folders: dict[tuple[str, ...], set[str]] = {}
-        for i, file in enumerate(self.files):
-            folders.setdefault(self._folders(i), set()).add(_names(file)[1])
+    def by_folder(self) -> dict[str, set[str]]:
+        """From folders to the names of the files in them, without endings."""
+        folders: dict[str, set[str]] = {}
+        for file in self.files:
+            folder, _, name = file.name.rpartition("/")
+            folders.setdefault(folder, set()).add(name.rpartition(".")[0])
         return folders
 
     @cached_property
@@ -170,7 +173,7 @@ class Posters:
                 files = [i for i in files if _same_folders(folders, tuple(map(form, self._folders(i))))]
             if len(files) > 1:
                 files = self._nearest(files, parts, table)
-            if len(parts) == 1:
+            if len(parts) == 1 and self._home(table) is not None:
                 files = [i for i in files if not self._is_elsewhere(i, table)]
             if len(files) > 1 and not self._same_bytes(files):
                 self._refuse(text, files)
@@ -193,16 +196,21 @@ class Posters:
 
     def _nearest(self, numbers: list[int], parts: tuple[str, ...], table: str) -> list[int]:
         """Of posters of one name the one that is meant: at exactly this path; in the table's folder; in the folder of its name."""
-        for folder in ([parts[:-1]] if len(parts) > 1 else []) + _folders_of(table):
+        for folder in ((parts[:-1],) if len(parts) > 1 else ()) + _folders_of(table):
             if inside := [i for i in numbers if self._folders(i) == folder]:
                 return inside
         return numbers
 
+    def _home(self, table: str) -> str | None:
+        """The folder with a table's posters, None where that is not known."""
+        if table not in self._homes:
+            self._homes[table] = next((name for name in map("/".join, _folders_of(table)) if name in self.by_folder), None)
+        return self._homes[table]
+
     def _is_elsewhere(self, number: int, table: str) -> bool:
         """Whether a poster is in another folder than the table's posters, where both folders use the same names."""
-        home = next((folder for folder in _folders_of(table) if folder in self.by_folder), None)
-        folder = self._folders(number)
-        if home is None or folder[: len(home)] == home:
+        home, folder = self._home(table), self.files[number].name.rpartition("/")[0]
+        if home is None or f"{folder}/".startswith(f"{home}/"):
             return False
         if (home, folder) not in self._share:
             self._share[home, folder] = not self.by_folder[home].isdisjoint(self.by_folder[folder])
@@ -220,10 +228,11 @@ def _same_folders(wanted: tuple[str, ...], folders: tuple[str, ...]) -> bool:
     return number == 0 or wanted[-number:] == folders[-number:]
 
 
-def _folders_of(table: str) -> list[tuple[str, ...]]:
+def _folders_of(table: str) -> tuple[tuple[str, ...], ...]:
     """Where the posters of a table may be: in its folder, if that is not the data set's own, or in the folder of its name."""
     path = PurePosixPath(table)
-    return ([path.parent.parts] if path.parent.parts else []) + [(*path.parent.parts, path.stem)]
+    own = (*path.parent.parts, path.stem)
+    return (path.parent.parts, own) if path.parent.parts else (own,)
 
 
 def _names(file: File) -> tuple[str, str]:

@@ -190,7 +190,8 @@ def main() -> None:
     }
     write_json(COUNTS, counts)
     posters = f"{len(movies) - empty} of {len(movies)} posters"
-    print(f"{by_class.total()} objects of {len(by_class)} classes on {posters} ({counts['source']})")
+    others = f"; {number} of other IDs are left out" if (number := counts.get("objects_of_unknown_movies")) else ""
+    print(f"{by_class.total()} objects of {len(by_class)} classes on {posters} ({counts['source']}){others}")
 
 
 if __name__ == "__main__":

@@ -242,7 +242,7 @@ def prepare_training(parameters: TrainParameters, device: torch.device) -> Train
     if len(rows) < 2:
         raise InputError("data/cache: one poster is not enough to train on; raise `limit` or lower `validation`")
     fewest = min(parameters.recipe.batch_size, len(rows), int((splits == "validation").sum()))
-    if processes.world_size() > fewest:
+    if processes.world_size() > max(1, fewest):
         raise InputError(
             f"params.yaml: processes: {processes.world_size()} processes, but a batch or a split has {fewest} posters; lower it"
         )
