@@ -262,16 +262,22 @@ def test_pictures_are_never_another_folders(project: Path) -> None:
         assert joined(project)["poster"].str.startswith("test/").all()
 
 
-def test_the_files_splits_are_kept(project: Path) -> None:
+def write_a_table_a_split(project: Path) -> list[str]:
+    """50 movies to train on, 10 to validate and 20 to test; returns their IDs."""
     folder = project / "data" / "posters"
     header, *rows = (folder / "movies.csv").read_text(encoding="utf-8").splitlines()
     (folder / "movies.csv").unlink()
     for name, part in (("train", rows[:50]), ("valid", rows[50:60]), ("test", rows[60:])):
         (folder / f"{name}.csv").write_text("\n".join([header, *part]) + "\n", encoding="utf-8")
+    return [row.split(",")[0] for row in rows]
+
+
+def test_the_files_splits_are_kept(project: Path) -> None:
+    ids = write_a_table_a_split(project)
     set_parameters(project, split_by="files")
     movies = joined(project)
     assert movies["split"].tolist() == ["train"] * 50 + ["validation"] * 10 + ["test"] * 20
-    assert movies["id"].tolist() == [row.split(",")[0] for row in rows]
+    assert movies["id"].tolist() == ids
 
 
 def test_a_movie_that_is_named_like_a_split(project: Path) -> None:
@@ -305,14 +311,10 @@ def test_a_movie_that_is_named_like_a_split(project: Path) -> None:
 
 
 def test_the_limit_leaves_validation_posters_that_are_given(project: Path) -> None:
-    folder = project / "data" / "posters"
-    header, *rows = (folder / "movies.csv").read_text(encoding="utf-8").splitlines()
-    (folder / "movies.csv").unlink()
-    for name, part in (("train", rows[:50]), ("valid", rows[50:60]), ("test", rows[60:])):
-        (folder / f"{name}.csv").write_text("\n".join([header, *part]) + "\n", encoding="utf-8")
+    ids = write_a_table_a_split(project)
     set_parameters(project, split_by="files", limit=30)
     movies = joined(project)
-    assert movies["id"].tolist() == [row.split(",")[0] for row in rows[:30] + rows[50:]]
+    assert movies["id"].tolist() == ids[:30] + ids[50:]
     assert movies["split"].tolist() == ["train"] * 30 + ["validation"] * 10 + ["test"] * 20
 
 
