@@ -412,19 +412,27 @@ def test_versions_are_registered_once_and_the_best_has_the_alias(connected: Path
 
 def test_experiments_in_the_workspace_and_in_temporary_folders_share_the_store(repository: Path) -> None:
     run("dvc", "exp", "run", "-n", "here", "-S", "epochs=2", cwd=repository)
-    elsewhere = [
-        subprocess.Popen(
+    elsewhere = []
+    for i in (3, 4):
+        process = subprocess.Popen(
             [Path(sys.executable).parent / "dvc", "exp", "run", "--temp", "-n", f"there{i}", "-S", f"epochs={i}"],
             cwd=repository,
-            env=environment(),
+            env=environment() | {"PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for i in (3, 4)
-    ]
-    for process in elsewhere:
-        output, _ = process.communicate(timeout=300)
+        # While an experiment is set up DVC has a lock, for which another waits some seconds only.
+        said = ""
+        assert process.stdout is not None
+        while "Running stage" not in said:
+            line = process.stdout.readline()
+            assert line, said
+            said += line
+        elsewhere.append((process, said))
+    assert all(process.poll() is None for process, _ in elsewhere)  # both run at once
+    for process, said in elsewhere:
+        output = said + process.communicate(timeout=300)[0]
         assert process.returncode == 0, output
         assert "Running stage 'cache'" not in output
     found = {one.info.run_name: one for one in runs_of(repository)}
