@@ -1,5 +1,8 @@
 """Captions of bounding boxes: their text, and their positions on the poster."""
 
+from itertools import accumulate
+from unicodedata import east_asian_width
+
 import numpy as np
 
 from poster_genres.objects import Detection
@@ -14,6 +17,19 @@ def cut(text: str, length: int) -> str:
     """A text on one line, of at most `length` characters."""
     text = " ".join(text.split())
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+
+
+def cut_middle(text: str, width: int) -> str:
+    """A text on one line, at most `width` Latin letters wide: without its middle, as labels of a hierarchy begin alike."""
+    text = " ".join(text.split())
+    # As in a terminal, the signs of Chinese, Japanese and Korean are twice as wide.
+    wide = [2 if east_asian_width(sign) in "WF" else 1 for sign in text]
+    if sum(wide) <= width:
+        return text
+    half = (width - 1) // 2
+    first = sum(total <= half for total in accumulate(wide))
+    last = sum(total <= width - 1 - half for total in accumulate(reversed(wide)))
+    return f"{text[:first].rstrip()}…{text[-last:].lstrip()}"
 
 
 def is_read(detection: Detection) -> bool:

@@ -37,7 +37,10 @@ def find_duplicates(hashes: np.ndarray, splits: np.ndarray) -> pd.DataFrame:
     """Pairs of posters in different splits that differ in at most MAX_DISTANCE of the 64 bits.
 
     Only posters that agree in one of the four quarters of the hash are compared, so the work grows with their number, not with its
-    square. Pairs that differ in at most three bits always agree in one.
+    square. Pairs that differ in at most three bits always agree in one; of those that differ in more, some are not found.
+
+    Of posters with the same hash in one split, only the first is compared; each other is paired with the same poster as that, so
+    that all that are in two splits are named, though not in all pairs: there may be thousands of one placeholder.
 
     Parameters
     ----------
@@ -49,8 +52,9 @@ def find_duplicates(hashes: np.ndarray, splits: np.ndarray) -> pd.DataFrame:
     Columns first, second (their rows, first < second) and distance, in bits.
     """
     pairs: set[tuple[int, int]] = set()
-    # Of posters with the same hash in one split only the first is compared: there may be thousands of one placeholder.
-    table = pd.DataFrame(hashes).assign(split=splits, row=np.arange(len(hashes))).drop_duplicates([0, 1, 2, 3, "split"])
+    everything = pd.DataFrame(hashes).assign(split=splits, row=np.arange(len(hashes)))
+    same = everything.groupby([0, 1, 2, 3, "split"])["row"]
+    table = everything[everything["row"] == same.transform("min")].copy()
     for quarter in range(4):
         table["key"] = table[quarter]
         merged = table[["key", "row"]].merge(table[["key", "row"]], on="key")
@@ -59,4 +63,14 @@ def find_duplicates(hashes: np.ndarray, splits: np.ndarray) -> pd.DataFrame:
     duplicates = pd.DataFrame(sorted(pairs), columns=["first", "second"], dtype=int)
     differing = hashes[duplicates["first"]] ^ hashes[duplicates["second"]]
     duplicates["distance"] = np.bitwise_count(differing).sum(axis=1, dtype=int)
-    return duplicates[duplicates["distance"] <= MAX_DISTANCE].sort_values(["distance", "first", "second"], ignore_index=True)
+    duplicates = duplicates[duplicates["distance"] <= MAX_DISTANCE]
+    others = everything.assign(first=same.transform("min"))
+    others = others[others["row"] != others["first"]].groupby("first")["row"].apply(list)
+    more = [
+        (*sorted((other, partner)), distance)
+        for a, b, distance in duplicates.itertuples(index=False)
+        for first, partner in ((a, b), (b, a))
+        for other in others.get(first, [])
+    ]
+    duplicates = pd.concat([duplicates, pd.DataFrame(more, columns=duplicates.columns, dtype=int)])
+    return duplicates.sort_values(["distance", "first", "second"], ignore_index=True)

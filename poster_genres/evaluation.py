@@ -26,6 +26,8 @@ from poster_genres.objects import PosterDetections, text_of
 from poster_genres.scores import binary_cross_entropy, macro_average_precision, micro_average_precision, scored_genres
 
 BOOTSTRAPS = 1000
+# Where a genre is on so few posters that fewer of the resamples have all genres, they vary too little: there is no interval.
+COMPLETE = 0.9
 # Poster-genre pairs that are ranked at a time.
 BOOTSTRAP_PAIRS = 1_000_000
 BINS = 10
@@ -42,18 +44,18 @@ def score(
     """All scores of one split, by name.
 
     Micro and samples F1 and hamming loss use the common `threshold`; macro F1 uses each genre's own of `thresholds`. Macro scores
-    are over the genres `columns`, from `scored_genres`.
+    are over the genres `columns`, from `scored_genres`; NaN if there are none.
     """
     predictions = probabilities >= threshold
     own = probabilities >= thresholds
     top = probabilities.argmax(axis=1)
-    return {
+    scores = {
         **average_precisions(labels, probabilities, columns),
         # Not by average="macro", which takes a single column for two classes.
-        "macro_f1": float(np.mean([f1_score(labels[:, i], own[:, i], zero_division=0) for i in columns] or [0])),
+        "macro_f1": float(np.mean([f1_score(labels[:, i], own[:, i], zero_division=0) for i in columns] or [np.nan])),
         "micro_f1": float(f1_score(labels, predictions, average="micro", zero_division=0)),
         "samples_f1": float(f1_score(labels, predictions, average="samples", zero_division=0)),
-        "macro_roc_auc": float(roc_auc_score(labels[:, columns], probabilities[:, columns])) if len(columns) else 0.5,
+        "macro_roc_auc": float(roc_auc_score(labels[:, columns], probabilities[:, columns])) if len(columns) else np.nan,
         "label_ranking_average_precision": float(label_ranking_average_precision_score(labels, probabilities)),
         "hamming_loss": float(hamming_loss(labels, predictions)),
         "accuracy": float(((probabilities >= 0.5) == (labels > 0)).mean()),
@@ -62,6 +64,7 @@ def score(
         "macro_calibration_error_by_chance": calibration_error_by_chance(probabilities, columns),
         "top_1_hit": float(labels[np.arange(len(labels)), top].mean()),
     }
+    return scores if len(columns) else scores | {name: np.nan for name in scores if name.startswith("macro_")}
 
 
 def score_genres(
@@ -75,8 +78,9 @@ def score_genres(
     """One row per genre: positives, average precision (model and prior), threshold, precision, recall, F1, calibration error, and
     whether macro scores include it (`columns`).
 
-    The prior gives all posters of a genre the same probability, so its average precision is the share of positives. A genre
-    without positives has no average precision; its cells are empty (NaN).
+    The prior gives all posters of a genre the same probability, so its average precision is the share of positives. What is not
+    defined is NaN, an empty cell: the precision of a genre that is said of no poster, and average precision, recall and F1 of one
+    that no poster has.
     """
     positives = labels.sum(axis=0).astype(int)
     predictions = probabilities >= thresholds
@@ -91,9 +95,9 @@ def score_genres(
                 "average_precision": average_precision_score(truth, probabilities[:, i]) if positives[i] else np.nan,
                 "prior_average_precision": average_precision_score(truth, prior[:, i]) if positives[i] else np.nan,
                 "threshold": thresholds[i],
-                "precision": precision_score(truth, predicted, zero_division=0),
-                "recall": recall_score(truth, predicted, zero_division=0),
-                "f1": f1_score(truth, predicted, zero_division=0),
+                "precision": precision_score(truth, predicted, zero_division=np.nan),
+                "recall": recall_score(truth, predicted, zero_division=np.nan),
+                "f1": f1_score(truth, predicted, zero_division=0) if positives[i] else np.nan,
                 "calibration_error": calibration_error(truth, probabilities[:, i]),
                 "scored": bool(scored[i]),
             }
@@ -158,7 +162,7 @@ def bootstrap(
     Returns
     -------
     (low, high) of macro and micro average precision and macro and micro F1; and float64 (genres, 2), the same of each genre's
-    average precision, NaN where a genre has no positive poster.
+    average precision. NaN where a genre that counts is on so few posters that less than COMPLETE of the resamples have it.
     """
     genres = labels.shape[1]
     resampled: dict[str, list[np.ndarray]] = {
@@ -166,7 +170,7 @@ def bootstrap(
     }  # fmt: skip
     by_genre: list[np.ndarray] = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a genre without positives is NaN throughout, as a mean over no genre
+        warnings.simplefilter("ignore", RuntimeWarning)  # a mean over no genre is NaN
         for weights in resamples(labels.shape, seed):
             of_genres = [resampled_average_precision(labels[:, i], probabilities[:, i], weights) for i in range(genres)]
             by_genre.append(np.stack(of_genres, axis=1))
@@ -175,11 +179,11 @@ def bootstrap(
             own, common = (_resampled_f1(labels, probabilities >= t, weights) for t in (thresholds, threshold))
             resampled["micro_f1"].append(common[1])
             resampled["macro_average_precision"].append(by_genre[-1][:, columns].mean(axis=1))
-            resampled["macro_f1"].append(own[0][:, columns].mean(axis=1))
-        intervals = {name: _basic_interval(np.concatenate(values)) for name, values in resampled.items()}
-        return {name: (float(low), float(high)) for name, (low, high) in intervals.items()}, _basic_interval(
-            np.concatenate(by_genre)
-        ).T
+            # Of a genre that a resample has on no poster, F1 is 0 or not defined.
+            resampled["macro_f1"].append(np.where(np.isnan(by_genre[-1]), np.nan, own[0])[:, columns].mean(axis=1))
+        intervals = {name: np.clip(_basic_interval(np.concatenate(values)), 0, 1) for name, values in resampled.items()}
+        genre_intervals = np.clip(_basic_interval(np.concatenate(by_genre)), 0, 1).T
+        return {name: (float(low), float(high)) for name, (low, high) in intervals.items()}, genre_intervals
 
 
 def resampled_scores(labels: np.ndarray, probabilities: np.ndarray, columns: np.ndarray, seed: int) -> np.ndarray:
@@ -215,18 +219,18 @@ def paired_differences(
     Returns
     -------
     Columns score, first, second, difference; error, its standard error over posters; low and high, its 95 % interval, of the basic
-    bootstrap
+    bootstrap. The last three are NaN where a genre is on so few posters that less than COMPLETE of the resamples have it
     """
     scores = [resampled_scores(labels, probabilities, columns, seed) for probabilities in (first, second)]
     differences = scores[1] - scores[0]
-    low, high = 2 * differences[0] - np.nanpercentile(differences[1:], [97.5, 2.5], axis=0)
+    low, high = _basic_interval(differences)
     return pd.DataFrame(
         {
             "score": ["macro_average_precision", "micro_average_precision", "binary_cross_entropy"],
             "first": scores[0][0],
             "second": scores[1][0],
             "difference": differences[0],
-            "error": np.nanstd(differences[1:], axis=0),
+            "error": np.where(np.isnan(low), np.nan, np.nanstd(differences[1:], axis=0)),
             "low": low,
             "high": high,
         }
@@ -234,18 +238,21 @@ def paired_differences(
 
 
 def _basic_interval(values: np.ndarray) -> np.ndarray:
-    """The basic bootstrap's 95 % interval, of scores in [0, 1].
+    """The basic bootstrap's 95 % interval.
 
     Parameters
     ----------
-    values : (1 + resamples, …), the score itself first
+    values : (1 + resamples, …), the score itself first; NaN in resamples that lack a genre
 
     Returns
     -------
-    float64 (2, …), low and high
+    float64 (2, …), low and high; NaN where fewer than COMPLETE of the resamples are not NaN: what is left then are those in which
+    every rare genre happens to be, which vary too little
     """
-    interval: np.ndarray = np.clip(2 * values[0] - np.nanpercentile(values[1:], [97.5, 2.5], axis=0), 0, 1)
-    return interval
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # nothing but NaN
+        interval = 2 * values[0] - np.nanpercentile(values[1:], [97.5, 2.5], axis=0)
+    return np.where(np.isnan(values[1:]).mean(axis=0) > 1 - COMPLETE, np.nan, interval)
 
 
 def _resampled_f1(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -385,7 +392,7 @@ def score_slices(names: np.ndarray, labels: np.ndarray, probabilities: np.ndarra
     -------
     Columns name, posters, genres (how many the macro scores are over); for macro_average_precision and micro_average_precision
     the score, the same with prior_ before it, and its 95 % interval with _low and _high behind it. Macro scores over no genre are
-    NaN.
+    NaN, and so are intervals where a slice has a genre on too few posters.
     """
     both = ("macro_average_precision", "micro_average_precision")
     header = ["name", "posters", "genres"]

@@ -16,10 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from poster_genres.captions import COUNTS, caption, cut, how_many, is_read, most_confident, place_captions
+from poster_genres.captions import COUNTS, caption, cut, cut_middle, how_many, is_read, most_confident, place_captions
 from poster_genres.files import whole_file
 from poster_genres.objects import Detection
 
@@ -51,6 +52,12 @@ def missing_glyphs_allowed() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
+
+
+def unreadable(names: list[str]) -> list[str]:
+    """The names with signs that the font of the PNG files lacks."""
+    known = get_font(findfont(FontProperties())).get_charmap()
+    return [name for name in names if not all(ord(sign) in known for sign in name)]
 
 
 def save_png(figure: Figure, path: Path, dpi: int) -> None:
@@ -128,13 +135,14 @@ def draw_curves(history: pd.DataFrame, prior: dict[str, float]) -> Figure:
 def _draw_intervals(title: str, x: str, names: list[str], table: pd.DataFrame, value: str, other: str, label: str) -> Figure:
     """One row per name: a value with its interval, in the table's columns `value`, low and high, and another for comparison."""
     lines = 1 + max((name.count("\n") for name in names), default=0)
-    figure = Figure(figsize=(WIDTH, 1.3 + (0.08 + 0.16 * lines) * len(names)), layout="constrained")
+    # Without rows the axes still need a height.
+    figure = Figure(figsize=(WIDTH, max(1.7, 1.3 + (0.08 + 0.16 * lines) * len(names))), layout="constrained")
     axes = figure.subplots()
     y = np.arange(len(names))
     axes.hlines(y, table["low"], table["high"], color=MODEL, linewidth=2, label="95 % interval")
-    axes.plot(table[value], y, "o", color=MODEL, markersize=5, label="model")
+    axes.plot(table[value], y, "o", color=MODEL, markersize=5, label="model", clip_on=False)
     other_style: dict[str, Any] = {"markerfacecolor": PAGE, "markeredgecolor": QUIET, "markeredgewidth": 1.3}
-    axes.plot(table[other], y, "D", markersize=4.5, label=label, **other_style)
+    axes.plot(table[other], y, "D", markersize=4.5, label=label, clip_on=False, **other_style)
     _plain(axes, "", x)
     figure.suptitle(title, x=0.02, ha="left", fontsize=10, color=INK)
     axes.grid(visible=False, axis="y")
@@ -151,7 +159,7 @@ def _draw_intervals(title: str, x: str, names: list[str], table: pd.DataFrame, v
 def draw_genres(table: pd.DataFrame) -> Figure:
     """The average precision of each genre, of model and prior, from `evaluation.score_genres`."""
     table = table.dropna(subset=["average_precision"]).sort_values("average_precision", ascending=False)
-    names = [f"{cut(row.genre, 18)} ({row.positives})" for row in table.itertuples()]
+    names = [f"{cut_middle(row.genre, 18)} ({row.positives})" for row in table.itertuples()]
     title = "Average precision by genre (test posters)"
     return _draw_intervals(title, "average precision", names, table, "average_precision", "prior_average_precision", "prior")
 
@@ -171,7 +179,7 @@ def draw_precision_recall(model: pd.DataFrame, prior: pd.DataFrame) -> Figure:
 
 
 def draw_reliability(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
-    """The reliability diagram before and after the fit on validation posters, from `evaluation.reliability`."""
+    """The reliability diagram before and after the parts' weights are fitted, from `evaluation.reliability`."""
     figure = Figure(figsize=(WIDTH, 3.1), layout="constrained")
     axes = figure.subplots()
     top = 1.05 * max(table[column].max() for table in (before, after) for column in ("probability", "share"))
@@ -184,12 +192,15 @@ def draw_reliability(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
     return figure
 
 
-def draw_confusions(table: pd.DataFrame) -> Figure:
-    """The surest of `evaluation.confusions`, at most LISTED: how often a genre is wrongly predicted where another was missed."""
+def draw_confusions(table: pd.DataFrame, shown: bool = True) -> Figure:
+    """The surest of `evaluation.confusions`, at most LISTED: how often a genre is wrongly predicted where another was missed. Where
+    the posters are too few or synthetic, so that nothing is `shown`, it says so."""
     table = table.head(LISTED)
-    names = [f"{cut(row.missed, 18)} missed,\n{cut(row.said, 18)} said" for row in table.itertuples()]
+    names = [f"{cut_middle(row.missed, 18)} missed,\n{cut_middle(row.said, 18)} said" for row in table.itertuples()]
     title = "Genres said for others (test posters)" if names else "No genre is said for another more than by chance"
-    return _draw_intervals(title, "share of the posters where it was missed", names, table, "share", "elsewhere", "elsewhere")
+    if not shown:
+        title = "Genres said for others: not tested, as the\ntest posters are too few or synthetic"
+    return _draw_intervals(title, "share where it was missed", names, table, "share", "elsewhere", "elsewhere")
 
 
 def _draw_detections(axes: Axes, detections: list[Detection], captions: list[str], height: int, width: int) -> None:
@@ -254,7 +265,7 @@ def draw_explanation(
         counting = [i for i in np.argsort(-added, kind="stable") if added[i] >= COUNTS][:MOST]
         words = [f"{cut(detections[i].text or detections[i].label, 14)} +{added[i]:.1f}" for i in counting]
         _draw_detections(axes, [detections[i] for i in counting], words, *poster.shape[:2])
-        axes.set_title(f"{genre} ({probability:.3f})", fontsize=11, parse_math=False)
+        axes.set_title(f"{cut_middle(genre, 18)} ({probability:.3f})", fontsize=11, parse_math=False)
     for axes in (whole, *panels):
         axes.set_axis_off()
     bar = figure.colorbar(ScalarMappable(Normalize(0, top), "inferno"), cax=figure.add_subplot(grid[:, -1]))

@@ -96,11 +96,13 @@ def print_differences(table: pd.DataFrame, names: tuple[str, str], posters: str)
     width = max(len(name) for name in (*names, "0.0000"))
     print(f"{posters:28}{names[0]:>{width}}  {names[1]:>{width}}  difference   95 % interval")
     for row in table.itertuples():
-        interval = f"{row.low:+.4f} to {row.high:+.4f}"
+        interval = "none" if np.isnan(row.low) else f"{row.low:+.4f} to {row.high:+.4f}"
         scores = f"{row.first:{width}.4f}  {row.second:{width}.4f}     {row.difference:+.4f}"
         print(f"{row.score.replace('_', ' '):28}{scores}   {interval}")
     headline = table.iloc[0]
-    if headline["low"] > 0 or headline["high"] < 0:
+    if np.isnan(headline["low"]):
+        print("by macro average precision nothing can be said: some genres are on too few of these posters")
+    elif headline["low"] > 0 or headline["high"] < 0:
         print(f"by macro average precision {names[int(headline['low'] > 0)]} is better, beyond chance on these posters")
     else:
         print("by macro average precision the difference is within chance on these posters")

@@ -49,7 +49,7 @@ ABOUT = {
     "curves": "Curves by epoch: macro average precision and cross-entropy on validation posters, beside the prior; training loss",
     "genres": "Average precision of each genre with its interval, beside the prior; the table has the same numbers",
     "precision_recall": "Curves of precision against recall over all genres, of the model and of the prior",
-    "reliability": "Predicted probability against the share of posters with the genre, before and after the fit on validation",
+    "reliability": "Predicted probability against the share of posters with the genre, before and after the fit",
     "confusions": "How often a genre is wrongly said where another was missed, and elsewhere; the table has the same numbers",
 }
 
@@ -141,7 +141,7 @@ def table_of_predictions(genres: list[str], movies: pd.DataFrame, predictions: d
 
 def score_splits(
     model: Model, predictions: dict[str, Predictions], seed: int
-) -> tuple[pd.DataFrame, dict[str, pd.DataFrame], dict[str, dict[str, float]]]:
+) -> tuple[pd.DataFrame, dict[str, pd.DataFrame], dict[str, dict[str, float | None]]]:
     """Score the model and the prior on each split.
 
     Returns
@@ -167,10 +167,14 @@ def score_splits(
         by_genre[split][["low", "high"]] = genre_intervals
     # With as many digits as the tables, from which MLflow has its numbers.
     headline = {
-        key: {short: float(f"{scores[scored][name]:.6g}") for short, name in names.items()}
-        for key, (scored, names) in HEADLINE.items()
+        key: {short: rounded(scores[scored][name]) for short, name in names.items()} for key, (scored, names) in HEADLINE.items()
     }
     return pd.DataFrame(rows), by_genre, headline
+
+
+def rounded(value: float) -> float | None:
+    """A score with six digits; None, which JSON has, where it is NaN."""
+    return None if np.isnan(value) else float(f"{value:.6g}")
 
 
 def choose_gallery(
@@ -193,11 +197,12 @@ def print_scores(test_scores: pd.DataFrame, by_genre: pd.DataFrame, posters: int
     print(f"{posters} test posters{'':17}   model   prior   95 % interval")
     for row in test_scores.itertuples():
         interval = "" if np.isnan(row.low) else f"  {row.low:6.4f} to {row.high:6.4f}"
-        print(f"{row.score.replace('_', ' '):32}  {row.model:6.4f}  {row.prior:6.4f}{interval}")
+        of_model, of_prior = ("      " if np.isnan(value) else f"{value:6.4f}" for value in (row.model, row.prior))
+        print(f"{row.score.replace('_', ' '):32}  {of_model}  {of_prior}{interval}")
     left_out = by_genre[~by_genre["scored"]]
     if len(left_out):
         names = ", ".join(f"{row.genre} ({row.positives})" for row in left_out.itertuples())
-        print(f"macro scores leave out genres with too few validation or test posters: {names} on test posters")
+        print(f"macro scores leave out genres on too few validation or test posters, or on all: {names} on test posters")
     if note:
         print(note)
 
@@ -229,8 +234,10 @@ def draw_figures(
     tables: dict[str, pd.DataFrame],
     test: Predictions,
     unfitted: np.ndarray,
+    doubt: str,
 ) -> dict[str, Figure]:
-    """The figures of the report and of MLflow, by name. `unfitted` holds the test posters' probabilities before the fit."""
+    """The figures of the report and of MLflow, by name. `unfitted` holds the test posters' probabilities before the fit; with any
+    `doubt`, confusions are not shown."""
     prior = scores[scores["split"] == "validation"].set_index("score")["prior"]
     of_validation = {"loss": prior["binary_cross_entropy"], "macro_average_precision": prior["macro_average_precision"]}
     prior_curve = precision_recall(test.labels, test.prior)
@@ -239,7 +246,7 @@ def draw_figures(
         "genres": figures.draw_genres(by_genre),
         "precision_recall": figures.draw_precision_recall(tables["precision_recall"], prior_curve),
         "reliability": figures.draw_reliability(evaluation.reliability(test.labels, unfitted), tables["reliability"]),
-        "confusions": figures.draw_confusions(tables["confusions"]),
+        "confusions": figures.draw_confusions(tables["confusions"], shown=not doubt),
     }
 
 
@@ -289,10 +296,11 @@ def main() -> None:
     test = predictions["test"]
     scores, by_genre, headline = score_splits(model, predictions, seed)
     tables = tables_of_test(model, posters, movies, contents, test, seed)
-    doubt = caveat(parameters.dataset) or few(movies)
-    if doubt:
-        # Beyond chance or not: what synthetic or very few posters say of genres is no finding.
-        tables |= {name: tables[name].head(0) for name in ("confusions", "words")}
+    synthetic = caveat(parameters.dataset)
+    doubt = synthetic or few(movies)
+    # Beyond chance or not: what synthetic or very few posters say of genres is no finding. Words are those of training posters.
+    no_findings = (["confusions"] if doubt else []) + (["words"] if synthetic else [])
+    tables |= {name: tables[name].head(0) for name in no_findings}
     genre_tables = {f"genres_{split}": table for split, table in by_genre.items()}
     for name, table in {"scores": scores, **genre_tables, **tables}.items():
         write_table(table, METRICS / f"{name}.csv")
@@ -300,7 +308,7 @@ def main() -> None:
     write_json(METRICS / "evaluation.json", headline)
 
     history = pd.read_csv(METRICS / "history.csv")
-    drawn = draw_figures(model, history, scores, by_genre["test"], tables, test, unfitted)
+    drawn = draw_figures(model, history, scores, by_genre["test"], tables, test, unfitted, doubt)
     charts = {name: figures.as_svg(figure, ABOUT[name]) for name, figure in drawn.items()}
     with whole_folder(FIGURES) as folder:
         for name, figure in drawn.items():
@@ -315,6 +323,9 @@ def main() -> None:
     print_scores(test_scores, by_genre["test"], len(test.labels), doubt)
     if len(tables["duplicates"]):
         print(f"{len(tables['duplicates'])} pairs of nearly the same poster are in two splits: metrics/duplicates.csv")
+    boxes = figures.unreadable(model.genres)
+    if boxes:
+        print(f"{FIGURES}: the font lacks signs of {len(boxes)} labels, as {boxes[0]}, and has boxes for them; the report has them")
     if logged is not None:
         print(logged)
     print("the page to read: metrics/report.html")

@@ -162,7 +162,10 @@ class Output:
                 raise ValueError("the file of another program")
             if self.csv:
                 header, *rows = csv.reader(io.StringIO(text)) if text else [self.header]
-                known = [dict(zip(self.header, row, strict=True)) for row in rows]
+                if not all(len(row) == len(header) for row in rows):
+                    raise ValueError("cells are missing")
+                # By position: a genre may be named as another column is.
+                known = [{"poster": row[0], "model": row[1]} for row in rows]
                 right = header == self.header
             else:
                 known = [json.loads(line) for line in text.split("\n")[:-1]]

@@ -31,10 +31,26 @@ def test_a_copy_is_found_across_splits_only() -> None:
     assert (found["distance"] <= MAX_DISTANCE).all()
 
 
-def test_thousands_of_one_placeholder_are_one_pair() -> None:
+def test_thousands_of_one_placeholder_are_each_in_one_pair() -> None:
     hashes = np.tile(np.array([[1, 2, 3, 4]], np.uint16), (20_000, 1))
     splits = np.array(["train", "test"] * 10_000)
-    assert find_duplicates(hashes, splits).to_numpy().tolist() == [[0, 1, 0]]
+    found = find_duplicates(hashes, splits)
+    assert len(found) == 19_999
+    assert set(found["first"]) | set(found["second"]) == set(range(20_000))
+    assert (splits[found["first"]] != splits[found["second"]]).all()
+    assert (found["distance"] == 0).all()
+
+
+def test_every_copy_of_a_training_poster_is_named() -> None:
+    # One poster in training and its copies in the test, a second training poster that differs by a bit, and one like no other.
+    hashes = np.array([[1, 2, 3, 4]] * 5 + [[1, 2, 3, 5]] + [[900, 901, 902, 903]], np.uint16)
+    splits = np.array(["test", "train", "test", "validation", "test", "train", "train"])
+    found = find_duplicates(hashes, splits).to_numpy().tolist()
+    # Each pair is there once, the nearest first; 0, 2 and 4 are equal, so 2 and 4 are paired as 0 is.
+    assert found == [
+        [0, 1, 0], [0, 3, 0], [1, 2, 0], [1, 3, 0], [1, 4, 0], [2, 3, 0], [3, 4, 0],
+        [0, 5, 1], [2, 5, 1], [3, 5, 1], [4, 5, 1],
+    ]  # fmt: skip
 
 
 def test_nothing_alike() -> None:

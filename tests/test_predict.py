@@ -139,6 +139,17 @@ def test_a_file_of_predictions_survives_what_others_do_to_it(tmp_path: Path, kin
     assert file.read_bytes() == whole
 
 
+def test_a_genre_may_be_named_as_a_column_is(tmp_path: Path) -> None:
+    genres = ["model", "poster", "verdict"]
+    for file in (tmp_path / "genres.csv", tmp_path / "genres.jsonl"):
+        output = Output(file, "abc", genres)
+        output.add("a.jpg", ["poster"], np.array([0.1, 0.9, 0.2], np.float32))
+        output.file.close()
+        assert Output(file, "abc", genres).done == {"a.jpg"}
+        with pytest.raises(InputError, match=r": has the predictions of another model; name another file, or remove it$"):
+            Output(file, "abd", genres)
+
+
 @pytest.mark.parametrize("kind", ["csv", "json"])
 @pytest.mark.parametrize("content", [b'{"precious": "data"}', b"titel;\xe9\n", b"\xe9", b"poster,other", b"[1,\n2]"])
 def test_another_programs_file_is_never_written_over(tmp_path: Path, kind: str, content: bytes) -> None:

@@ -1,6 +1,7 @@
 """The page for people."""
 
 import re
+import warnings
 from collections import Counter
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from poster_genres import figures
+from poster_genres.captions import cut_middle
 from poster_genres.evaluation import confusions
 from poster_genres.figures import COLORS
 from poster_genres.objects import Detection
@@ -50,19 +52,26 @@ ABOUT = {
 }  # fmt: skip
 
 
-def page_with(folder: Path, *posters: dict[str, Any], **about: str) -> str:
-    """The page with these posters in the gallery, and names that would be code if they were not escaped."""
+def page_with(folder: Path, *posters: dict[str, Any], scores: pd.DataFrame | None = None, found: bool = True, **about: str) -> str:
+    """The page with these posters in the gallery, and names that would be code if they were not escaped; with words that indicate
+    a genre where they were `found`."""
     numbers = ["average_precision", "low", "high", "prior_average_precision", "precision", "recall", "f1"]
     row = dict.fromkeys(numbers, 0.5) | {"genre": HOSTILE, "positives": 3, "scored": False}
-    genres = pd.DataFrame([row, row | {"average_precision": np.nan, "genre": "Other"}])
+    long = "science_fiction_and_fantasy_television_series"
+    undefined = dict.fromkeys(("precision", "recall", "low", "high"), np.nan)
+    rows = [row, row | {"average_precision": np.nan, "genre": "Other"}, row | undefined | {"genre": long}]
+    genres = pd.DataFrame(rows)
     # Each genre is missed on twenty posters, on which the other is said.
     labels = np.repeat(np.eye(2), 40, axis=0)
     said = np.where(np.arange(80)[:, None] % 40 < 20, labels, 1 - labels) > 0
-    near = pd.DataFrame([{"first": HOSTILE, "second": HOSTILE, "first_split": "train", "second_split": "test", "distance": 1}])
+    file = "posters/of_television/" + "series_" * 10 + ".jpg"
+    near = pd.DataFrame([{"first": HOSTILE, "second": HOSTILE, "first_split": "train", "second_split": "test", "distance": 1}] * 2)
+    near.loc[1, ["first", "second"]] = file
     decades = pd.DataFrame([{"name": "1980s", "posters": 3, "genres": 1, "prior_macro_average_precision": 0.1}])
     for name in ("", "_low", "_high"):
         decades[f"macro_average_precision{name}"] = 0.5
     words = pd.DataFrame([{"word": HOSTILE, "genre": HOSTILE, "posters": 8, "of": 10, "low": 0.4, "high": 0.9, "elsewhere": 0.1}])
+    words = words if found else words.head(0)
     confused = confusions([HOSTILE, "Other"], labels, said)
     assert len(confused) == 2
     tables = {"confusions": confused, "decades": decades, "duplicates": near, "words": words}
@@ -77,7 +86,8 @@ def page_with(folder: Path, *posters: dict[str, Any], **about: str) -> str:
     }
     drawn = {name: figures.as_svg(figure, f'{name} "{HOSTILE}"') for name, figure in charts.items()}
     gallery = {"worst": list(posters), "random": [], "best": []}
-    scores = SCORES.assign(low=[0.4, np.nan], high=[0.6, np.nan])
+    if scores is None:
+        scores = SCORES.assign(low=[0.4, np.nan], high=[0.6, np.nan])
     write_report(folder / "page.html", ABOUT | about, scores, genres, tables, drawn, gallery)
     return (folder / "page.html").read_text(encoding="utf-8")
 
@@ -98,6 +108,56 @@ def test_the_first_sentence_says_what_the_model_is_worth(tmp_path: Path) -> None
         "poster the genres' frequencies in training, has 0.100.</p>"
     ) in text
     assert 'class="caveat"' not in text
+
+
+def lead(page: str) -> str:
+    """The page's first sentences."""
+    return " ".join(page.partition('<p class="lead">')[2].partition("</p>")[0].replace("&nbsp;", " ").split())
+
+
+def test_a_score_without_interval_or_none_at_all(tmp_path: Path) -> None:
+    scores = SCORES.assign(low=np.nan, high=np.nan)
+    page = page_with(tmp_path, scores=scores, architecture="tutorial", dataset="data/posters")
+    assert lead(page) == (
+        "The network tutorial, trained on 2,400 posters of data/posters, reaches a macro average precision of <b>0.500</b> on "
+        "1,080 test posters that it had not seen. The prior, which gives every poster the genres' frequencies in training, "
+        "has 0.100."
+    )
+    scores = scores.assign(model=[np.nan, 0.1], prior=[np.nan, 0.2])
+    page = page_with(tmp_path, scores=scores, architecture="tutorial", dataset="data/posters")
+    assert lead(page) == (
+        "The network tutorial, trained on 2,400 posters of data/posters, has no macro average precision on its 1,080 test posters: "
+        "every genre is on none or on all of those of a split."
+    )
+    assert not re.search(r"\bnan\b", page)
+
+
+def test_words_of_training_posters_are_shown_beside_few_test_posters(tmp_path: Path) -> None:
+    page = page_with(tmp_path, caveat="only 45 test posters: scores say little")
+    assert '<section id="words">' in page
+    assert '<a href="#words">' in page
+    assert '<section id="confusions">' not in page
+
+
+def test_names_are_cut_so_that_they_can_be_told_apart() -> None:
+    assert cut_middle("Film-Noir", 18) == "Film-Noir"
+    clothing = [cut_middle(f"Clothing > Women > {kind}", 18) for kind in ("Shoes", "Skirts")]
+    assert clothing == ["Clothing…n > Shoes", "Clothing…> Skirts"]
+    assert cut_middle("ドキュメンタリー映画と短編", 18) == "ドキュメ…画と短編"
+    assert figures.unreadable(["Drama", "Épopée", "映画"]) == ["映画"]
+
+
+def test_untested_confusions_are_not_called_chance() -> None:
+    empty = confusions(["A", "B"], np.zeros((3, 2)), np.zeros((3, 2), bool))
+    drawn = [figures.draw_confusions(empty, shown) for shown in (True, False)]
+    with warnings.catch_warnings(action="error"):
+        for figure in drawn:
+            figures.as_svg(figure, "nothing")
+    titles = [figure.get_suptitle() for figure in drawn]
+    assert titles == [
+        "No genre is said for another more than by chance",
+        "Genres said for others: not tested, as the\ntest posters are too few or synthetic",
+    ]
 
 
 class Outline(HTMLParser):
@@ -165,7 +225,7 @@ def test_all_that_says_something_stands_out_from_the_page(theme: int, tmp_path: 
 
 @pytest.mark.slow
 def test_on_the_sample_nothing_is_called_a_finding(tmp_path: Path) -> None:
-    page = page_with(tmp_path, caveat="synthetic posters: scores mean nothing")
+    page = page_with(tmp_path, found=False, caveat="synthetic posters: scores mean nothing")
     assert '<p class="caveat">Synthetic posters: scores mean nothing.</p>' in page
     assert "Confused genres" not in page
     assert "Words that indicate a genre" not in page
