@@ -17,6 +17,8 @@ from typing import cast
 from poster_genres.errors import InputError
 
 POSTER_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".dib", ".tif", ".tiff")
+# What reading a file of a damaged archive, or of a disk, may raise.
+NOT_READ = (OSError, KeyError, zipfile.BadZipFile, EOFError, ValueError, zlib.error)
 # The most bytes of an archive's directory, and of a table.
 MAX_DIRECTORY = 50_000_000
 MAX_TABLE = 2_000_000_000

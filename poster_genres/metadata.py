@@ -223,7 +223,7 @@ def choose_tables(
     Raises
     ------
     NotMetadata
-        There is none, though it is not `optional`.
+        There is none, though it is not `optional` or columns are named.
     InputError
         There are several of different forms.
     """
@@ -238,7 +238,8 @@ def choose_tables(
         form = _plain(columns.id), ("one-hot",) if columns.one_hot else tuple(map(_plain, columns.labels))
         usable.setdefault(form, []).append((table, columns))
     if not usable:
-        if optional:
+        # A column that is named must be somewhere.
+        if optional and (id_column, label_columns) == (AUTO, AUTO):
             return None, []
         raise NotMetadata("; or ".join(faults[:3]))
     if len(usable) > 1:
@@ -278,7 +279,9 @@ def find_columns(dataset: Path, table: Table, posters: Posters, id_column: str, 
             raise NotMetadata(f"{where}: has no column {name!r}, as `{parameter}` in params.yaml says; its columns are {names}")
     identifier = id_column if id_column != AUTO else _find_ids(where, table, posters, wanted)
     if identifier is None:
-        raise NotMetadata(f"{where}: no column of IDs found, which name the images; its columns are {names}; set `id_column`")
+        raise NotMetadata(
+            f"{where}: no column of IDs found, which name the images; its columns are {names}; name one: -S id_column=NAME"
+        )
     title, year = (
         next((column for name in usual for column in table.columns if _plain(column) == name and column != identifier), None)
         for usual in (TITLE_NAMES, YEAR_NAMES)
@@ -314,7 +317,8 @@ def find_columns(dataset: Path, table: Table, posters: Posters, id_column: str, 
             _refuse_typo(table, column)
         return Columns(identifier, binary, True, title, year)
     raise NotMetadata(
-        f"{where}: no column of labels found, nor columns of zeros and ones; its columns are {names}; set `label_columns`"
+        f"{where}: no column of labels found, nor columns of zeros and ones; its columns are {names}; "
+        "name one: -S label_columns=NAME"
     )
 
 

@@ -23,7 +23,15 @@ def pixels(path: str) -> np.ndarray:
     """A poster as the network takes it: uint8 (1, height, width, 3)."""
     with Image.open(path) as image:
         image.draft("RGB", (4 * about["width"], 4 * about["height"]))
-        upright = ImageOps.exif_transpose(image).convert("RGBA")
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith(("I", "F")):
+            # 16 and 32 bits per pixel: Pillow's own conversion clips at 255 instead of scaling.
+            values = np.asarray(upright, np.float64)
+            top = 65535.0 if upright.mode.startswith("I;16") else values.max(initial=1, where=np.isfinite(values))
+            if upright.mode == "I":
+                top = next((most for most in (255.0, 65535.0) if top <= most), top)
+            upright = Image.fromarray((np.clip(np.nan_to_num(values / top), 0, 1) * 255).astype(np.uint8))
+        upright = upright.convert("RGBA")
     opaque = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")
     resized = opaque.resize((about["width"], about["height"]), Image.Resampling[about["interpolation"].upper()])
     return np.asarray(resized)[None]

@@ -4,7 +4,6 @@ import base64
 import io
 import struct
 import warnings
-import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +11,15 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
-from poster_genres.dataset import read_bytes
+from poster_genres.dataset import NOT_READ, read_bytes
+from poster_genres.errors import check_interrupt
 from poster_genres.tensor_cache import write_shard
 
 # The common formats only, as some of Pillow's others start programs. The last two are imported, as Pillow registers only the
 # first four by itself.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format)
 MAX_PIXELS = 50_000_000
+ROWS_OF_PIXELS = 1_000_000
 # How to turn a picture upright, by the EXIF tag Orientation (CIPA DC-008, 4.6.5).
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -96,11 +97,17 @@ def upright(data: bytes, min_size: tuple[int, int]) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         # 16 and 32 bits per pixel: Pillow's own conversion clips at 255 instead of scaling.
-        values = np.asarray(image, np.float64)
-        top = 65535.0 if image.mode.startswith("I;16") else float(values[np.isfinite(values)].max(initial=1))
+        values = np.asarray(image)
+        top = 65535.0 if image.mode.startswith("I;16") else float(values.max(initial=1, where=np.isfinite(values)))
         if image.mode == "I":  # of 32 bits, which hold 8 or 16 where no value needs more
             top = next((most for most in (255.0, 65535.0) if top <= most), top)
-        return Image.fromarray((np.clip(np.nan_to_num(values / top), 0, 1) * 255).astype(np.uint8)).convert("RGB")
+        gray = np.empty(values.shape, np.uint8)
+        # Some rows at a time, as numbers of 64 bits take eight times the memory of the pixels.
+        step = max(1, ROWS_OF_PIXELS // image.width)
+        for start in range(0, image.height, step):
+            rows = slice(start, start + step)
+            gray[rows] = np.clip(np.nan_to_num(np.divide(values[rows], top, dtype=np.float64)), 0, 1) * 255
+        return Image.fromarray(gray).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         transparent = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", transparent.size, "white"), transparent).convert("RGB")
@@ -111,7 +118,8 @@ def size_of(dataset: Path, archive: str, path: str) -> tuple[int, int]:
     """The height and width of a poster, upright, from the head of its file. Raises Unreadable."""
     try:
         with Image.open(io.BytesIO(read_bytes(dataset, archive, path)), formats=FORMATS) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            # A TIFF's size is that of the upright picture already.
+            turned = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
             return (image.width, image.height) if turned else (image.height, image.width)
     except Exception as error:  # of any kind that Pillow's decoders raise on damaged files
         raise Unreadable(str(error)) from None
@@ -130,7 +138,7 @@ def load_poster(dataset: Path, archive: str, path: str, height: int, width: int,
         data = read_bytes(dataset, archive, path)
     except FileNotFoundError:
         raise Unreadable("missing file") from None
-    except (OSError, KeyError, zipfile.BadZipFile, EOFError, ValueError, zlib.error):
+    except NOT_READ:
         raise Unreadable("cannot be read") from None
     return decode(data, height, width, interpolation)
 
@@ -153,6 +161,7 @@ def decode_shard(
 
     def readable() -> Iterator[np.ndarray]:
         for archive, poster in places:
+            check_interrupt()  # as a program ends when its threads have
             try:
                 yield load_poster(dataset, archive, poster, height, width, interpolation)
                 reasons.append("")

@@ -15,7 +15,7 @@ class Lines:
 
     def __init__(self, description: str, total: int, unit: str) -> None:
         self.description, self.total, self.unit = description, total, unit
-        self.done = 0
+        self.done = self.initial = 0
         self.start = self.said = time.monotonic()
 
     def __enter__(self) -> "Lines":
@@ -27,13 +27,23 @@ class Lines:
     def update(self, n: int = 1) -> None:
         self.done += n
         now = time.monotonic()
-        if now - self.said >= INTERVAL and self.done:
+        if now - self.said >= INTERVAL and self.done > self.initial:
             self.said = now
-            left = tqdm.format_interval((now - self.start) / self.done * (self.total - self.done))
+            left = tqdm.format_interval((now - self.start) / (self.done - self.initial) * (self.total - self.done))
             print(f"{self.description}: {self.done} of {self.total}{self.unit}, {left} left", file=sys.stderr, flush=True)
 
     def write(self, text: str, file: IO[str]) -> None:
         print(text, file=file)
+
+
+def resume(bar: "tqdm[Any] | Lines", done: int) -> None:
+    """Tell a progress of what an earlier run has done, which says nothing of the time that is left."""
+    bar.initial += done
+    if isinstance(bar, Lines):
+        bar.done += done
+    else:
+        bar.n = bar.last_print_n = bar.n + done
+        bar.refresh()
 
 
 def progress(description: str, total: int, unit: str = " posters", leave: bool = True) -> "tqdm[Any] | Lines":

@@ -4,8 +4,11 @@ Best is the highest macro average precision on validation posters, which can onl
 labels: a version that was validated on others never takes the alias, except that real posters take it from the sample's.
 """
 
+import atexit
 import hashlib
 import math
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +131,10 @@ def model_file(address: str) -> Path:
         connect()
         import mlflow
 
-        return mlflow.artifacts.download_artifacts(f"{address.rstrip('/')}/artifacts/model.pt")
+        # Into a folder that goes with this process; MLflow would leave one behind.
+        folder = tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return mlflow.artifacts.download_artifacts(f"{address.rstrip('/')}/artifacts/model.pt", dst_path=folder)
 
     try:
         return Path(find())

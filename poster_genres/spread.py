@@ -32,7 +32,9 @@ def _cores(cores: int) -> Iterator[Pool]:
 @contextmanager
 def _cluster(dask_scheduler: str) -> Iterator[Pool]:
     try:
-        from distributed import Client
+        from distributed import Client, KilledWorker
+        from distributed.client import FutureCancelledError
+        from distributed.comm import CommClosedError
     except ImportError:
         raise InputError("dask_scheduler needs more packages: pip install -r requirements-dask.txt") from None
     try:
@@ -51,8 +53,16 @@ def _cluster(dask_scheduler: str) -> Iterator[Pool]:
             # Not `pure`, as that would compute a hash of each shard's content, to do equal ones once.
             return client.submit(function, shard, pure=False)
 
-        # Asked again each time, as workers come and go; at least one, to wait for where all are lost.
-        yield submit, lambda: AHEAD * max(1, sum(client.nthreads().values()))
+        try:
+            # Asked again each time, as workers come and go; at least one, to wait for where all are lost.
+            yield submit, lambda: AHEAD * max(1, sum(client.nthreads().values()))
+        except (CommClosedError, FutureCancelledError):
+            raise InputError(f"params.yaml: dask_scheduler: the scheduler at {dask_scheduler} was lost; start it again") from None
+        except KilledWorker:
+            raise InputError(
+                f"params.yaml: dask_scheduler: some posters ended several workers of {dask_scheduler}, as too little memory does; "
+                "the workers' output may tell why"
+            ) from None
 
 
 def spread(
@@ -70,7 +80,7 @@ def spread(
     Raises
     ------
     InputError
-        Dask is not installed, no scheduler answers, or it has no workers.
+        Dask is not installed, no scheduler answers, it has no workers, or is lost, or a shard ends its workers.
     """
     with _cores(cores or cpu_count()) if dask_scheduler is None else _cluster(dask_scheduler) as (submit, limit):
         waiting: deque[Any] = deque()

@@ -91,6 +91,12 @@ def write_cache(
             for shard_reasons in spread(decode, tasks, dask_scheduler):
                 reasons += shard_reasons
                 bar.update(len(shard_reasons))
+        missing = [number for number in range(0, -(-len(movies) // size)) if not (temporary / shard_name(number)).is_file()]
+        if missing:
+            raise InputError(
+                f"params.yaml: dask_scheduler: {len(missing)} of {-(-len(movies) // size)} parts of {folder} are on the disks of "
+                "workers; `cache` needs this folder at the same path on all machines, on a disk that they share"
+            )
         readable = np.array([not reason for reason in reasons])
         unreadable = movies[~readable].assign(reason=[reason for reason in reasons if reason])
         names = [f"{row.archive}/{row.poster}".lstrip("/") for row in unreadable.itertuples()]

@@ -82,7 +82,7 @@ def main() -> None:
     names = (arguments.first, arguments.second)
     (movies, first), (other_movies, second) = (read_experiment(name) for name in names)
     if list(first.columns) != list(second.columns):
-        raise InputError(f"{names[0]} and {names[1]}: are about different genres, and cannot be compared")
+        raise InputError(f"{names[0]} and {names[1]}: about different genres, which cannot be compared")
     keys = ["id", "split"]
     if not first[keys].equals(second[keys]) or not movies[genres_of(movies)].equals(other_movies[genres_of(movies)]):
         raise InputError(f"{names[0]} and {names[1]}: other posters or labels; only runs on one data set, limit and seed compare")
@@ -100,7 +100,9 @@ def print_differences(table: pd.DataFrame, names: tuple[str, str], posters: str)
         scores = f"{row.first:{width}.4f}  {row.second:{width}.4f}     {row.difference:+.4f}"
         print(f"{row.score.replace('_', ' '):28}{scores}   {interval}")
     headline = table.iloc[0]
-    if np.isnan(headline["low"]):
+    if not table[["difference", "error"]].any(axis=None):
+        print("they score the same: there is no difference")
+    elif np.isnan(headline["low"]):
         print("by macro average precision nothing can be said: some genres are on too few of these posters")
     elif headline["low"] > 0 or headline["high"] < 0:
         print(f"by macro average precision {names[int(headline['low'] > 0)]} is better, beyond chance on these posters")

@@ -176,7 +176,10 @@ def main() -> None:
         )
         counts["source"] = ", ".join(parameters.detectors)
     else:
-        raise InputError(f"params.yaml: detectors: two_stream/… needs one at least, or the objects in a table, {dataset}/{GIVEN}")
+        raise InputError(
+            f"params.yaml: detectors: two_stream/… needs one at least, or the objects in a table, {dataset}/{GIVEN}; "
+            f"for pictures alone name the architecture without two_stream/"
+        )
     write_detections(DatasetDetections(detect_sentences(by_movie, store, parameters.dask_scheduler), versions, classes), FOLDER)
     write_json(SOURCES, finish_sources(sources) if sources else {})
     by_class = Counter(detection.label for detections in by_movie.values() for detection in detections)
@@ -191,7 +194,8 @@ def main() -> None:
     write_json(COUNTS, counts)
     posters = f"{len(movies) - empty} of {len(movies)} posters"
     others = f"; {number} of other IDs are left out" if (number := counts.get("objects_of_unknown_movies")) else ""
-    print(f"{by_class.total()} objects of {len(by_class)} classes on {posters} ({counts['source']}){others}")
+    classes = "1 class" if len(by_class) == 1 else f"{len(by_class)} classes"
+    print(f"{by_class.total()} objects of {classes} on {posters} ({counts['source']}){others}")
 
 
 if __name__ == "__main__":

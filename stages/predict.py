@@ -99,7 +99,9 @@ def random_poster() -> tuple[Poster, str, list[str]]:
 
 def read_poster(poster: Poster) -> bytes:
     """A poster's file; empty where it cannot be read, which is then said of it. Raises InputError if nothing can be read."""
-    with suppress(OSError):
+    from poster_genres.dataset import NOT_READ
+
+    with suppress(*NOT_READ):
         return poster.content()
     return b""
 
@@ -255,6 +257,19 @@ def without_large(posters: list[Poster], say: Callable[[str, IO[str]], None]) ->
     return kept
 
 
+def without_done(
+    posters: list[Poster], output: Output, bar: "tqdm[Any] | Lines", say: Callable[[str, IO[str]], None]
+) -> list[Poster]:
+    """The posters without those that the output has, whose number is said."""
+    from poster_genres.progress import resume
+
+    remaining = [poster for poster in posters if as_utf8(poster.name) not in output.done]
+    done = len(posters) - len(remaining)
+    say(f"{output.path}: {done} of {len(posters)} posters are there already", sys.stderr)
+    resume(bar, done)
+    return remaining
+
+
 def predict(arguments: argparse.Namespace, posters: list[Poster], truth: str, bar: "tqdm[Any] | Lines") -> None:
     """Predict posters, and print or write each prediction as it comes. Raises InputError."""
     from poster_genres.addresses import READ_AT_ONCE
@@ -278,10 +293,7 @@ def predict(arguments: argparse.Namespace, posters: list[Poster], truth: str, ba
     target = arguments.csv or (arguments.json if arguments.json != Path("-") else None)
     output = None if target is None else Output(target, digest, genres)
     if output is not None and output.done:
-        remaining = [poster for poster in posters if as_utf8(poster.name) not in output.done]
-        say(f"{target}: {len(posters) - len(remaining)} of {len(posters)} posters are there already", sys.stderr)
-        bar.update(len(posters) - len(remaining))
-        posters = remaining
+        posters = without_done(posters, output, bar, say)
     total = len(posters)
     posters = without_large(posters, say)
     unreadable = total - len(posters)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from poster_genres import errors
 from poster_genres.architectures import detector_module, module_of
-from poster_genres.errors import require
+from poster_genres.errors import InputError, require
 from poster_genres.files import whole_folder, write_json
 from poster_genres.parameters import (
     CacheParameters,
@@ -51,14 +51,23 @@ def imported_files(file: Path) -> list[Path]:
     return sorted(imported)
 
 
+# Drawn by the stage `sample`.
+SAMPLE = "data/sample"
+
+
 def check_early(parameters: Parameters) -> None:
     """See that packages are there and that the network can be made, now and not after posters have been decoded and read.
 
     Raises
     ------
     InputError
-        A package is missing, a Hugging Face model cannot be read, or values do not suit the architecture.
+        The data set or a package is missing, a Hugging Face model cannot be read, or values do not suit the architecture.
     """
+    dataset = Path(parameters.dataset)
+    # A folder that DVC tracks may still have to be fetched.
+    tracked = any(path.with_name(f"{path.name}.dvc").exists() for path in (dataset, *dataset.parents) if path.name)
+    if not (dataset.exists() or tracked or dataset.as_posix() == SAMPLE):
+        raise InputError(f"params.yaml: dataset: {dataset} is not there; `dvc import-url FOLDER {dataset}` brings a folder there")
     if parameters.dask_scheduler is not None:
         require(["distributed"], "params.yaml: dask_scheduler")
     for detector in parameters.detectors if parameters.two_stream else []:
@@ -98,7 +107,8 @@ def main() -> None:
             write_json(folder / f"{stage}.json", values)
     recipe = parameters.recipe
     print(
-        f"{parameters.dataset}: {parameters.architecture}, {recipe.ensemble_size} network(s), {recipe.epochs} epochs, "
+        f"{parameters.dataset}: {parameters.architecture}, {recipe.ensemble_size} network{'s' * (recipe.ensemble_size > 1)}, "
+        f"{recipe.epochs} epoch{'s' * (recipe.epochs != 1)}, "
         f"batches of {recipe.batch_size}, learning rate {recipe.learning_rate:g}"
     )
 

@@ -44,6 +44,7 @@ from poster_genres.parameters import (
 )
 
 POLL_SECONDS = 2.0
+ATTEMPTS = 5
 # A worker takes seconds to start; if none is seen in so many polls while experiments wait, workers are started again.
 PATIENT_POLLS = 5
 # An experiment that was told to stop and did not is told again after this time.
@@ -65,7 +66,8 @@ Sweep = dict[str, list[Any] | Range]
 def dvc(*arguments: str, show: bool = False) -> str:
     """Run a DVC command and return its standard output. If it fails, raise InputError with the first line of its error."""
     if show:
-        print(f"> {shlex.join(['dvc', *arguments])}", flush=True)
+        threads = f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']} " if arguments[:2] == ("queue", "start") else ""
+        print(f"> {threads}{shlex.join(['dvc', *arguments])}", flush=True)
     # Into files: a pipe stays open until the workers that `dvc queue start` leaves behind stop, and if two of them start at the
     # same moment, one may miss the signal to stop (https://github.com/treeverse/dvc-task/issues/73).
     with tempfile.TemporaryDirectory() as folder:
@@ -250,7 +252,16 @@ class Task(NamedTuple):
 def read_queue() -> tuple[list[Task], int, int]:
     """The queue's tasks, and how many workers are active and idle."""
     tasks, active, idle = [], 0, 0
-    for line in dvc("queue", "status").splitlines():
+    for attempts_left in reversed(range(ATTEMPTS)):
+        try:
+            status = dvc("queue", "status")
+            break
+        except InputError:
+            # DVC may read a file that one of its workers is just writing.
+            if attempts_left == 0:
+                raise
+            time.sleep(POLL_SECONDS)
+    for line in status.splitlines():
         fields = line.split()
         if workers := re.fullmatch(r"Worker status: (\d+) active, (\d+) idle", line.strip()):
             active, idle = int(workers[1]), int(workers[2])

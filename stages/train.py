@@ -299,8 +299,9 @@ def train(parameters: TrainParameters, description: dict[str, Any], device: torc
         write_json(RUN, tracking.description)
     checkpoint.unlink(missing_ok=True)
     best = min(training.history, key=lambda row: row["validation_loss"])
+    when = "" if best["epoch"] else ", from before fine-tuning"
     print(
-        f"kept epoch {best['epoch']}: validation cross-entropy {best['validation_loss']:.4f}"
+        f"kept epoch {best['epoch']}{when}: validation cross-entropy {best['validation_loss']:.4f}"
         f"  macro AP {best['validation_macro_average_precision']:.4f}"
     )
 

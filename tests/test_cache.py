@@ -1,6 +1,7 @@
 """The tensor cache: aligned with its movies, whole or absent, honest about what was left out."""
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from poster_genres import errors, posters
 from poster_genres.errors import InputError
+from poster_genres.movies import read_movies
 from poster_genres.posters import load_poster
 from poster_genres.tensor_cache import CachedPosters, read_cache
+from stages import cache
 from stages.cache import MAX_SHARDS, MIN_SHARD, choose_size, shard_size
 from tests.conftest import set_parameters, stage
 
@@ -50,8 +54,41 @@ def test_the_size_is_that_of_most_posters(tmp_path: Path, sizes: list[tuple[int,
 def test_turned_posters_count_as_they_are_seen(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.new("RGB", (442, 300)).save(tmp_path / "0.jpg", exif=exif)
-    assert choose_size(tmp_path, pd.DataFrame({"archive": "", "poster": ["0.jpg"]})) == (320, 224)
+    for name in ("0.jpg", "0.png", "0.webp", "0.tiff"):
+        Image.new("RGB", (442, 300)).save(tmp_path / name, exif=exif)
+        assert choose_size(tmp_path, pd.DataFrame({"archive": "", "poster": [name]})) == (320, 224)
+
+
+def test_shards_on_the_disk_of_a_worker_are_missed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage("join", cwd=project)
+    movies = read_movies(project / "data" / "movies.csv")
+    # A worker that has done its work, on another disk.
+    monkeypatch.setattr(cache, "spread", lambda function, tasks, _: ([""] * len(places) for places, _ in tasks))
+    folder = project / "data" / "cache"
+    with pytest.raises(InputError) as refused:
+        cache.write_cache(project / "data" / "posters", movies, 36, 32, "bicubic", 0.0, folder, "tcp://127.0.0.1:8786")
+    assert str(refused.value) == (
+        f"params.yaml: dask_scheduler: 1 of 1 parts of {folder} are on the disks of workers; `cache` needs this folder at the same "
+        "path on all machines, on a disk that they share"
+    )
+    assert not folder.exists()
+
+
+def test_decoding_ends_with_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (40, 60)).save(tmp_path / "0.png")
+    seen = []
+
+    def load(*_: object) -> np.ndarray:
+        seen.append(1)
+        errors._interrupted.append(signal.SIGINT)
+        return np.zeros((36, 32, 3), np.uint8)
+
+    monkeypatch.setattr(errors, "_interrupted", [])
+    monkeypatch.setattr(posters, "load_poster", load)
+    with pytest.raises(KeyboardInterrupt):
+        posters.decode_shard(tmp_path, 36, 32, "bicubic", ([("", "0.png")] * 9, tmp_path / "shard.npy"))
+    assert len(seen) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.png"]
 
 
 def test_many_shards_are_read_as_one_array(tmp_path: Path) -> None:
@@ -68,8 +105,8 @@ def test_many_shards_are_read_as_one_array(tmp_path: Path) -> None:
 
 def test_the_number_of_shards_is_bounded() -> None:
     assert shard_size(1) == shard_size(4000) == MIN_SHARD
-    for posters in (100_000, 1_000_001):
-        assert posters / shard_size(posters) <= MAX_SHARDS
+    for number in (100_000, 1_000_001):
+        assert number / shard_size(number) <= MAX_SHARDS
 
 
 def test_unreadable_posters_are_left_out_and_listed(project: Path) -> None:

@@ -19,7 +19,7 @@ def test_two_experiments_are_compared_on_the_same_posters(repository: Path) -> N
     assert re.fullmatch(r"\d+ validation posters", posters)
     assert [row[0] for row in same[1:-1]] == ["macro average precision", "micro average precision", "binary cross entropy"]
     assert all(row[1] == row[2] and row[3:] == ["+0.0000", "+0.0000 to +0.0000"] for row in same[1:-1])
-    assert same[-1] == ["by macro average precision the difference is within chance on these posters"]
+    assert same[-1] == ["they score the same: there is no difference"]
 
     run("dvc", "exp", "run", "-q", "-n", "longer", "-S", "epochs=2", cwd=repository)
     run("git", "checkout", "-q", "params.yaml", cwd=repository)

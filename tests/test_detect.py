@@ -417,7 +417,10 @@ def test_other_architectures_need_no_detector(project: Path) -> None:
 def test_what_is_missing_is_said(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage("join", cwd=project)
     set_parameters(project, architecture="two_stream/residual", detectors=[])
-    assert "detectors: two_stream/… needs one at least" in stage("detect", cwd=project, fails=True).stderr
+    assert stage("detect", cwd=project, fails=True).stderr.splitlines()[-1] == (
+        "error: params.yaml: detectors: two_stream/… needs one at least, or the objects in a table, data/posters/detections.csv; "
+        "for pictures alone name the architecture without two_stream/"
+    )
     set_parameters(project, detectors=["hf/nowhere/to-be-found"])
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "detectors: hf/nowhere/to-be-found: " in stage("detect", cwd=project, fails=True).stderr

@@ -31,7 +31,7 @@ ELSEWHERE = {
     "python export/predict.py": "the same",
     "mlflow server --host 0.0.0.0": "test_two_people_train_at_once_with_a_server_on_postgresql",
     "export MLFLOW_TRACKING_URI": "the same",
-    "dask scheduler": "test_spread.py, with a scheduler and two workers",
+    "python -m dask scheduler": "test_spread.py, with a scheduler and two workers",
     "python -m dask worker": "the same",
     "dvc exp run -S dask_scheduler": "the same",
     "torchrun": "test_train.py, with two processes",

@@ -151,6 +151,7 @@ def test_the_example_needs_onnxruntime_numpy_and_pillow_alone(finished: Path, tm
         "b.jpg": lambda image: image.resize((900, 1400)),
         "c.png": lambda image: image.convert("RGBA").rotate(20, fillcolor=(0, 0, 0, 0)),
         "d.png": lambda image: image.convert("L"),
+        "e.png": lambda image: Image.fromarray(np.asarray(image.convert("L"), np.uint16) * 250),
     }
     missing = "import sys; sys.modules.update(dict.fromkeys(('torch', 'scipy', 'sklearn', 'pandas', 'mlflow', 'poster_genres')))"
     for name, change in save.items():

@@ -100,18 +100,30 @@ def test_groundtruth_in_a_zip_adds_title_and_year_to_a_csv(tmp_path: Path) -> No
     assert read(tmp_path, "groundtruth").movies["id"].tolist() == ["m2", "m9"]
 
 
+def test_a_named_column_must_be_somewhere_beside_groundtruth_too(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("Id,Genre\nm1,Drama\n", encoding="utf-8")
+    (tmp_path / "1999.txt").write_text('{"imdbID": "m1", "Genre": "Comedy"}', encoding="utf-8")
+    assert genres(read(tmp_path)) == {"m1": ("Drama",)}
+    for name in ("id_column", "label_columns"):
+        with pytest.raises(
+            InputError, match=rf"has no column 'Bild', as `{name}` in params.yaml says; its columns are 'Id', 'Genre'$"
+        ):
+            read(tmp_path, **{name: "Bild"})
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         (
             "a.csv",
             "movie,Genre\nm1,Drama\n",
-            "no column of IDs found, which name the images; its columns are 'movie', 'Genre'; set",
+            "no column of IDs found, which name the images; its columns are 'movie', 'Genre'; name one: -S id_column=NAME$",
         ),
         (
             "a.csv",
             "Id,Plot\nm1,Drama\n",
-            "no column of labels found, nor columns of zeros and ones; its columns are",
+            "no column of labels found, nor columns of zeros and ones; its columns are 'Id', 'Plot'; name one: "
+            "-S label_columns=NAME$",
         ),
         ("a.csv", "", "no metadata found; a table"),
         ("a.csv", "Id,Genre\nm1,['Drama'\n", r"row 2: \"\['Drama'\" is not a list of names"),
@@ -395,7 +407,7 @@ def test_texts_that_are_no_tables(tmp_path: Path) -> None:
         read(tmp_path)
     assert str(error.value) == (
         f"{tmp_path}/classes.csv: no column of IDs found, which name the images; its columns are 'number', 'class'; "
-        "set `id_column`; not read: sample_labels.csv (by its name; `metadata` can name it)"
+        "name one: -S id_column=NAME; not read: sample_labels.csv (by its name; `metadata` can name it)"
     )
 
 

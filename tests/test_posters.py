@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -63,6 +64,19 @@ ORANGE = Image.new("RGB", (40, 60), (200, 100, 50))
 )
 def test_every_colour_mode_becomes_rgb(data: bytes, color: list[int]) -> None:
     assert np.abs(np.array(mean_color(data)) - color).max() <= 3
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.float32])
+def test_large_grey_posters_take_little_memory(kind: type[np.generic]) -> None:
+    pixels = np.linspace(0, 1, 9_000_000).reshape(3000, 3000)
+    data = encode(Image.fromarray((pixels * 65535).astype(kind)), "TIFF")
+    tracemalloc.start()
+    decoded = decode(data, 30, 20, "bicubic")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # The file, its pixels, which Pillow hands over as bytes, and those of 8 bits; numbers of 64 bits would be 72 MB each time.
+    assert most < 4.2 * len(data)
+    assert np.abs(decoded[:, 10, 0] - np.linspace(4, 251, 30)).max() < 2
 
 
 def test_exif_rotation_is_applied() -> None:

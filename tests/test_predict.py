@@ -6,8 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -19,7 +21,7 @@ from poster_genres.errors import InputError
 from poster_genres.explanations import attributions, explain
 from poster_genres.model import FORMAT, Model, seal
 from poster_genres.network import find_architecture
-from stages.predict import Output, as_utf8, format_genres
+from stages.predict import Output, Poster, as_utf8, format_genres, read_poster
 from tests.conftest import MakeOnce, jpeg, make_project, run, stage
 
 # Each loads torch in a process of its own, or trains.
@@ -137,6 +139,12 @@ def test_a_file_of_predictions_survives_what_others_do_to_it(tmp_path: Path, kin
     file.write_bytes(whole + b"caf\xc3")
     assert Output(file, "abc", ["Drama", "War"]).done == {as_utf8(name) for name in [*names, "z.jpg"]}
     assert file.read_bytes() == whole
+
+
+def test_a_damaged_poster_in_an_archive_is_left_out() -> None:
+    for error in (zipfile.BadZipFile("Bad CRC-32"), OSError("gone"), EOFError()):
+        content = Mock(side_effect=error)
+        assert read_poster(Poster("a.zip/a.jpg", 9, content)) == b""
 
 
 def test_a_genre_may_be_named_as_a_column_is(tmp_path: Path) -> None:

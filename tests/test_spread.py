@@ -3,24 +3,30 @@
 import contextlib
 import io
 import json
+import os
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from distributed import Client
 from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
 
 from poster_genres import detection, progress
 from poster_genres.detection import embed_all, open_store, restore
+from poster_genres.errors import InputError
 from poster_genres.found import Store
 from poster_genres.movies import read_movies
 from poster_genres.objects import Detection, read_detections, text_of
@@ -86,6 +92,26 @@ def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys:
             now += 0.5
             bar.update()
     assert capsys.readouterr().err == "lettering: 120 of 300 posters, 01:30 left\nlettering: 240 of 300 posters, 00:30 left\n"
+
+
+def test_what_an_earlier_run_has_done_tells_nothing_of_the_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with progress.progress("predict", 4000) as bar:
+        progress.resume(bar, 3000)
+        for _ in range(12):
+            now += 5
+            bar.update()
+    assert capsys.readouterr().err == "predict: 3012 of 4000 posters, 1:22:20 left\n"
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with progress.progress("predict", 4000) as bar:
+        progress.resume(bar, 3000)
+        assert isinstance(bar, tqdm)
+        assert (bar.n, bar.format_dict["initial"]) == (3000, 3000)
 
 
 class Counting:
@@ -310,6 +336,31 @@ def test_a_dask_cluster_finds_the_same_words_though_a_worker_is_killed(
     set_parameters(project, dask_scheduler="tcp://127.0.0.1:9")
     refused = stage("predict", "data/posters", cwd=project, fails=True).stderr.splitlines()[-1]
     assert refused == "error: params.yaml: dask_scheduler: no scheduler answers at tcp://127.0.0.1:9"
+
+
+def test_a_lost_scheduler_and_work_that_ends_its_workers_are_said(
+    dask_cluster: tuple[str, list[subprocess.Popen[bytes]]],
+) -> None:
+    address, _ = dask_cluster
+
+    def fragile(dask_scheduler: Any) -> int:
+        dask_scheduler.allowed_failures = 0
+        return os.getpid()
+
+    with Client(address) as client:
+        scheduler = client.run_on_scheduler(fragile)
+    with pytest.raises(InputError) as ended:
+        list(spread(os._exit, iter([1]), address))
+    assert str(ended.value) == (
+        f"params.yaml: dask_scheduler: some posters ended several workers of {address}, as too little memory does; "
+        "the workers' output may tell why"
+    )
+    results = spread(time.sleep, iter([0.1] * 100), address)
+    next(results)
+    os.kill(scheduler, signal.SIGKILL)
+    with pytest.raises(InputError) as lost:
+        list(results)
+    assert str(lost.value) == f"params.yaml: dask_scheduler: the scheduler at {address} was lost; start it again"
 
 
 def test_a_dask_cluster_computes_the_same_features_though_a_worker_is_killed(

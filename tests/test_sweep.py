@@ -73,7 +73,7 @@ def test_a_sweep_loses_no_run_on_a_fresh_store(repository: Path) -> None:
     (name,) = {one.data.tags["sweep"] for one in found}
     assert sorted(one.info.run_name or "" for one in found) == [f"{name}-{i}" for i in (1, 2, 3, 4)]
     assert f"> dvc exp run --queue --name {name} -S architecture=tutorial,residual -S epochs=2,3\n" in output
-    assert "> dvc queue start -j 2\n" in output
+    assert "> OMP_NUM_THREADS=1 dvc queue start -j 2\n" in output
     # Told as it happens: the sweep waits for its experiments, not for the workers' end.
     assert "1/4 runs" in output
     table = output[output.index("experiment ") :]

@@ -340,6 +340,11 @@ def test_a_copied_or_moved_project_finds_its_artifacts(finished: Path, connected
     model = mlflow.get_logged_model(one.outputs.model_outputs[0].model_id)
     assert model.artifact_location == f"{place}/models/{model.model_id}/artifacts"
     assert model_file("models:/poster-genres@best").read_bytes() == (finished / "models" / "model.pt").read_bytes()
+    # What was fetched goes with the process that fetched it.
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from poster_genres.registry import model_file"
+    program += "; file = model_file('models:/poster-genres@best'); assert file.is_file(); print(file)"
+    (*_, fetched) = run(sys.executable, "-c", program, cwd=connected).stdout.splitlines()
+    assert not Path(fetched).parent.exists()
     # With the database alone, what stayed behind is still found there.
     shutil.rmtree(connected / "mlartifacts")
     shutil.copy(finished / "mlflow.db", connected / "mlflow.db")
