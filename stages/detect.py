@@ -194,8 +194,8 @@ def main() -> None:
     write_json(COUNTS, counts)
     posters = f"{len(movies) - empty} of {len(movies)} posters"
     others = f"; {number} of other IDs are left out" if (number := counts.get("objects_of_unknown_movies")) else ""
-    classes = "1 class" if len(by_class) == 1 else f"{len(by_class)} classes"
-    print(f"{by_class.total()} objects of {classes} on {posters} ({counts['source']}){others}")
+    kinds = "1 class" if len(by_class) == 1 else f"{len(by_class)} classes"
+    print(f"{by_class.total()} objects of {kinds} on {posters} ({counts['source']}){others}")
 
 
 if __name__ == "__main__":

@@ -64,6 +64,10 @@ def test_repro_makes_all_that_is_declared_and_nothing_else(finished: Path) -> No
             "interpolation: efficientnet_lite0 was pretrained on pictures resized by bicubic interpolation; set it to that, "
             "not 'lanczos'",
         ),
+        (
+            {"dataset": "data/nothing"},
+            "dataset: data/nothing is not there; `dvc import-url FOLDER data/nothing` brings a folder there",
+        ),
         ({"dask_scheduler": "tcp://127.0.0.1:9"}, "dask_scheduler needs distributed: pip install -r requirements-dask.txt"),
     ],
 )
@@ -78,6 +82,15 @@ def test_what_train_and_cache_would_refuse_is_refused_first(
     with pytest.raises(InputError) as error:
         stages.resolve.check_early(check_parameters(own | QUICK | values, Path("params.yaml")))
     assert str(error.value) == f"params.yaml: {message}"
+
+
+def test_a_data_set_that_dvc_may_still_fetch_is_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "posters.dvc").write_text("outs: []", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    own = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    for dataset in ("data/posters", "data/posters/small"):
+        stages.resolve.check_early(check_parameters(own | QUICK | {"dataset": dataset}, Path("params.yaml")))
 
 
 @pytest.mark.parametrize("architecture", names(NETWORKS))

@@ -328,6 +328,22 @@ def committed(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return project
 
 
+def test_a_queue_that_cannot_be_read_for_a_moment_ends_no_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = "Task Name Created Status\n0a1b2c3 sweep-1 10:00 Running\nWorker status: 1 active, 0 idle\n"
+    failures = iter([True, True, False, *[True] * 5])
+
+    def dvc(*_: str) -> str:
+        if next(failures):
+            raise InputError("dvc queue status: unexpected error")
+        return lines
+
+    monkeypatch.setattr(sweep, "dvc", dvc)
+    monkeypatch.setattr(sweep, "POLL_SECONDS", 0.0)
+    assert sweep.read_queue() == ([sweep.Task("0a1b2c3", "sweep-1", "Running")], 1, 0)
+    with pytest.raises(InputError, match=r"^dvc queue status: unexpected error$"):
+        sweep.read_queue()
+
+
 def refusal(*datasets: str) -> str:
     with pytest.raises(InputError) as refused:
         check_place(datasets)
