@@ -316,7 +316,7 @@ addEventListener("drop", (event) => {
   inside = 0;
   document.body.classList.remove("over");
   const folders = Array.from(event.dataTransfer.items).filter((item) => item.webkitGetAsEntry?.()?.isDirectory);
-  if (folders.length) notice("Folders are not opened; drop the posters that are in it.");
+  if (folders.length) notice("Folders are not opened; drop the posters that are in them.");
   else if (event.dataTransfer.files.length) addFiles(event.dataTransfer.files);
   else notice("Addresses are not opened; save the poster and drop its file.");
 });

@@ -194,11 +194,11 @@ def choose_gallery(
 
 def print_scores(test_scores: pd.DataFrame, by_genre: pd.DataFrame, posters: int, note: str) -> None:
     """Print the test scores of model and prior, which genres the macro averages leave out, and a note on the data set."""
-    print(f"{posters} test posters{'':17}   model   prior   95 % interval")
+    print(f"{f'{posters} test posters':33}   model   prior   95 % interval")
     for row in test_scores.itertuples():
         interval = "" if np.isnan(row.low) else f"  {row.low:6.4f} to {row.high:6.4f}"
         of_model, of_prior = ("      " if np.isnan(value) else f"{value:6.4f}" for value in (row.model, row.prior))
-        print(f"{row.score.replace('_', ' '):32}  {of_model}  {of_prior}{interval}")
+        print(f"{row.score.replace('_', ' '):33}  {of_model}  {of_prior}{interval}")
     left_out = by_genre[~by_genre["scored"]]
     if len(left_out):
         names = ", ".join(f"{row.genre} ({row.positives})" for row in left_out.itertuples())
