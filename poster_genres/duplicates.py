@@ -53,8 +53,8 @@ def find_duplicates(hashes: np.ndarray, splits: np.ndarray) -> pd.DataFrame:
     """
     pairs: set[tuple[int, int]] = set()
     everything = pd.DataFrame(hashes).assign(split=splits, row=np.arange(len(hashes)))
-    same = everything.groupby([0, 1, 2, 3, "split"])["row"]
-    table = everything[everything["row"] == same.transform("min")].copy()
+    everything["first"] = everything.groupby([0, 1, 2, 3, "split"])["row"].transform("min")
+    table = everything[everything["row"] == everything["first"]].copy()
     for quarter in range(4):
         table["key"] = table[quarter]
         merged = table[["key", "row"]].merge(table[["key", "row"]], on="key")
@@ -64,8 +64,7 @@ def find_duplicates(hashes: np.ndarray, splits: np.ndarray) -> pd.DataFrame:
     differing = hashes[duplicates["first"]] ^ hashes[duplicates["second"]]
     duplicates["distance"] = np.bitwise_count(differing).sum(axis=1, dtype=int)
     duplicates = duplicates[duplicates["distance"] <= MAX_DISTANCE]
-    others = everything.assign(first=same.transform("min"))
-    others = others[others["row"] != others["first"]].groupby("first")["row"].apply(list)
+    others = everything[everything["row"] != everything["first"]].groupby("first")["row"].apply(list)
     more = [
         (*sorted((other, partner)), distance)
         for a, b, distance in duplicates.itertuples(index=False)

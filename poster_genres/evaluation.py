@@ -49,7 +49,7 @@ def score(
     predictions = probabilities >= threshold
     own = probabilities >= thresholds
     top = probabilities.argmax(axis=1)
-    scores = {
+    return {
         **average_precisions(labels, probabilities, columns),
         # Not by average="macro", which takes a single column for two classes.
         "macro_f1": float(np.mean([f1_score(labels[:, i], own[:, i], zero_division=0) for i in columns] or [np.nan])),
@@ -64,7 +64,6 @@ def score(
         "macro_calibration_error_by_chance": calibration_error_by_chance(probabilities, columns),
         "top_1_hit": float(labels[np.arange(len(labels)), top].mean()),
     }
-    return scores if len(columns) else scores | {name: np.nan for name in scores if name.startswith("macro_")}
 
 
 def score_genres(
@@ -293,8 +292,8 @@ def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def macro_calibration_error(labels: np.ndarray, probabilities: np.ndarray, columns: np.ndarray) -> float:
-    """The mean over the genres `columns` of the calibration error."""
-    return float(np.mean([calibration_error(labels[:, i], probabilities[:, i]) for i in columns] or [0]))
+    """The mean over the genres `columns` of the calibration error; NaN if there are none."""
+    return float(np.mean([calibration_error(labels[:, i], probabilities[:, i]) for i in columns] or [np.nan]))
 
 
 def calibration_error_by_chance(probabilities: np.ndarray, columns: np.ndarray) -> float:
@@ -404,8 +403,6 @@ def score_slices(names: np.ndarray, labels: np.ndarray, probabilities: np.ndarra
         intervals, _ = bootstrap(labels[mask], probabilities[mask], 0.5, np.full(labels.shape[1], 0.5), columns, seed)
         row: list[Any] = [name, int(mask.sum()), len(columns)]
         of_model, of_prior = (average_precisions(labels[mask], scored[mask], columns) for scored in (probabilities, prior))
-        if not len(columns):
-            of_model["macro_average_precision"] = of_prior["macro_average_precision"] = math.nan
         for score in both:
             row += [of_model[score], of_prior[score], *intervals[score]]
         rows.append(row)
@@ -413,8 +410,8 @@ def score_slices(names: np.ndarray, labels: np.ndarray, probabilities: np.ndarra
 
 
 def average_precisions(labels: np.ndarray, probabilities: np.ndarray, columns: np.ndarray) -> dict[str, float]:
-    """Macro average precision over the genres `columns`, and micro average precision."""
+    """Macro average precision over the genres `columns`, NaN if there are none, and micro average precision."""
     return {
-        "macro_average_precision": macro_average_precision(labels, probabilities, columns),
+        "macro_average_precision": macro_average_precision(labels, probabilities, columns) if len(columns) else np.nan,
         "micro_average_precision": micro_average_precision(labels, probabilities),
     }

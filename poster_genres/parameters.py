@@ -27,6 +27,7 @@ from poster_genres.errors import InputError
 
 PARAMETERS, RECIPES = Path("params.yaml"), Path(__file__).parent / "recipes.yaml"
 AUTO, DEFAULT = "auto", "default"
+SAMPLE = Path("data/sample")  # the data set that the stage `sample` draws
 MOST_DIGITS = 40
 
 

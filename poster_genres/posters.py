@@ -19,7 +19,7 @@ from poster_genres.tensor_cache import write_shard
 # first four by itself.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format)
 MAX_PIXELS = 50_000_000
-ROWS_OF_PIXELS = 1_000_000
+PIXELS_AT_ONCE = 1_000_000
 # How to turn a picture upright, by the EXIF tag Orientation (CIPA DC-008, 4.6.5).
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -103,7 +103,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             top = next((most for most in (255.0, 65535.0) if top <= most), top)
         gray = np.empty(values.shape, np.uint8)
         # Some rows at a time, as numbers of 64 bits take eight times the memory of the pixels.
-        step = max(1, ROWS_OF_PIXELS // image.width)
+        step = max(1, PIXELS_AT_ONCE // image.width)
         for start in range(0, image.height, step):
             rows = slice(start, start + step)
             gray[rows] = np.clip(np.nan_to_num(np.divide(values[rows], top, dtype=np.float64)), 0, 1) * 255

@@ -18,9 +18,10 @@ from poster_genres.errors import InputError
 from poster_genres.found import Store
 from poster_genres.model import load_model, predict_probabilities
 from poster_genres.objects import Detection, PosterDetections, text_of
+from poster_genres.parameters import SAMPLE
 from poster_genres.posters import Unreadable, decode
 from poster_genres.spread import spread
-from poster_genres.tracking import RUN, SAMPLE
+from poster_genres.tracking import RUN
 
 TRAINED = Path("models/model.pt")
 # Part of the project: models/README.md.

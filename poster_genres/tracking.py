@@ -22,7 +22,7 @@ from typing import Any, Self
 import yaml
 
 from poster_genres.files import repository
-from poster_genres.parameters import Parameters
+from poster_genres.parameters import SAMPLE, Parameters
 from poster_genres.stores import (
     StoreError,
     artifact_location,
@@ -37,7 +37,6 @@ EXPERIMENT = "poster-genres"
 # How long a server may take to answer; uploads may take longer, see `finished_run`.
 HTTP_SECONDS = "10"
 RUN = Path("models/run.json")
-SAMPLE = Path("data/sample")
 SYNTHETIC = "synthetic posters: scores mean nothing"
 
 

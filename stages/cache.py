@@ -81,7 +81,8 @@ def write_cache(
     """
     locations = movies[["archive", "poster"]]
     size = shard_size(len(movies))
-    shards = (list(locations[start : start + size].itertuples(index=False, name=None)) for start in range(0, len(movies), size))
+    starts = range(0, len(movies), size)
+    shards = (list(locations[start : start + size].itertuples(index=False, name=None)) for start in starts)
     decode = partial(decode_shard, dataset.resolve(), height, width, interpolation)
     reasons: list[str] = []
     # Absolute, because Dask workers run in folders of their own.
@@ -91,10 +92,10 @@ def write_cache(
             for shard_reasons in spread(decode, tasks, dask_scheduler):
                 reasons += shard_reasons
                 bar.update(len(shard_reasons))
-        missing = [number for number in range(0, -(-len(movies) // size)) if not (temporary / shard_name(number)).is_file()]
-        if missing:
+        written = [(temporary / shard_name(number)).is_file() for number in range(len(starts))]
+        if not all(written):
             raise InputError(
-                f"params.yaml: dask_scheduler: {len(missing)} of {-(-len(movies) // size)} parts of {folder} are on the disks of "
+                f"params.yaml: dask_scheduler: {written.count(False)} of {len(written)} parts of {folder} are on the disks of "
                 "workers; `cache` needs this folder at the same path on all machines, on a disk that they share"
             )
         readable = np.array([not reason for reason in reasons])

@@ -14,6 +14,7 @@ from poster_genres.architectures import detector_module, module_of
 from poster_genres.errors import InputError, require
 from poster_genres.files import whole_folder, write_json
 from poster_genres.parameters import (
+    SAMPLE,
     CacheParameters,
     DetectParameters,
     EvaluateParameters,
@@ -51,10 +52,6 @@ def imported_files(file: Path) -> list[Path]:
     return sorted(imported)
 
 
-# Drawn by the stage `sample`.
-SAMPLE = "data/sample"
-
-
 def check_early(parameters: Parameters) -> None:
     """See that packages are there and that the network can be made, now and not after posters have been decoded and read.
 
@@ -66,7 +63,7 @@ def check_early(parameters: Parameters) -> None:
     dataset = Path(parameters.dataset)
     # A folder that DVC tracks may still have to be fetched.
     tracked = any(path.with_name(f"{path.name}.dvc").exists() for path in (dataset, *dataset.parents) if path.name)
-    if not (dataset.exists() or tracked or dataset.as_posix() == SAMPLE):
+    if not (dataset.exists() or tracked or dataset == SAMPLE):
         raise InputError(f"params.yaml: dataset: {dataset} is not there; `dvc import-url FOLDER {dataset}` brings a folder there")
     if parameters.dask_scheduler is not None:
         require(["distributed"], "params.yaml: dask_scheduler")

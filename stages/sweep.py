@@ -44,7 +44,7 @@ from poster_genres.parameters import (
 )
 
 POLL_SECONDS = 2.0
-ATTEMPTS = 5
+ATTEMPTS = 5  # to read the queue
 # A worker takes seconds to start; if none is seen in so many polls while experiments wait, workers are started again.
 PATIENT_POLLS = 5
 # An experiment that was told to stop and did not is told again after this time.
