@@ -29,8 +29,10 @@ from poster_genres.tensor_cache import Posters
 from poster_genres.text_network import TextNetwork
 from poster_genres.words import Words
 
-FORMAT = "poster-genres model, version 8"
-OLD_FORMATS = tuple(f"poster-genres model, version {number}" for number in (5, 6, 7))
+FORMAT = "poster-genres model, version 9"
+OLD_FORMATS = tuple(f"poster-genres model, version {number}" for number in (5, 6, 7, 8))
+# With the SHA-256 of all before it at a file's end.
+SEALED = (FORMAT, OLD_FORMATS[-1])
 # What stands before the SHA-256 at the end of the file, and the length of both.
 SEAL = "sha256 "
 SEAL_LENGTH = len(SEAL) + 64
@@ -346,7 +348,7 @@ def check_pretrained(path: Path, architecture: Architecture, pretrained: dict[st
 
 
 def load_model(path: Path, device: torch.device) -> Model:
-    """Load a file written by `save_model`, of this format version or the three before. No code in the file is run.
+    """Load a file written by `save_model`, of this format version or the four before. No code in the file is run.
 
     Raises
     ------
@@ -361,7 +363,7 @@ def load_model(path: Path, device: torch.device) -> Model:
     if file_format not in (FORMAT, *OLD_FORMATS):
         raise InputError(f"{path}: not a model that this pipeline wrote; it was refused and no code in it was run")
     assert isinstance(checkpoint, dict)
-    if file_format == FORMAT and not is_sealed(path):
+    if file_format in SEALED and not is_sealed(path):
         raise InputError(f"{path}: changed since it was written: its SHA-256 is another; copy or train it again")
     try:
         for name, tensor in tensors_of(checkpoint):
@@ -425,7 +427,9 @@ def restore(path: Path, checkpoint: dict[str, Any], device: torch.device) -> Mod
     networks = [load_network(state_dict) for state_dict in parts["networks"]]
     probe = None if parts["probe"] is None else load_network(parts["probe"])
     share_blocks([*networks, *([probe] if probe else [])])
-    words = None if parts["words"] is None else Words.load(parts["words"])
+    words = parts["words"]
+    if isinstance(words, dict):
+        words = Words.load(words)
     objects = parts["objects"]
     if isinstance(objects, dict):
         objects = ObjectModel.load(objects)

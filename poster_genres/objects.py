@@ -18,7 +18,7 @@ COLUMNS = ["id", "label", *NUMBERS, "text"]
 # The features of each class in `object_vectors`.
 MEASURES = ("confidence", "count", "area", "largest", "center")
 # Of a sentence's embedding; here, as training does not depend on the sentence model.
-SENTENCE_LENGTH = 384
+SENTENCE_LENGTH = 768
 # How far a box may extend beyond the poster, through rounding or a detector's error, before it is clipped.
 TOLERANCE = 0.1
 

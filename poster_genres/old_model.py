@@ -1,4 +1,4 @@
-"""Conversion of model files of versions 5 to 7, so that they still load and their predictions do not change."""
+"""Conversion of model files of versions 5 to 8, so that they still load and their predictions do not change."""
 
 from typing import Any
 
@@ -6,8 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from poster_genres.mini_lm import LENGTH, MiniLM, mini_lm
 from poster_genres.object_model import ObjectModel
-from poster_genres.objects import MEASURES, PosterDetections, object_vectors
+from poster_genres.objects import MEASURES, PosterDetections, object_vectors, text_of
+from poster_genres.words import Words
 
 
 class ObjectStream(nn.Module):
@@ -48,11 +50,24 @@ class ObjectStreams(ObjectModel):
         return np.zeros((len(content.objects), self.genres), np.float32)
 
 
-def convert(old: dict[str, Any], version: int) -> dict[str, Any]:
-    """Convert a checkpoint of version 5, 6 or 7 to version 8, for `load_model`.
+class OldWords(Words):
+    """Words whose meaning is read from embeddings by `mini_lm`."""
 
-    Version 7 had one weight for each part, and no SHA-256 at its end. Version 6 held all of a network's weights, and n-grams'
-    weights as float32.
+    sentence_length = LENGTH
+
+    def sentence_model(self) -> MiniLM:
+        return mini_lm()
+
+    def sentences(self, contents: list[PosterDetections]) -> np.ndarray:
+        texts, model = [text_of(content.objects) for content in contents], self.sentence_model()
+        return np.stack([model.embed(text) if text.strip() else np.zeros(LENGTH, np.float32) for text in texts])
+
+
+def convert(old: dict[str, Any], version: int) -> dict[str, Any]:
+    """Convert a checkpoint of version 5, 6, 7 or 8 to version 9, for `load_model`.
+
+    Up to version 8, meaning was that of a smaller sentence model. Version 7 had one weight for each part, and no SHA-256 at its
+    end. Version 6 held all of a network's weights, and n-grams' weights as float32.
     """
     checkpoint = convert_5(old) if version == 5 else dict(old)
     if version < 7:
@@ -63,6 +78,10 @@ def convert(old: dict[str, Any], version: int) -> dict[str, Any]:
         # Not rounded to levels, which would change the predictions a little.
         words |= {"levels": weights, "scales": torch.ones(len(weights)), "vocabulary": "\n".join(words["vocabulary"])}
         checkpoint["words"] = words
+    if checkpoint["words"] is not None:
+        checkpoint["words"] = OldWords.load(checkpoint["words"])
+    if version == 8:
+        return checkpoint
     fusion = dict(checkpoint["fusion"])
     fusion["matrices"] = fusion.pop("weights")[:, None, None] * torch.eye(len(checkpoint["genres"]), dtype=torch.float64)
     return checkpoint | {"fusion": fusion}

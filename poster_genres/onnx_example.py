@@ -53,14 +53,12 @@ def words_logits(text: str) -> np.ndarray:
     values = np.array([(1 + np.log(count)) * weights["frequencies"][row] for row, count in rows.items()])
     values /= np.linalg.norm(values) or 1
     letters = values @ weights["letters"][list(rows)] - weights["letters_offset"]
-    # The embedding of all words as one sentence.
-    tokenizer = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(256)
-    tokens = np.array(tokenizer.encode(" ".join(text.split())).ids)
+    # The embeddings of all words as one sentence.
     logits = letters
-    for model, part in (("sentence.onnx", "meaning"), ("text.onnx", "text")):
+    models = {"meaning": ("sentence.onnx", "tokenizer.json"), "text": ("text.onnx", "text_tokenizer.json")}
+    for part, (model, tokenizer) in models.items():
         if part in weights:
+            tokens = np.array(Tokenizer.from_file(str(FOLDER / tokenizer)).encode(" ".join(text.split())).ids)
             (embedding,) = onnxruntime.InferenceSession(FOLDER / model).run(None, {"tokens": tokens})
             logits = logits + embedding @ weights[part] - weights[f"{part}_offset"]
     return logits[None].astype(np.float32)

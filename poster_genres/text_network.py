@@ -1,4 +1,4 @@
-"""Fine-tuning the sentence model on the text of posters."""
+"""Fine-tuning a sentence model on the text of posters."""
 
 import copy
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 from torch.optim.lr_scheduler import OneCycleLR
 
 from poster_genres.devices import autocast
-from poster_genres.objects import SENTENCE_LENGTH, PosterDetections, text_of
+from poster_genres.mini_lm import LENGTH, MAX_TOKENS, empty_encoder, mini_lm
+from poster_genres.objects import PosterDetections, text_of
 from poster_genres.progress import progress
-from poster_genres.sentences import MAX_TOKENS, empty_encoder, sentence_model
-from poster_genres.words import MEANING_C, Words, quantise
+from poster_genres.words import MEANING_C, fit_meaning, quantise
 
 # Chosen by cross-validation over 3,000 posters; docs/results.md has what else was tried. More epochs overfit, the less so the more
 # lines and parts of words are left out, at random, each time that a poster is seen.
@@ -39,7 +39,7 @@ class TextNetwork:
     ----------
     changes : what fine-tuning added to the encoder's weights, by their names: matrices as int8 levels and float32 scales, one for
         each row, whose product they are, at a fourth of the size; vectors as float32
-    weights : of the linear layer, float32 (`objects.SENTENCE_LENGTH`, genres)
+    weights : of the linear layer, float32 (`mini_lm.LENGTH`, genres)
     offset : the mean logits of training posters with text, float32 (genres,)
     """
 
@@ -54,7 +54,7 @@ class TextNetwork:
     @cached_property
     def encoder(self) -> nn.TransformerEncoder:
         """The fine-tuned layers, in evaluation mode. Raises InputError where the sentence model is not installed."""
-        encoder = copy.deepcopy(sentence_model().encoder)
+        encoder = copy.deepcopy(mini_lm().encoder)
         state = encoder.state_dict()
         for name, change in self.changes.items():
             state[name] = state[name] + torch.from_numpy(change[0] * change[1][:, None] if isinstance(change, tuple) else change)
@@ -63,17 +63,8 @@ class TextNetwork:
 
     def logits(self, contents: list[PosterDetections]) -> np.ndarray:
         """The logits of posters, float32 (posters, genres): 0 without text; the mean over training posters with text is 0, too."""
-        texts = [text_of(content.objects) for content in contents]
-        tokens = {row: sentence_model().tokens(text) for row, text in enumerate(texts) if text.strip()}
-        rows = sorted(tokens, key=lambda row: len(tokens[row]))
-        logits = np.zeros((len(contents), self.genres), np.float32)
-        with torch.inference_mode(), progress("text", len(rows), leave=False) as bar:
-            for start in range(0, len(rows), BATCH_SIZE):
-                batch = rows[start : start + BATCH_SIZE]
-                embeddings = embed_batch(self.encoder, [tokens[row] for row in batch], torch.device("cpu"))
-                logits[batch] = embeddings.numpy() @ self.weights - self.offset
-                bar.update(len(batch))
-        return logits
+        has_text = np.array([bool(text_of(content.objects).strip()) for content in contents], bool)[:, None]
+        return np.asarray(has_text * (embed_posters(self.encoder, contents) @ self.weights - self.offset), np.float32)
 
     def by_object(self, content: PosterDetections) -> np.ndarray:
         """Each detection's contribution to `logits`, float32 (objects, genres), in proportion to the length of its text; their sum
@@ -103,7 +94,7 @@ class TextNetwork:
         rows_have_scales = all(
             scale.shape == levels.shape[:1] for levels, scale in (c for c in changes.values() if isinstance(c, tuple))
         )
-        head_fits = network.weights.shape == (SENTENCE_LENGTH, network.genres) and network.offset.ndim == 1
+        head_fits = network.weights.shape == (LENGTH, network.genres) and network.offset.ndim == 1
         if shapes != expected or not rows_have_scales or not head_fits:
             raise ValueError("its text network's parts do not fit each other")
         return network
@@ -126,23 +117,37 @@ class Lines:
 
 def lines_of(content: PosterDetections) -> Lines:
     """The lines of a poster that has text."""
-    tokenizer = sentence_model().tokenizer
+    tokenizer = mini_lm().tokenizer
     texts = [line for line in text_of(content.objects).split("\n") if line.strip()]
     tokens = [np.array(tokenizer.encode(line, add_special_tokens=False).ids, np.int64) for line in texts]
-    first, last = sentence_model().tokens("")
+    first, last = mini_lm().tokens("")
     return Lines(tokens, first, last)
 
 
 def embed_batch(encoder: nn.Module, texts: list[list[int]], device: torch.device) -> Tensor:
-    """The embeddings of texts, given as numbers of parts of words: float32 (texts, `objects.SENTENCE_LENGTH`), of length one."""
+    """The embeddings of texts, given as numbers of parts of words: float32 (texts, `mini_lm.LENGTH`), of length one."""
     tokens = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.int64)
     present = torch.zeros(tokens.shape, dtype=torch.bool)
     for row, text in enumerate(texts):
         tokens[row, : len(text)] = torch.tensor(text)
         present[row, : len(text)] = True
-    x, present = sentence_model().inputs(tokens).to(device), present.to(device)
+    x, present = mini_lm().inputs(tokens).to(device), present.to(device)
     outputs = encoder(x, src_key_padding_mask=~present).float() * present[..., None]
     return normalize(outputs.sum(dim=1) / present.sum(dim=1, keepdim=True), dim=1)
+
+
+def embed_posters(encoder: nn.Module, contents: list[PosterDetections]) -> np.ndarray:
+    """The embedding of each poster's text, float32 (posters, `mini_lm.LENGTH`), of length one; zeros without text."""
+    texts = [text_of(content.objects) for content in contents]
+    tokens = {row: mini_lm().tokens(text) for row, text in enumerate(texts) if text.strip()}
+    rows = sorted(tokens, key=lambda row: len(tokens[row]))
+    embeddings = np.zeros((len(contents), LENGTH), np.float32)
+    with torch.inference_mode(), progress("text", len(rows), leave=False) as bar:
+        for start in range(0, len(rows), BATCH_SIZE):
+            batch = rows[start : start + BATCH_SIZE]
+            embeddings[batch] = embed_batch(encoder, [tokens[row] for row in batch], torch.device("cpu")).numpy()
+            bar.update(len(batch))
+    return embeddings
 
 
 def batches_of_like_length(texts: list[list[int]], random: np.random.Generator) -> list[np.ndarray]:
@@ -156,7 +161,7 @@ def batches_of_like_length(texts: list[list[int]], random: np.random.Generator) 
 
 
 def fine_tune(
-    words: Words, contents: list[PosterDetections], labels: np.ndarray, learning_rate: float, seed: int, device: torch.device
+    contents: list[PosterDetections], labels: np.ndarray, learning_rate: float, seed: int, device: torch.device
 ) -> tuple[TextNetwork, np.ndarray]:
     """Fine-tune the sentence model, starting from the logistic regression on its embeddings.
 
@@ -165,7 +170,6 @@ def fine_tune(
 
     Parameters
     ----------
-    words : fitted on the same posters
     contents : the detections on each training poster
     labels : float32 (posters, genres), 0 or 1
     learning_rate : the highest one, of the encoder
@@ -178,10 +182,12 @@ def fine_tune(
 
     read = [row for row, content in enumerate(contents) if text_of(content.objects).strip()]
     lines, truth = [lines_of(contents[row]) for row in read], torch.from_numpy(labels[read])
-    start = sentence_model().encoder
+    start = mini_lm().encoder
     encoder = copy.deepcopy(start).to(device)
-    weights = torch.tensor(words.sentence_weights, device=device, requires_grad=True)
-    bias = logit(np.clip(labels.mean(axis=0), 1e-4, 1 - 1e-4)) - words.sentence_offset
+    at_start = embed_posters(start, contents)
+    first_weights = fit_meaning(at_start, labels)
+    weights = torch.tensor(first_weights, device=device, requires_grad=True)
+    bias = logit(np.clip(labels.mean(axis=0), 1e-4, 1 - 1e-4)) - (at_start[read] @ first_weights).mean(axis=0)
     biases = torch.tensor(bias, dtype=torch.float32, device=device, requires_grad=True)
     body = list(encoder.parameters())
     optimizer = torch.optim.AdamW(

@@ -164,13 +164,13 @@ class Training:
 
     def fine_tune_text(self, seed: int) -> None:
         """Fine-tune the sentence model on the posters' text, where there are words, enough posters for a stack, and epochs."""
-        contents, words = self._contents_of(self.train_rows), self.model.words
-        if contents is None or words is None or self.stack is None or not self.recipe.text_learning_rate or not self.recipe.epochs:
+        contents, recipe = self._contents_of(self.train_rows), self.recipe
+        if contents is None or self.model.words is None or self.stack is None or not recipe.text_learning_rate or not recipe.epochs:
             return
         tuned = None
         if processes.rank() == 0:
             labels = self.labels[self.train_rows]
-            tuned = fine_tune(words, contents, labels, self.recipe.text_learning_rate, seed, self.device)
+            tuned = fine_tune(contents, labels, recipe.text_learning_rate, seed, self.device)
         self.use_text(*processes.broadcast(tuned))
 
     def use_text(self, network: TextNetwork, of_train: np.ndarray) -> None:

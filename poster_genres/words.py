@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -10,6 +10,9 @@ from poster_genres.objects import SENTENCE_LENGTH, PosterDetections, text_of
 
 if TYPE_CHECKING:
     from sklearn.feature_extraction.text import TfidfVectorizer
+
+    from poster_genres.mini_lm import MiniLM
+    from poster_genres.sentences import SentenceModel
 
 # Inverse regularisation strengths, scikit-learn's C. With LETTERS_C = 10, text alone scores as well on validation, but is
 # overconfident when combined with the image.
@@ -30,7 +33,7 @@ class Words:
     vocabulary : the n character n-grams
     frequencies : float32 (n,), their inverse document frequencies
     levels, scales : int8 (n, genres) and float32 (n,), whose product are the n-grams' weights; a fourth of the size of float32
-    sentence_weights : float32 (`objects.SENTENCE_LENGTH`, genres)
+    sentence_weights : float32 (`sentence_length`, genres)
     offset, sentence_offset : float32 (genres,), the mean logits of training posters with text
     """
 
@@ -41,6 +44,8 @@ class Words:
     sentence_weights: np.ndarray
     offset: np.ndarray
     sentence_offset: np.ndarray
+
+    sentence_length: ClassVar[int] = SENTENCE_LENGTH
 
     @property
     def genres(self) -> int:
@@ -58,6 +63,16 @@ class Words:
         vectorizer.idf_ = self.frequencies
         return vectorizer
 
+    def sentence_model(self) -> "SentenceModel | MiniLM":
+        """What `sentences` come from. Raises InputError where it is not installed."""
+        from poster_genres.sentences import sentence_model
+
+        return sentence_model()
+
+    def sentences(self, contents: list[PosterDetections]) -> np.ndarray:
+        """The sentence embedding of each poster's text, float32 (posters, `sentence_length`); zeros without text."""
+        return np.stack([content.sentence for content in contents])
+
     def logits(self, contents: list[PosterDetections]) -> tuple[np.ndarray, np.ndarray]:
         """The logits from the n-grams and from the embedding, float32 (posters, genres) each.
 
@@ -66,7 +81,7 @@ class Words:
         texts = [text_of(content.objects) for content in contents]
         has_text = np.array([bool(text.strip()) for text in texts])[:, None]
         letters = np.asarray(self.vectorizer.transform(texts) @ self.weights) - self.offset
-        meaning = np.stack([content.sentence for content in contents]) @ self.sentence_weights - self.sentence_offset
+        meaning = self.sentences(contents) @ self.sentence_weights - self.sentence_offset
         return np.asarray(has_text * letters, np.float32), np.asarray(has_text * meaning, np.float32)
 
     def by_object(self, content: PosterDetections) -> tuple[np.ndarray, np.ndarray]:
@@ -83,7 +98,7 @@ class Words:
         present = (vectorizer.transform([detection.text for detection in detections]) > 0).astype(np.float32)
         values = tfidf / np.maximum(np.asarray(present.sum(axis=0)).ravel(), 1)
         lengths = np.array([len(detection.text) for detection in detections])
-        meaning = np.outer(lengths / max(1, lengths.sum()), content.sentence @ self.sentence_weights)
+        meaning = np.outer(lengths / max(1, lengths.sum()), self.sentences([content])[0] @ self.sentence_weights)
         return np.asarray(present.multiply(values[None]).tocsr() @ self.weights, np.float32), np.asarray(meaning, np.float32)
 
     def state(self) -> dict[str, Any]:
@@ -94,11 +109,11 @@ class Words:
         return {"vocabulary": "\n".join(self.vocabulary)} | {name: torch.from_numpy(getattr(self, name)) for name in ARRAYS}
 
     @classmethod
-    def load(cls, state: dict[str, Any]) -> "Words":
+    def load(cls, state: dict[str, Any]) -> Self:
         """The model of a file's values and tensors. Raises ValueError where they do not fit each other."""
         words = cls(state["vocabulary"].split("\n"), *(state[name].numpy() for name in ARRAYS))
         n, genres = len(words.vocabulary), words.genres
-        shapes = ((n,), (n, genres), (n,), (SENTENCE_LENGTH, genres), (genres,), (genres,))
+        shapes = ((n,), (n, genres), (n,), (cls.sentence_length, genres), (genres,), (genres,))
         if tuple(getattr(words, name).shape for name in ARRAYS) != shapes or len(set(words.vocabulary)) != n:
             raise ValueError("its words do not fit each other")
         return words
@@ -125,8 +140,6 @@ def fit_words(contents: list[PosterDetections], labels: np.ndarray) -> Words | N
     -------
     None if no n-gram is on MIN_DF posters.
     """
-    from sklearn.linear_model import LogisticRegression
-
     vectorizer = new_vectorizer(min_df=MIN_DF)
     texts = [text_of(content.objects) for content in contents]
     try:
@@ -135,17 +148,30 @@ def fit_words(contents: list[PosterDetections], labels: np.ndarray) -> Words | N
         return None
     vocabulary = vectorizer.get_feature_names_out().tolist()  # in the order of the columns
     sentences = np.stack([content.sentence for content in contents])
-    weights = np.zeros((len(vocabulary), labels.shape[1]), np.float32)
-    sentence_weights = np.zeros((sentences.shape[1], labels.shape[1]), np.float32)
-    for genre, truth in enumerate(labels.T):
-        if 0 < truth.sum() < len(truth):
-            weights[:, genre] = LogisticRegression(C=LETTERS_C, solver="liblinear").fit(tfidf, truth).coef_[0]
-            sentence_weights[:, genre] = LogisticRegression(C=MEANING_C, max_iter=1000).fit(sentences, truth).coef_[0]
+    weights = fit_regressions(tfidf, labels, C=LETTERS_C, solver="liblinear")
+    sentence_weights = fit_meaning(sentences, labels)
     has_text = np.array([bool(text.strip()) for text in texts])
     levels, scales = quantise(weights)
     offset = np.asarray(tfidf @ (levels * scales[:, None]))[has_text].mean(axis=0)
     sentence_offset = (sentences @ sentence_weights)[has_text].mean(axis=0)
     return Words(vocabulary, vectorizer.idf_.astype(np.float32), levels, scales, sentence_weights, offset, sentence_offset)
+
+
+def fit_meaning(sentences: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The weights, float32 (length, genres), of logistic regressions on sentence embeddings, float32 (posters, length)."""
+    return fit_regressions(sentences, labels, C=MEANING_C, max_iter=1000)
+
+
+def fit_regressions(features: Any, labels: np.ndarray, **options: Any) -> np.ndarray:
+    """The weights, float32 (n, genres), of a logistic regression per genre on features, (posters, n), dense or sparse; 0 for genres
+    of all posters or none. `options` are scikit-learn's."""
+    from sklearn.linear_model import LogisticRegression
+
+    weights = np.zeros((features.shape[1], labels.shape[1]), np.float32)
+    for genre, truth in enumerate(labels.T):
+        if 0 < truth.sum() < len(truth):
+            weights[:, genre] = LogisticRegression(**options).fit(features, truth).coef_[0]
+    return weights
 
 
 def quantise(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

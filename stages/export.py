@@ -2,8 +2,8 @@
 
 In: models/model.pt, or the model that --model names. Out, in the folder export: model.onnx (pixels to probabilities, with the
 networks, the linear probe, the mirror image and the weights of the parts), for two_stream/… words.npz (the weights of letters and
-meaning), sentence.onnx and tokenizer.json (the embedding that meaning is read from), text.onnx where the model has a fine-tuned
-sentence model, and predict.py, the example.
+meaning), sentence.onnx and tokenizer.json (the embedding that meaning is read from), text.onnx and text_tokenizer.json where the
+model has a fine-tuned sentence model, and predict.py, the example.
 """
 
 import argparse
@@ -20,9 +20,11 @@ from poster_genres import errors
 if TYPE_CHECKING:
     from torch import nn
 
+    from poster_genres.mini_lm import MiniLM
     from poster_genres.model import Model
+    from poster_genres.sentences import SentenceModel
 
-FILES = ("model.onnx", "predict.py", "words.npz", "sentence.onnx", "text.onnx", "tokenizer.json")
+FILES = ("model.onnx", "predict.py", "words.npz", "sentence.onnx", "text.onnx", "tokenizer.json", "text_tokenizer.json")
 EXAMPLE = Path(__file__).parent.parent / "poster_genres" / "onnx_example.py"
 # The version of ONNX's operators, which ONNX Runtime reads since 1.15.
 OPSET = 18
@@ -73,23 +75,18 @@ def image_model(model: "Model") -> "nn.Module":
     return ImageModel().eval()
 
 
-def sentence_module(encoder: "nn.Module") -> "nn.Module":
-    """The sentence model with this encoder, its own or a fine-tuned one, as a module: from token IDs, int64 (tokens,), to the
-    embedding, float32 (`objects.SENTENCE_LENGTH`,)."""
+def sentence_module(model: "SentenceModel | MiniLM", *encoders: "nn.Module") -> "nn.Module":
+    """A sentence model, or one with this encoder instead of its own, as a module: from token IDs, int64 (tokens,), to the
+    embedding, float32 (length,)."""
     from torch import Tensor, nn
-    from torch.nn.functional import normalize
-
-    from poster_genres.sentences import sentence_model
-
-    model = sentence_model()
 
     class Sentence(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.encoder = encoder
+            self.encoders = nn.ModuleList(encoders)
 
         def forward(self, tokens: Tensor) -> Tensor:
-            return normalize(self.encoder(model.inputs(tokens)[None])[0].mean(dim=0), dim=0)
+            return model.forward(tokens, *self.encoders)
 
     return Sentence().eval()
 
@@ -157,13 +154,15 @@ def _write(model: "Model", folder: Path) -> list[str]:
     names = ["model.onnx", "predict.py"]
     shutil.copy(EXAMPLE, folder / "predict.py")
     if model.words is not None:
-        from poster_genres.sentences import sentence_model
-
         words, letters, meaning = model.words, model.fusion.matrix("letters"), model.fusion.matrix("meaning")
-        encoders: dict[str, nn.Module] = {"sentence.onnx": sentence_model().encoder}
+        sentence_models: dict[str, tuple[str, SentenceModel | MiniLM, list[nn.Module]]] = {
+            "": ("sentence.onnx", words.sentence_model(), [])
+        }
         arrays: dict[str, Any] = {}
         if model.text is not None:
-            encoders["text.onnx"] = model.text.encoder
+            from poster_genres.mini_lm import mini_lm
+
+            sentence_models["text_"] = ("text.onnx", mini_lm(), [model.text.encoder])
             text = model.fusion.matrix("text")
             arrays = {"text": np.float32(model.text.weights @ text), "text_offset": np.float32(model.text.offset @ text)}
         np.savez_compressed(
@@ -176,13 +175,14 @@ def _write(model: "Model", folder: Path) -> list[str]:
             meaning=np.float32(words.sentence_weights @ meaning),
             meaning_offset=np.float32(words.sentence_offset @ meaning),
         )
-        (folder / "tokenizer.json").write_bytes(sentence_model().tokenizer_file)
-        tokens = {"tokens": torch.tensor([101, 2023, 102])}
-        dynamic = {"tokens": {0: torch.export.Dim("length", max=256)}}
-        for name, encoder in encoders.items():
+        names.append("words.npz")
+        for prefix, (name, sentence_model, encoders) in sentence_models.items():
+            tokens = {"tokens": torch.tensor(sentence_model.tokens("this"))}
+            dynamic = {"tokens": {0: torch.export.Dim("length", max=sentence_model.max_tokens)}}
             with torch.no_grad():
-                write_onnx(sentence_module(encoder), tokens, dynamic, "embedding", folder / name, {})
-        names += ["words.npz", *encoders, "tokenizer.json"]
+                write_onnx(sentence_module(sentence_model, *encoders), tokens, dynamic, "embedding", folder / name, {})
+            (folder / f"{prefix}tokenizer.json").write_text(sentence_model.tokenizer.to_str(), encoding="utf-8")
+            names += [name, f"{prefix}tokenizer.json"]
     return names
 
 

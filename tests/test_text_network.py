@@ -11,13 +11,21 @@ from scipy.special import expit
 from poster_genres import scores
 from poster_genres.explanations import logits_by_object
 from poster_genres.fusion import equal_weights, fit_fusion, fit_stack
+from poster_genres.mini_lm import MAX_TOKENS, mini_lm
 from poster_genres.model import Model, load_model, predict_logits, save_model
 from poster_genres.network import find_architecture
 from poster_genres.objects import Detection, PosterDetections
 from poster_genres.parameters import TrainParameters, read_parameters
-from poster_genres.sentences import MAX_TOKENS, sentence_model
-from poster_genres.text_network import BATCH_SIZE, TextNetwork, batches_of_like_length, embed_batch, fine_tune, lines_of
-from poster_genres.words import Words, fit_words
+from poster_genres.text_network import (
+    BATCH_SIZE,
+    TextNetwork,
+    batches_of_like_length,
+    embed_batch,
+    embed_posters,
+    fine_tune,
+    lines_of,
+)
+from poster_genres.words import fit_meaning, fit_words
 from stages.train import prepare_training
 from tests.conftest import set_parameters, with_sentences
 from tests.test_fusion import world
@@ -41,27 +49,24 @@ def posters(number: int, seed: int, silent: int = 0) -> tuple[list[PosterDetecti
 
 
 @pytest.fixture(scope="module")
-def tuned() -> tuple[TextNetwork, np.ndarray, Words, list[PosterDetections], np.ndarray]:
-    """A text network, its logits for its training posters, the words that it started from, and those posters with their labels."""
+def tuned() -> tuple[TextNetwork, np.ndarray, list[PosterDetections], np.ndarray]:
+    """A text network, its logits for its training posters, and these with their labels."""
     contents, labels = posters(96, seed=0, silent=8)
-    words = fit_words(contents, labels)
-    assert words is not None
-    network, logits = fine_tune(words, contents, labels, 1e-4, 0, CPU)
-    return network, logits, words, contents, labels
+    return *fine_tune(contents, labels, 1e-4, 0, CPU), contents, labels
 
 
 def test_it_learns_what_its_start_cannot_tell(tuned: Any) -> None:
-    network, _, words, _, _ = tuned
+    network, _, of_train, train_labels = tuned
     contents, labels = posters(60, seed=1)
-    before, after = (
-        scores.binary_cross_entropy(labels, expit(logits)) for logits in (words.logits(contents)[1], network.logits(contents))
-    )
+    encoder = mini_lm().encoder
+    start = embed_posters(encoder, contents) @ fit_meaning(embed_posters(encoder, of_train), train_labels)
+    before, after = (scores.binary_cross_entropy(labels, expit(logits)) for logits in (start, network.logits(contents)))
     assert before > 0.4
     assert after < before - 0.1
 
 
 def test_its_logits_are_evidence_as_those_of_other_parts(tuned: Any) -> None:
-    network, of_train, _, contents, _ = tuned
+    network, of_train, contents, _ = tuned
     np.testing.assert_allclose(network.logits(contents), of_train, atol=1e-5)
     assert not of_train[96:].any()
     np.testing.assert_allclose(of_train[:96].mean(axis=0), 0, atol=1e-5)
@@ -72,19 +77,21 @@ def test_its_logits_are_evidence_as_those_of_other_parts(tuned: Any) -> None:
 
 
 def test_the_same_seed_gives_the_same_network_whatever_else_is_random(tuned: Any) -> None:
-    network, _, words, contents, labels = tuned
+    network, _, contents, labels = tuned
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    sentence_model.cache_clear()
-    again, _ = fine_tune(words, contents, labels, 1e-4, 0, CPU)
+    mini_lm.cache_clear()
+    again, _ = fine_tune(contents, labels, 1e-4, 0, CPU)
     assert torch.equal(torch.get_rng_state(), state)
     np.testing.assert_array_equal(again.logits(contents), network.logits(contents))
-    other, _ = fine_tune(words, contents, labels, 1e-4, 1, CPU)
+    other, _ = fine_tune(contents, labels, 1e-4, 1, CPU)
     assert np.abs(other.logits(contents) - network.logits(contents)).max() > 1e-3
 
 
 def test_its_file_holds_what_fine_tuning_changed(tuned: Any, tmp_path: Path) -> None:
-    network, _, words, contents, _ = tuned
+    network, _, contents, labels = tuned
+    words = fit_words(contents, labels)
+    assert words is not None
     networks = [find_architecture("residual").build(2, 40, 32).eval()]
     model = Model("two_stream/residual", ["A", "B"], 40, 32, [120.0] * 3, [60.0] * 3, networks, [0.5] * 2)
     model.words, model.classes = words, ["lettering"]
@@ -127,8 +134,8 @@ def test_parts_that_do_not_fit_are_refused(tuned: Any, wrong: str) -> None:
         TextNetwork.load(state)
 
 
-def test_a_batch_embeds_as_the_sentence_model_does() -> None:
-    model = sentence_model()
+def test_a_batch_embeds_as_the_model_does() -> None:
+    model = mini_lm()
     texts = ["the night", "she came back for the last of them, and nobody knew", "2 GUNS"]
     with torch.inference_mode():
         found = embed_batch(model.encoder, [model.tokens(text) for text in texts], CPU)
@@ -138,7 +145,7 @@ def test_a_batch_embeds_as_the_sentence_model_does() -> None:
 def test_lines_and_parts_of_words_are_left_out_but_never_all() -> None:
     (content,) = with_sentences([lettering("one two three four", "five six", "seven")])
     lines, random = lines_of(content), np.random.default_rng(0)
-    whole = sentence_model().tokens("one two three four five six seven")
+    whole = mini_lm().tokens("one two three four five six seven")
     assert [lines.first, *np.concatenate(lines.tokens), lines.last] == whole
     samples = [lines.sample(random) for _ in range(4000)]
     assert {(sample[0], sample[-1]) for sample in samples} == {(whole[0], whole[-1])}
