@@ -161,14 +161,17 @@ def write_history(history: list[dict[str, Any]]) -> None:
 def print_epoch(history: list[dict[str, Any]], epochs: int) -> None:
     """Print the last row of metrics/history.csv on one line, with the estimated time for the remaining epochs."""
     row = history[-1]
-    seconds = [past["seconds"] for past in history if past["epoch"] > 0]
     # Its loss is that of training posters as they are, lower than of those that are augmented.
-    name = f"epoch {row['epoch']:3}/{epochs}" if row["epoch"] > 0 else "linear probe"
-    remaining = (epochs - row["epoch"]) * sum(seconds) / len(seconds) if seconds else None
+    name, speed = "linear probe", ""
+    if row["epoch"] > 0:
+        name = f"epoch {row['epoch']:3}/{epochs}"
+        seconds = [past["seconds"] for past in history if past["epoch"] > 0]
+        remaining = (epochs - row["epoch"]) * sum(seconds) / len(seconds)
+        speed = f"  {row['posters_per_second']:.0f} posters/s  ETA {tqdm.format_interval(remaining)}"
     print(
         f"{name:12}  loss {row['train_loss']:.4f}, validation {row['validation_loss']:.4f}"
         f"  macro AP {row['validation_macro_average_precision']:.4f}  micro AP {row['validation_micro_average_precision']:.4f}"
-        f"  {row['posters_per_second']:.0f} posters/s  ETA {'?' if remaining is None else tqdm.format_interval(remaining)}",
+        f"{speed}",
         flush=True,
     )
 
