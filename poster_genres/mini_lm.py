@@ -1,9 +1,11 @@
 """The small sentence model that is fine-tuned on the text of posters.
 
 all-MiniLM-L6-v2 (Reimers and Gurevych 2019, arXiv:1908.10084, on MiniLM, Wang et al. 2020, arXiv:2002.10957; Apache-2.0), whose
-weights come from a pip package, checked as those in `sentences` are. It takes an eighth of the arithmetic of the model there.
+weights come from a pip package; its files are checked as those of the model in `sentences` are. It takes an eighth of the
+arithmetic of that model.
 """
 
+import hashlib
 import zipfile
 import zlib
 from functools import lru_cache
@@ -11,10 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from poster_genres.errors import InputError
-from poster_genres.sentences import check_files
+from poster_genres.sentences import SentenceModel
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -48,7 +48,8 @@ def model_files() -> dict[str, bytes]:
             files = {name: archive.read(name) for name in SHA256}
     except (OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
         files = {}
-    check_files(path, files, SHA256, PACKAGE)
+    if {name: hashlib.sha256(content).hexdigest() for name, content in files.items()} != SHA256:
+        raise InputError(f"{path}: not the files that the model's authors published; pip install --force-reinstall {PACKAGE}")
     return files
 
 
@@ -62,20 +63,14 @@ def empty_encoder() -> "nn.TransformerEncoder":
         return nn.TransformerEncoder(layer, 6, enable_nested_tensor=False).eval()
 
 
-class MiniLM:
+class MiniLM(SentenceModel):
     """BERT (Devlin et al. 2019, arXiv:1810.04805) of six layers, and the mean of what it gives for each part of a word."""
-
-    max_tokens = MAX_TOKENS
 
     def __init__(self) -> None:
         from safetensors.torch import load
-        from tokenizers import Tokenizer
 
         files = model_files()
-        self.tokenizer = Tokenizer.from_buffer(files["tokenizer.json"])
-        self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(MAX_TOKENS)
-        self.weights: dict[str, Any] = load(files["model.safetensors"])
+        super().__init__(files["tokenizer.json"], load(files["model.safetensors"]), MAX_TOKENS)
         self.encoder = empty_encoder()
         self.encoder.load_state_dict(self._encoder_weights(), assign=True)
 
@@ -108,24 +103,10 @@ class MiniLM:
         x = words[tokens] + places[: tokens.shape[-1]] + kinds[0]
         return layer_norm(x, (LENGTH,), weight, bias, eps=1e-12)
 
-    def tokens(self, text: str) -> list[int]:
-        """A text's parts of words as numbers; lines are taken for one sentence."""
-        return list(self.tokenizer.encode(" ".join(text.split())).ids)
-
-    def forward(self, tokens: "Tensor", encoder: "nn.Module | None" = None) -> "Tensor":
-        """The embedding, float32 (LENGTH,), of length one, for the numbers of parts of words, int64 (length,); `encoder` is another
-        one than the model's own."""
+    def forward(self, tokens: "Tensor") -> "Tensor":
         from torch.nn.functional import normalize
 
-        return normalize((encoder or self.encoder)(self.inputs(tokens)[None])[0].mean(dim=0), dim=0)
-
-    def embed(self, text: str) -> np.ndarray:
-        """The embedding of a text, float32 (LENGTH,), of length one."""
-        import torch
-
-        with torch.inference_mode():
-            embedding: np.ndarray = self.forward(torch.tensor(self.tokens(text))).numpy()
-            return embedding
+        return normalize(self.encoder(self.inputs(tokens)[None])[0].mean(dim=0), dim=0)
 
 
 @lru_cache(maxsize=1)

@@ -59,7 +59,7 @@ class Model:
         detections
     classes : of the detectors
     words : the model of the posters' text; None if not used
-    text : the sentence model, fine-tuned; None if not used
+    text : a small sentence model, fine-tuned; None if not used
     objects : the model of the posters' objects; None if not used
     fusion : combines networks, probe, words, text and objects
     flip : whether to average the logits of the poster and its mirror image (test-time augmentation)

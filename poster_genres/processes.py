@@ -53,7 +53,7 @@ def process_group(device: torch.device) -> Iterator[None]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # The others wait while rank 0 fine-tunes the sentence model, which torch's ten or thirty minutes may be too few for.
+    # The others wait while rank 0 fine-tunes a sentence model, which torch's ten or thirty minutes may be too few for.
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=1))
     try:
         yield

