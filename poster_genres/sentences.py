@@ -69,7 +69,7 @@ def model_folder() -> Path:
                 with whole_folder(folder) as temporary:
                     download(temporary)
     except OSError as error:
-        raise InputError(f"{folder}: {error.strerror}; TORCH_HOME names another folder for pretrained weights") from None
+        raise InputError(f"{folder}: {error.strerror}; set TORCH_HOME to a folder that can be written") from None
     return folder
 
 
@@ -88,7 +88,10 @@ def download(folder: Path) -> None:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 reason = next(iter(done.stderr.strip().splitlines()[-1:]), "pip says nothing").removeprefix("ERROR: ")
-                raise InputError(f"detectors: what words mean needs a model that could not be downloaded: {reason}")
+                raise InputError(
+                    f"detectors: what words mean needs a model that pip cannot download: {reason}; "
+                    "without internet see docs/many-machines.md"
+                )
             bar.update()
         # What cannot be unpacked is not there then.
         with suppress(EOFError, KeyError, StopIteration, zipfile.BadZipFile, zlib.error):

