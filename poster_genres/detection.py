@@ -14,7 +14,6 @@ from functools import lru_cache, partial
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,8 +30,6 @@ from poster_genres.posters import Unreadable, upright
 CHUNK = 16
 # Minimum width and height to which a large JPEG may be downscaled while decoding: twice the input size of most detectors.
 MIN_SIZE = (960, 1440)
-# Held while the sentence model is loaded, so that two threads do not both load it.
-LOADING = Lock()
 
 
 class Detector(Protocol):
@@ -118,12 +115,9 @@ def embed_chunk(texts: list[bytes]) -> list[dict[str, str]]:
     """The embedding of each text in UTF-8, as JSON can hold it; by one core, as others embed other texts meanwhile."""
     import torch
 
-    from poster_genres.sentences import embed, sentence_model
+    from poster_genres.mpnet import embed
 
     torch.set_num_threads(1)
-    if any(text.strip() for text in texts):
-        with LOADING:
-            sentence_model()
     return [embedding_value(embed(text.decode())) for text in texts]
 
 
@@ -134,9 +128,10 @@ def embedding_value(embedding: np.ndarray) -> dict[str, str]:
 
 def sentences_stored_under() -> str:
     """The key of sentence embeddings in the store."""
-    from poster_genres import sentences
+    from poster_genres import mpnet, sentences
 
-    return f"sentence, {hashlib.sha256(Path(str(sentences.__file__)).read_bytes()).hexdigest()[:16]}"
+    code = b"".join(Path(str(module.__file__)).read_bytes() for module in (mpnet, sentences))
+    return f"sentence, {hashlib.sha256(code).hexdigest()[:16]}"
 
 
 def embed_all(texts: Iterable[str], store: Store | None = None, dask_scheduler: str | None = None) -> Iterator[np.ndarray]:
@@ -147,8 +142,15 @@ def embed_all(texts: Iterable[str], store: Store | None = None, dask_scheduler: 
     store : has the embeddings of earlier runs, which are not made again, and gets the new ones
     dask_scheduler : see `spread`
     """
+    from poster_genres.mpnet import mpnet
+
+    def load(chunk: list[bytes]) -> None:
+        # Here, and not by all cores at once, as it may have to be downloaded; on a cluster by each worker.
+        if dask_scheduler is None and any(text.strip() for text in chunk):
+            mpnet()
+
     key = sentences_stored_under()
-    for found in find(embed_chunk, ([text.encode()] for text in texts), store, key, dask_scheduler):
+    for found in find(embed_chunk, ([text.encode()] for text in texts), store, key, dask_scheduler, prepare=load):
         yield np.frombuffer(base64.b64decode(found["float32"]), np.float32)
 
 

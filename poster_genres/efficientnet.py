@@ -2,7 +2,7 @@
 
 The networks are those of https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite, which are EfficientNet
 (Tan and Le 2019, arXiv:1905.11946) without squeeze-and-excitation and with ReLU6. The weights come from pip packages, so that
-training downloads nothing and everybody has the same bytes.
+none is downloaded later and everybody has the same bytes.
 
 According to efficientnet_lite_builder.py there and preprocessing.py beside its folder, they were trained on RGB in [0, 255], minus
 MEAN, divided by DEVIATION (other EfficientNets use ImageNet's own), resized by bicubic interpolation. Their authors evaluate on

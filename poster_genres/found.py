@@ -78,6 +78,7 @@ def find(
     key: str,
     dask_scheduler: str | None = None,
     cores: int | None = None,
+    prepare: Callable[[list[bytes]], None] = lambda items: None,
 ) -> Iterator[Any]:
     """What `function` makes of each item of each chunk, in their order; only of those that are not in the store, to which they are
     added.
@@ -87,6 +88,7 @@ def find(
     function : gives for each item of a chunk what JSON can hold; text says why there is nothing, and is not stored
     key : under which the store has the results of this function
     dask_scheduler, cores : see `spread`
+    prepare : is called with the items of a chunk that are not in the store, before they are handed out
     """
     # Of each chunk on its way, the items' digests and what is known of them.
     looked_up: deque[tuple[list[str], list[Any]]] = deque()
@@ -96,7 +98,9 @@ def find(
             digests = [] if store is None else [hashlib.sha256(item).hexdigest() for item in chunk]
             known = [None] * len(chunk) if store is None else [store.get(digest, key) for digest in digests]
             looked_up.append((digests, known))
-            yield [item for item, value in zip(chunk, known, strict=True) if value is None]
+            items = [item for item, value in zip(chunk, known, strict=True) if value is None]
+            prepare(items)
+            yield items
 
     for results in spread(function, unknown(), dask_scheduler, cores):
         digests, known = looked_up.popleft()

@@ -428,10 +428,10 @@ def restore(path: Path, checkpoint: dict[str, Any], device: torch.device) -> Mod
     probe = None if parts["probe"] is None else load_network(parts["probe"])
     share_blocks([*networks, *([probe] if probe else [])])
     words = parts["words"]
-    if isinstance(words, dict):
+    if words is not None and not isinstance(words, Words):
         words = Words.load(words)
     objects = parts["objects"]
-    if isinstance(objects, dict):
+    if objects is not None and not isinstance(objects, ObjectModel):
         objects = ObjectModel.load(objects)
     state = parts["fusion"]
     fusion = Fusion(state["parts"], state["matrices"].numpy(), state["intercepts"].numpy())

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from poster_genres.mini_lm import LENGTH, MiniLM, mini_lm
+from poster_genres.mini_lm import LENGTH, mini_lm
 from poster_genres.object_model import ObjectModel
 from poster_genres.objects import MEASURES, PosterDetections, object_vectors, text_of
 from poster_genres.words import Words
@@ -55,11 +55,8 @@ class OldWords(Words):
 
     sentence_length = LENGTH
 
-    def sentence_model(self) -> MiniLM:
-        return mini_lm()
-
     def sentences(self, contents: list[PosterDetections]) -> np.ndarray:
-        texts, model = [text_of(content.objects) for content in contents], self.sentence_model()
+        texts, model = [text_of(content.objects) for content in contents], mini_lm()
         return np.stack([model.embed(text) if text.strip() else np.zeros(LENGTH, np.float32) for text in texts])
 
 

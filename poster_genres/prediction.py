@@ -17,7 +17,9 @@ from poster_genres.detection import check_detectors, detect, embed_all
 from poster_genres.errors import InputError
 from poster_genres.found import Store
 from poster_genres.model import load_model, predict_probabilities
-from poster_genres.objects import Detection, PosterDetections, text_of
+from poster_genres.mpnet import mpnet
+from poster_genres.objects import SENTENCE_LENGTH, Detection, PosterDetections, text_of
+from poster_genres.old_model import OldWords
 from poster_genres.parameters import SAMPLE
 from poster_genres.posters import Unreadable, decode
 from poster_genres.spread import spread
@@ -50,7 +52,7 @@ class Prediction:
 
 
 def choose_model(named: Path | None) -> Path:
-    """The model to use: the one that is named, else the project's own, else the one that comes along. Says which, unless named.
+    """The model to use: the one that is named, else the project's own, else the bundled one. Says which, unless named.
 
     `models:/…` names one in MLflow's registry. Raises InputError where it is not there.
     """
@@ -139,7 +141,19 @@ class Predictor:
         objects, copy = tee(
             [detection for part in parts if not isinstance(part, str) for detection in part] for parts in zip(*found, strict=True)
         )
+        if not self.embeds:
+            return (PosterDetections(one, np.zeros(SENTENCE_LENGTH, np.float32)) for one in objects)
         return map(PosterDetections, objects, embed_all(map(text_of, copy), self.store, self.dask_scheduler))
+
+    @property
+    def embeds(self) -> bool:
+        """Whether the model uses what `mpnet` makes of words."""
+        return self.model.words is not None and not isinstance(self.model.words, OldWords)
+
+    def prepare(self) -> None:
+        """Load, and at first download, what would otherwise be loaded at the first poster with words. Raises InputError."""
+        if self.embeds:
+            mpnet()
 
     def _predict_batch(self, batch: list[tuple[bytes, PosterDetections | None]]) -> list[Prediction | str]:
         """Predict posters, each given by its file's content and what is on it; by one core, as others have other posters."""

@@ -33,6 +33,7 @@ class PosterModel(PythonModel):
 
     def load_context(self, context: Any) -> None:
         self.predictor = Predictor(Path(context.artifacts["model"]), choose_device())
+        self.predictor.prepare()
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         posters = list(model_input["poster"])

@@ -1,8 +1,8 @@
 """Fine-tuning a sentence model on the text of posters."""
 
 import copy
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from poster_genres.sentences import SentenceModel
 from poster_genres.words import MEANING_C, fit_meaning, quantise
 
 # Chosen by cross-validation over 3,000 posters; docs/results.md has what else was tried. More epochs overfit, the less so the more
-# lines and parts of words are left out, at random, each time that a poster is seen.
+# lines and tokens are left out, at random, each time that a poster is seen.
 EPOCHS = 4
 BATCH_SIZE = 32
 DROPPED_LINES = 0.4
@@ -30,6 +30,7 @@ HEAD_LEARNING_RATE = 0.001
 MAX_NORM = 1.0  # of the gradient
 PARTS_AT_ONCE = 1024  # of words, filled up to the longest text: on a CPU as fast as more, in less memory
 HEAD = ("weights", "offset")
+_MERGING = Lock()
 
 
 @dataclass
@@ -47,14 +48,22 @@ class TextNetwork:
     changes: dict[str, tuple[np.ndarray, np.ndarray] | np.ndarray]
     weights: np.ndarray
     offset: np.ndarray
+    _encoder: nn.TransformerEncoder | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def genres(self) -> int:
         return len(self.offset)
 
-    @cached_property
+    @property
     def encoder(self) -> nn.TransformerEncoder:
-        """The fine-tuned layers, in evaluation mode. Raises InputError where MiniLM is not installed."""
+        """The fine-tuned layers, in evaluation mode; made once. Raises InputError where MiniLM is not installed."""
+        # Threads that predict ask at the same time.
+        with _MERGING:
+            if self._encoder is None:
+                self._encoder = self._merge()
+            return self._encoder
+
+    def _merge(self) -> nn.TransformerEncoder:
         encoder = copy.deepcopy(mini_lm().encoder)
         state = encoder.state_dict()
         for name, change in self.changes.items():
@@ -109,14 +118,14 @@ class TextNetwork:
 
 @dataclass(frozen=True)
 class Lines:
-    """A poster's text as numbers of parts of words: those of each line, int64 (length,), and what is before and after a text."""
+    """A poster's text as numbers of tokens: those of each line, int64 (length,), and what is before and after a text."""
 
     tokens: list[np.ndarray]
     first: int
     last: int
 
     def sample(self, random: np.random.Generator) -> list[int]:
-        """The text without random lines and parts of words; with all lines where none would be left."""
+        """The text without random lines and tokens; with all lines where none would be left."""
         parts = [line[random.random(len(line)) >= DROPPED_TOKENS] for line in self.tokens]
         kept = [part for part in parts if random.random() >= DROPPED_LINES] or parts
         return [self.first, *np.concatenate(kept)[: MAX_TOKENS - 2].tolist(), self.last]
@@ -132,7 +141,7 @@ def lines_of(content: PosterDetections) -> Lines:
 
 
 def embed_batch(encoder: nn.Module, texts: list[list[int]], device: torch.device) -> Tensor:
-    """The embeddings of texts, given as numbers of parts of words: float32 (texts, `mini_lm.LENGTH`), of length one."""
+    """The embeddings of texts, given as numbers of tokens: float32 (texts, `mini_lm.LENGTH`), of length one."""
     tokens = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.int64)
     present = torch.zeros(tokens.shape, dtype=torch.bool)
     for row, text in enumerate(texts):

@@ -11,8 +11,6 @@ from poster_genres.objects import SENTENCE_LENGTH, PosterDetections, text_of
 if TYPE_CHECKING:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    from poster_genres.sentences import SentenceModel
-
 # Inverse regularisation strengths, scikit-learn's C. With LETTERS_C = 10, text alone scores as well on validation, but is
 # overconfident when combined with the image.
 LETTERS_C = 3.0
@@ -61,12 +59,6 @@ class Words:
         vectorizer = new_vectorizer(vocabulary={ngram: i for i, ngram in enumerate(self.vocabulary)})
         vectorizer.idf_ = self.frequencies
         return vectorizer
-
-    def sentence_model(self) -> "SentenceModel":
-        """What `sentences` come from. Raises InputError where it is not installed."""
-        from poster_genres.sentences import sentence_model
-
-        return sentence_model()
 
     def sentences(self, contents: list[PosterDetections]) -> np.ndarray:
         """The sentence embedding of each poster's text, float32 (posters, `sentence_length`); zeros without text."""

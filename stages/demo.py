@@ -71,6 +71,7 @@ def main() -> None:
     # One poster's steps are too small to be shared out: waiting for other threads takes longer, on a busy machine many times.
     torch.set_num_threads(1)
     predictor = Predictor(choose_model(arguments.model), device)
+    predictor.prepare()
     hosts = LOOPBACK if arguments.host in LOOPBACK else None
     app = application(predictor, test_poster if Path("data/movies.csv").is_file() else None, hosts)
     # More requests than these wait for nothing: each may hold a poster in memory.

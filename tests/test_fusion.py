@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.special import expit
+from scipy.special import expit, logit
 
-from poster_genres import fusion, scores
+from poster_genres import fusion, scores, sentences
 from poster_genres.errors import InputError
 from poster_genres.evaluation import calibration_error
 from poster_genres.fusion import (
@@ -23,13 +23,15 @@ from poster_genres.fusion import (
     weighted_sum,
 )
 from poster_genres.logistic import fit_logistic
-from poster_genres.mini_lm import LENGTH, mini_lm
+from poster_genres.mini_lm import LENGTH, MiniLM, mini_lm
 from poster_genres.model import Model, load_model, predict_logits, save_model, seal
 from poster_genres.network import find_architecture
 from poster_genres.object_model import LEAST, ObjectModel, count_classes, fit_objects
 from poster_genres.objects import MEASURES, SENTENCE_LENGTH, Detection, PosterDetections, object_vectors, text_of
 from poster_genres.old_model import ObjectStream, OldWords
+from poster_genres.prediction import Prediction, Predictor
 from poster_genres.words import fit_words
+from tests.conftest import jpeg
 
 CPU = torch.device("cpu")
 GENRES = 6
@@ -335,7 +337,7 @@ def old_words(model: Model) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("version", [6, 7, 8])
-def test_models_of_versions_6_to_8_predict_as_they_did(tmp_path: Path, version: int) -> None:
+def test_models_of_versions_6_to_8_predict_as_they_did(tmp_path: Path, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, detected = old_two_stream_model()
     model.fusion = equal_weights(["networks", "letters", "meaning", "objects"], 3)
     save_model(model, tmp_path / "now.pt")
@@ -353,6 +355,15 @@ def test_models_of_versions_6_to_8_predict_as_they_did(tmp_path: Path, version: 
     posters = np.random.default_rng(0).integers(0, 256, (60, 40, 32, 3), dtype=np.uint8)
     expected = predict_logits(model, posters, CPU, detected=detected)
     assert np.array_equal(predict_logits(load_model(tmp_path / "model.pt", CPU), posters, CPU, detected=detected), expected)
+    # They need no larger sentence model.
+    monkeypatch.setattr(sentences, "LOADED", {MiniLM: mini_lm()})
+    predictor = Predictor(tmp_path / "model.pt", CPU, given=True)
+    predictor.prepare()
+    (prediction,) = predictor.predict([jpeg((9, 9, 9))], [detected[1].objects])
+    assert isinstance(prediction, Prediction)
+    expected = predict_logits(model, prediction.pixels[None], CPU, detected=[detected[1]])
+    np.testing.assert_allclose(logit(prediction.probabilities), expected[0], atol=1e-4)
+    assert list(sentences.LOADED) == [MiniLM]
 
 
 def test_pretrained_weights_are_named_and_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

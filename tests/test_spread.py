@@ -29,8 +29,8 @@ from poster_genres.detection import embed_all, open_store, restore
 from poster_genres.errors import InputError
 from poster_genres.found import Store
 from poster_genres.movies import read_movies
+from poster_genres.mpnet import embed
 from poster_genres.objects import Detection, read_detections, text_of
-from poster_genres.sentences import embed
 from poster_genres.spread import AHEAD, spread
 from tests.conftest import ROOT, environment, forget, jpeg, run, set_parameters, stage, wait_until
 
@@ -323,18 +323,21 @@ def test_a_dask_cluster_finds_the_same_words_though_a_worker_is_killed(
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == local
 
     # `predict` of many posters asks the cluster too, which has one worker left.
-    for name in ("cache", "train"):
-        stage(name, cwd=project)
+    some = project / "some"
+    some.mkdir()
+    for path in sorted((project / "data" / "posters").glob("*.jpg"))[:24]:
+        path.rename(some / path.name)
+    predict = ("predict", "some", "--model", ROOT / "models" / "real_posters.pt")
     forget(project)
-    stage("predict", "data/posters", "--csv", "cluster.csv", cwd=project)
+    stage(*predict, "--csv", "cluster.csv", cwd=project)
     workers[1].kill()
     set_parameters(project, dask_scheduler=None)
     forget(project)
-    stage("predict", "data/posters", "--csv", "local.csv", cwd=project)
+    stage(*predict, "--csv", "local.csv", cwd=project)
     assert (project / "cluster.csv").read_bytes() == (project / "local.csv").read_bytes()
     forget(project)
     set_parameters(project, dask_scheduler="tcp://127.0.0.1:9")
-    refused = stage("predict", "data/posters", cwd=project, fails=True).stderr.splitlines()[-1]
+    refused = stage(*predict, cwd=project, fails=True).stderr.splitlines()[-1]
     assert refused == "error: params.yaml: dask_scheduler: no scheduler answers at tcp://127.0.0.1:9"
 
 

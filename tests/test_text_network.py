@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.special import expit
 
-from poster_genres import scores
+from poster_genres import scores, sentences
 from poster_genres.explanations import logits_by_object
 from poster_genres.fusion import equal_weights, fit_fusion, fit_stack
 from poster_genres.mini_lm import MAX_TOKENS, mini_lm
@@ -80,7 +80,7 @@ def test_the_same_seed_gives_the_same_network_whatever_else_is_random(tuned: Any
     network, _, contents, labels = tuned
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    mini_lm.cache_clear()
+    sentences.LOADED.clear()
     again, _ = fine_tune(contents, labels, 1e-4, 0, CPU)
     assert torch.equal(torch.get_rng_state(), state)
     np.testing.assert_array_equal(again.logits(contents), network.logits(contents))
