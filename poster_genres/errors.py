@@ -83,3 +83,21 @@ def run(main: Callable[[], None]) -> NoReturn:
     # Skips the last garbage collection, which takes up to a second.
     gc.freeze()
     sys.exit(0)
+
+
+def run_stage(main: Callable[[], None]) -> NoReturn:
+    """`run` for a stage of dvc.yaml, which takes no options but --help, that prints what its module says of itself."""
+
+    def checked() -> None:
+        options = sys.argv[1:]
+        if options in (["-h"], ["--help"]):
+            print((sys.modules["__main__"].__doc__ or "").strip())
+        elif options:
+            name = Path(sys.argv[0]).stem
+            raise InputError(
+                f"{' '.join(options)}: stages.{name} takes no options; set values in params.yaml, or by dvc exp run -S KEY=VALUE"
+            )
+        else:
+            main()
+
+    run(checked)

@@ -1,7 +1,7 @@
 """Detect the objects and lettering on each poster, for two_stream/… architectures.
 
 In: data/movies.csv and the posters of `dataset`, or its detections.csv, which replaces all detectors. Out, in data/detections:
-objects.csv, one row per object; sentences.npy, an embedding of the words on each movie's poster, float32 (movies, 384);
+objects.csv, one row per object; sentences.npy, an embedding of the words on each movie's poster, float32 (movies, 768);
 detectors.json, with the detectors' versions, their classes and the movies' IDs. Also out: data/sources.json, from which posters and
 detectors they come; and metrics/detect.json. For other architectures these are empty. Detections are also stored in .dvc/tmp, from
 where an interrupted run resumes; what another clone found and DVC's remote has is not looked for again.
@@ -199,4 +199,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    errors.run_stage(main)

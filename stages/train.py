@@ -97,7 +97,7 @@ def new_model(
 def print_detections(model: Model, contents: list[PosterDetections]) -> None:
     """Print which words and classes of objects the model uses, and which classes are on too few training posters."""
     if model.words is not None:
-        print(f"words: {len(model.words.vocabulary):,} parts of words", flush=True)
+        print(f"words: {len(model.words.vocabulary):,} character n-grams", flush=True)
     counts = count_classes(contents, [label for label in model.classes if label != "lettering"])
     rare = {label: posters for label, posters in counts.items() if posters < LEAST}
     if model.objects is not None:
@@ -324,4 +324,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    errors.run_stage(main)

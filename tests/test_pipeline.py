@@ -20,6 +20,7 @@ import pytest
 import torch
 import yaml
 
+import stages.join
 import stages.resolve
 from poster_genres import errors
 from poster_genres.architectures import NETWORKS, names
@@ -211,6 +212,15 @@ def test_an_unknown_key_is_refused(repository: Path) -> None:
     assert "epoch" in run("dvc", "exp", "run", "-S", "epoch=2", cwd=repository, fails=True).stderr
 
 
+def test_a_stage_tells_what_it_does_and_takes_no_options(project: Path) -> None:
+    told = stage("join", "--help", cwd=project).stdout
+    assert told.strip() == (stages.join.__doc__ or "").strip()
+    refused = stage("join", "--limit", "5", cwd=project, fails=True).stderr
+    advice = "set values in params.yaml, or by dvc exp run -S KEY=VALUE"
+    assert refused == f"error: --limit 5: stages.join takes no options; {advice}\n"
+    assert not (project / "data" / "movies.csv").exists()
+
+
 @pytest.fixture
 def archives(tmp_path: Path) -> Iterator[str]:
     """The address of a local server with two archives like those that the data set's authors ship."""
@@ -372,7 +382,7 @@ EDITED = {
     "detect": """
         stages/detect.py poster_genres/hugging_face.py
     """,
-    "detect evaluate": "poster_genres/detection.py poster_genres/found.py",
+    "detect evaluate": "poster_genres/detection.py poster_genres/downloads.py poster_genres/found.py poster_genres/mpnet.py",
     "detect train evaluate": "poster_genres/devices.py poster_genres/objects.py poster_genres/sentences.py",
     "sample": "stages/sample.py",
     "join": """
