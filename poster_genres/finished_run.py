@@ -263,7 +263,8 @@ def log_examples(model: Model, posters: CachedPosters, movies: pd.DataFrame, con
 
 def log_model(description: dict[str, Any]) -> str:
     """Log the model with signature and example, for `mlflow.pyfunc.load_model` and `mlflow models serve`; returns its ID."""
-    import mlflow
+    import mlflow.pyfunc
+    from mlflow.models import Model as MlflowModel
     from mlflow.models.signature import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import AnyType, Array, Map
@@ -280,8 +281,12 @@ def log_model(description: dict[str, Any]) -> str:
         ]
     )
     code = Path(__file__).parent
-    logged = mlflow.pyfunc.log_model(
+    # `pyfunc.log_model` would also load the model and predict the example, which takes as long as all else here.
+    logged = MlflowModel.log(
         name="model",
+        artifact_path=None,
+        flavor=mlflow.pyfunc,
+        validate_serving_input=False,
         python_model=str(code / "served_model.py"),
         artifacts={"model": str(MODEL)},
         code_paths=[str(code)],
