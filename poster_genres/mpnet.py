@@ -38,9 +38,9 @@ SHA256 = {
 LAYERS, HEADS = 12, 12
 EPSILON = 1e-5
 MAX_TOKENS = 384
-# The rest as transformers has it, in models/mpnet/modeling_mpnet.py. The first part of a word is at this place:
+# The rest as transformers has it, in models/mpnet/modeling_mpnet.py. The first token is at this place:
 FIRST_PLACE = 2
-# Attention depends on how far one part of a word is from another. Forwards and backwards there are so many buckets of distances:
+# Attention depends on how far one token is from another. Forwards and backwards there are so many buckets of distances:
 # one for each below NEAR, wider ones up to FAR, and all from there on in the last.
 BUCKETS, NEAR, FAR = 16, 8, 128
 
@@ -60,7 +60,7 @@ class MPNet(SentenceModel):
         folder = model_folder()
         # Mapped into memory, which processes share.
         super().__init__((folder / "tokenizer.json").read_bytes(), load_file(folder / "model.safetensors"), MAX_TOKENS)
-        # What attention adds for the distance of each part of a word from each other one, float32 (HEADS, MAX_TOKENS, MAX_TOKENS).
+        # What attention adds for the distance of each token from each other one, float32 (HEADS, MAX_TOKENS, MAX_TOKENS).
         places = torch.arange(MAX_TOKENS)
         buckets = distance_buckets(places[None] - places[:, None])
         self.bias = self.weights["encoder.relative_attention_bias.weight"][buckets].permute(2, 0, 1).contiguous()
@@ -90,7 +90,7 @@ class MPNet(SentenceModel):
 
 
 def distance_buckets(distances: "Tensor") -> "Tensor":
-    """The rows of the model's biases for distances from one part of a word to another, int64 of any shape, of the same shape."""
+    """The rows of the model's biases for distances from one token to another, int64 of any shape, of the same shape."""
     import torch
 
     far = distances.abs()
