@@ -12,6 +12,7 @@ import os
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -281,11 +282,16 @@ def log_model(description: dict[str, Any]) -> str:
         ]
     )
     code = Path(__file__).parent
-    # `pyfunc.log_model` would also load the model and predict the example, which takes as long as all else here.
+
+    def save_model(validate_serving_input: bool, **what: Any) -> None:
+        mlflow.pyfunc.save_model(**what)
+
+    # As `pyfunc.log_model`, which would also load the model and predict the example: that takes longer than all else here, and
+    # `pyfunc.save_model` does not know what turns it off.
     logged = MlflowModel.log(
         name="model",
         artifact_path=None,
-        flavor=mlflow.pyfunc,
+        flavor=SimpleNamespace(__name__="mlflow.pyfunc", save_model=save_model),
         validate_serving_input=False,
         python_model=str(code / "served_model.py"),
         artifacts={"model": str(MODEL)},
