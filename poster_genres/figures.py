@@ -103,31 +103,27 @@ def _legend(figure: Figure, axes: Axes) -> None:
 
 
 def draw_curves(history: pd.DataFrame, prior: dict[str, float]) -> Figure:
-    """Validation scores by epoch, beside the prior's, and the loss that training lowers, from metrics/history.csv.
-
-    Training and validation are not in one panel: the loss in training is of augmented posters and of the networks alone.
+    """The model's scores by epoch on training and validation posters, beside the prior's, from metrics/history.csv.
 
     Parameters
     ----------
     history : the table
     prior : its loss and macro_average_precision on validation posters
     """
-    trained = history[history["epoch"] > 0]  # epoch 0, the linear probe, is fitted to posters that are not augmented
-    names = {"macro_average_precision": "Validation: macro average precision", "loss": "Validation: cross-entropy (low is good)"}
-    figure = Figure(figsize=(WIDTH, 6.3), layout="constrained")
-    panels = figure.subplots(3, 1, sharex=True)
+    names = {"macro_average_precision": "Macro average precision", "loss": "Cross-entropy (low is good)"}
+    figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
+    panels = figure.subplots(2, 1, sharex=True)
     style: dict[str, Any] = {"marker": "o" if len(history) < 20 else "", "markersize": 3.5}  # a single epoch draws no line
     kept = history["validation_loss"].argmin()
-    for axes, (score, title) in zip(panels, names.items(), strict=False):
+    for axes, (score, title) in zip(panels, names.items(), strict=True):
         values = history[f"validation_{score}"]
-        axes.plot(history["epoch"], values, color=MODEL, label="model", **style)
-        axes.axhline(prior[score], color=QUIET, linestyle="--", label="prior")
+        axes.plot(history["epoch"], values, color=MODEL, label="validation", **style)
+        axes.plot(history["epoch"], history[f"train_{score}"], color=SECOND, label="training", **style)
+        axes.axhline(prior[score], color=QUIET, linestyle="--", label="prior, on validation")
         circle = {"markerfacecolor": PAGE, "markeredgecolor": MODEL, "markeredgewidth": 1.5, "linestyle": "", "label": "epoch kept"}
         axes.plot(history["epoch"].iloc[kept], values.iloc[kept], "o", markersize=7, **circle)
-        _plain(axes, title, "")
-    panels[2].plot(trained["epoch"], trained["train_loss"], color=SECOND, **style)
-    _plain(panels[2], "Training: cross-entropy (networks alone)", "epoch")
-    panels[2].xaxis.get_major_locator().set_params(integer=True)
+        _plain(axes, title, "epoch" if axes is panels[-1] else "")
+    panels[-1].xaxis.get_major_locator().set_params(integer=True)
     _legend(figure, panels[0])
     return figure
 

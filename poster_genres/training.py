@@ -33,9 +33,9 @@ from poster_genres.text_network import TextNetwork, fine_tune
 
 # L2 penalties that are tried for the linear probe, until the validation loss rises; the one with the lowest is kept.
 DECAYS = (2.0, 1.0, 0.5, 0.3, 0.1)
-# The most training posters, about, that an epoch's running scores are over: ranking all of a large data set takes more memory than
-# training.
-SCORED = 20_000
+# How many training posters, at most, an epoch is scored on beside the validation posters: more take longer than what they tell is
+# worth, as they are predicted for this alone.
+SCORED = 300
 # The share of the other parts' probabilities, out of fold, in the targets of fine-tuning; the rest are labels. That is knowledge
 # distillation (Hinton et al. 2015, arXiv:1503.02531), from a teacher that knows the words too; docs/results.md has what it brings.
 DISTILLATION = 0.5
@@ -134,6 +134,8 @@ class Training:
         self.targets = labels
         self.inputs = Inputs(model, posters, device, recipe.frozen_blocks)
         self.train_rows, self.validation_rows, self.test_rows = (np.flatnonzero(splits == split) for split in SPLITS)
+        # Which of the training posters the history's scores are over: the same at each epoch, evenly spaced.
+        self.scored = np.linspace(0, len(self.train_rows) - 1, min(SCORED, len(self.train_rows))).astype(int)
         self.history: list[dict[str, Any]] = []
         # The best epoch's weights, empty where the probe alone is best, and logits, float32 (validation posters, genres).
         self.best: list[dict[str, Tensor]] = []
@@ -211,12 +213,11 @@ class Training:
             logits[predicted] = seen["train"][predicted] @ weight.T + bias
         self.train_evidence["probe"] = logits.numpy()
         self.use_probe(probe, (seen["validation"] @ best_weight.T + best_bias).numpy())
-        train_logits = self.fusion(self.evidence).logits(self.train_evidence | self.text_of_train)
         seconds = time.perf_counter() - start
         self.history.append(
             {
                 "epoch": 0,
-                **score_epoch("train", self.labels[self.train_rows], train_logits, self.columns),
+                **self._score_train(self.fusion(self.evidence), {}),
                 **self._score_validation(self.evidence),
                 "learning_rate": 0.0,
                 "seconds": seconds,
@@ -242,18 +243,30 @@ class Training:
             self.targets = self.labels.copy()
             self.targets[self.train_rows] += DISTILLATION * (probabilities - self.labels[self.train_rows])
 
-    def _validation_logits(self, networks: list[Network]) -> np.ndarray:
-        """The mean of the networks' logits, float32 (validation posters, genres)."""
-        rows = processes.shard(self.validation_rows)
+    def _logits(self, networks: list[Network], rows: np.ndarray, name: str) -> np.ndarray:
+        """The mean of the networks' logits for posters, float32 (rows, genres)."""
+        rows = processes.shard(rows)
         logits = np.empty((len(rows), len(self.model.genres)), np.float32)
         for network in networks:
             network.eval()
-        with torch.inference_mode(), autocast(self.device), progress("validation", len(rows), leave=False) as bar:
+        with torch.inference_mode(), autocast(self.device), progress(name, len(rows), leave=False) as bar:
             for few in micro_batches(len(rows), self.device):
                 views = self.inputs.views(rows[few])[: 2 if self.model.flip else 1]
                 logits[few] = average_logits(networks, views)
                 bar.update(len(rows[few]))
         return processes.all_gather_rows(logits)
+
+    def _score_train(self, fusion: Fusion, networks: dict[str, np.ndarray]) -> dict[str, float]:
+        """The scores of the whole model on the training posters of `scored`, as they are: not augmented.
+
+        What it says of them by words and by the probe is out of fold.
+        """
+        others = self.train_evidence | self.text_of_train
+        evidence = networks | {part: logits[self.scored] for part, logits in others.items()}
+        labels = self.labels[self.train_rows[self.scored]]
+        # Of few posters, as in a tiny data set, none may have one of these genres.
+        columns = self.columns[labels[:, self.columns].any(axis=0)]
+        return score_epoch("train", labels, fusion.logits(evidence), columns)
 
     def _score_validation(self, evidence: dict[str, np.ndarray]) -> dict[str, float]:
         """The validation scores of the whole model: stacking weights are fitted in folds, and the scores are out of fold."""
@@ -275,22 +288,18 @@ class Training:
         return networks | self.evidence
 
     def run_epoch(self) -> dict[str, Any]:
-        """Train each network for one epoch and score the model on validation posters: a row of metrics/history.csv."""
+        """Train each network for one epoch and score the model on training and validation posters: a row of metrics/history.csv."""
         epoch = self.epoch + 1
         start = time.perf_counter()
         processes.broadcast_random_state()
         learning_rate = self.learners[0].optimizer.param_groups[0]["lr"]
-        rows, train_logits = self._train_epoch(f"epoch {epoch}/{self.recipe.epochs}")
+        self._train_epoch(f"epoch {epoch}/{self.recipe.epochs}")
         train_seconds = time.perf_counter() - start
-        logits = self._validation_logits(self.model.networks)
+        logits = self._logits(self.model.networks, self.validation_rows, "validation")
         evidence = {"networks": logits} | self.evidence
-        row = self._score_validation(evidence)
-        # The same model on training posters.
-        of_rows = np.searchsorted(self.train_rows, rows)
-        others = self.train_evidence | self.text_of_train
-        train_evidence = {"networks": train_logits} | {part: values[of_rows] for part, values in others.items()}
-        train_logits = self.fusion(evidence).logits(train_evidence)
-        row = score_epoch("train", self.labels[rows], train_logits, self.columns) | row
+        of_validation = self._score_validation(evidence)
+        of_train = {"networks": self._logits(self.model.networks, self.train_rows[self.scored], "training posters")}
+        row = self._score_train(self.fusion(evidence), of_train) | of_validation
         if row["validation_loss"] < self.best_loss():
             self.best = [
                 {key: value.detach().clone() for key, value in network.state_dict().items()} for network in self.model.networks
@@ -320,34 +329,17 @@ class Training:
         losses = [row["validation_loss"] for row in self.history]
         return len(losses) - 1 - losses.index(min(losses))
 
-    def _train_epoch(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Train each network once on all training posters.
-
-        Returns
-        -------
-        Rows, int (n,), and the networks' logits for them, float32 (n, genres): of augmented posters, by the weights at each step.
-        Of more than SCORED posters, only of every second batch, or every third, …
-        """
-        every = math.ceil(len(self.train_rows) * len(self.learners) / SCORED)
-        scored_rows: list[np.ndarray] = []
-        scored_logits: list[Tensor] = []
+    def _train_epoch(self, name: str) -> None:
+        """Train each network once on all training posters."""
         with progress(name, len(self.train_rows) * len(self.learners), leave=False) as bar:
             for learner in self.learners:
                 learner.network.train()
-                for i, batch in enumerate(shuffled_batches(self.train_rows, self.recipe.batch_size)):
-                    batch_logits = self._step(learner, batch)
-                    if i % every == 0:
-                        scored_logits.append(batch_logits)
-                        scored_rows.append(processes.shard(batch))
+                for batch in shuffled_batches(self.train_rows, self.recipe.batch_size):
+                    self._step(learner, batch)
                     bar.update(len(batch))
-        arrays = (np.concatenate(scored_rows), torch.cat(scored_logits).cpu().numpy())
-        rows, logits = (np.concatenate(processes.all_gather(array)) for array in arrays)
-        if not np.isfinite(logits).all():
-            raise diverged()
-        return rows, logits
 
-    def _step(self, learner: Learner, batch: np.ndarray) -> Tensor:
-        """Take a training step on a batch of rows; returns the logits of this process's shard of it.
+    def _step(self, learner: Learner, batch: np.ndarray) -> None:
+        """Take a training step on a batch of rows.
 
         On a CPU gradients are accumulated over micro-batches, which take less memory, unless the network uses statistics of the
         batch.
@@ -357,7 +349,6 @@ class Training:
         transforms = None if transforms is None else processes.shard(transforms)
         accumulate = self.device.type == "cpu" and processes.world_size() == 1 and not uses_batch_statistics(learner.network)
         learner.optimizer.zero_grad()
-        logits = []
         for few in micro_batches(len(rows), self.device) if accumulate else [slice(None)]:
             inputs = self.inputs.augmented(rows[few], None if transforms is None else transforms[few])
             with autocast(self.device):
@@ -366,11 +357,9 @@ class Training:
             # Gradients are averaged over the processes, whose shards may differ by one poster.
             share = len(of_few) * processes.world_size() / len(batch)
             (binary_cross_entropy_with_logits(of_few, targets) * share).backward()
-            logits.append(of_few.detach())
         learner.optimizer.step()
         if learner.scheduler is not None:
             learner.scheduler.step()
-        return torch.cat(logits)
 
     def finish(self) -> None:
         """Give the model's networks the weights of the best epoch; where that is epoch 0, only the probe remains."""

@@ -161,7 +161,6 @@ def write_history(history: list[dict[str, Any]]) -> None:
 def print_epoch(history: list[dict[str, Any]], epochs: int) -> None:
     """Print the last row of metrics/history.csv on one line, with the estimated time for the remaining epochs."""
     row = history[-1]
-    # Its loss is that of training posters as they are, lower than of those that are augmented.
     name, speed = "linear probe", ""
     if row["epoch"] > 0:
         name = f"epoch {row['epoch']:3}/{epochs}"

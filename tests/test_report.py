@@ -75,7 +75,8 @@ def page_with(folder: Path, *posters: dict[str, Any], scores: pd.DataFrame | Non
     confused = confusions([HOSTILE, "Other"], labels, said)
     assert len(confused) == 2
     tables = {"confusions": confused, "decades": decades, "duplicates": near, "words": words}
-    history = pd.DataFrame({"epoch": [0, 1], "train_loss": 0.5, "validation_loss": 0.5, "validation_macro_average_precision": 0.5})
+    history = pd.DataFrame({"epoch": [0, 1], "train_loss": 0.5, "validation_loss": 0.5})
+    history[["train_macro_average_precision", "validation_macro_average_precision"]] = 0.5
     curve = pd.DataFrame({"recall": [0.0, 1.0], "precision": [1.0, 0.5], "probability": [0.1, 0.4], "share": [0.1, 0.5]})
     charts = {
         "curves": figures.draw_curves(history, {"loss": 0.7, "macro_average_precision": 0.1}),

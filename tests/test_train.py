@@ -23,13 +23,14 @@ from poster_genres import processes, training
 from poster_genres.architectures import needs_objects
 from poster_genres.augmentation import augment, crop_windows, random_transforms
 from poster_genres.inputs import Inputs
-from poster_genres.model import Model, image_evidence, load_model
+from poster_genres.model import Model, image_evidence, load_model, predict_logits
 from poster_genres.movies import genres_of, labels_of
 from poster_genres.network import FrozenMaps, find_architecture
 from poster_genres.parameters import TrainParameters, read_parameters, read_recipes
 from poster_genres.processes import QuickDropout
+from poster_genres.scores import binary_cross_entropy
 from poster_genres.tensor_cache import read_cache
-from poster_genres.training import build_optimizer, score_epoch, shuffled_batches
+from poster_genres.training import build_optimizer, shuffled_batches
 from stages.train import new_model, prepare_training
 from tests.conftest import ROOT, run, set_parameters, stage, wait_until
 from tests.test_detect import plant
@@ -87,27 +88,21 @@ def test_it_learns_and_keeps_the_best_epoch(cached: Path) -> None:
     assert scores.loc[("test", "macro_average_precision"), "model"] > scores.loc[("test", "macro_average_precision"), "prior"] + 0.1
 
 
-def test_of_many_training_posters_some_are_scored_and_all_are_learned_from(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_epoch_is_scored_on_some_training_posters_as_they_are(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(cached)
-    parameters = read_parameters().used_by(TrainParameters)
     posters, movies = read_cache(Path("data/cache"))
     labels, splits = labels_of(movies), movies["split"].to_numpy(str)
-    scored: list[int] = []
-
-    def count(split: str, labels: np.ndarray, logits: np.ndarray, columns: np.ndarray) -> dict[str, float]:
-        scored.append(len(labels))
-        return score_epoch(split, labels, logits, columns)
-
-    monkeypatch.setattr(training, "score_epoch", count)
-    rows = []
-    for most in (48, 47):
-        monkeypatch.setattr(training, "SCORED", most)
-        model = new_model(parameters, genres_of(movies), posters.shape, labels[splits == "train"].mean(axis=0), CPU)
-        rows.append(training.Training(model, posters, labels, splits, parameters.recipe, CPU).run_epoch())
-    # Of 48 posters in batches of 16 all; then those of every second batch.
-    assert scored == [12, 48, 12, 32]
-    assert rows[0]["validation_loss"] == rows[1]["validation_loss"]
-    assert rows[0]["train_loss"] != rows[1]["train_loss"]
+    parameters = read_parameters().used_by(TrainParameters)
+    model = new_model(parameters, genres_of(movies), posters.shape, labels[splits == "train"].mean(axis=0), CPU)
+    monkeypatch.setattr(training, "SCORED", 20)
+    learning = training.Training(model, posters, labels, splits, parameters.recipe, CPU)
+    row = learning.run_epoch()
+    rows = learning.train_rows[learning.scored]
+    assert len(set(rows)) == 20 < len(learning.train_rows)
+    # What the model says of these posters, given alone.
+    model.fusion = learning.fusion(learning.best_evidence())
+    logits = predict_logits(model, posters, CPU, rows)
+    assert row["train_loss"] == pytest.approx(binary_cross_entropy(labels[rows], expit(logits)), abs=1e-4)
 
 
 def test_patience_stops_early(cached: Path) -> None:
@@ -251,8 +246,8 @@ def test_a_step_of_micro_batches_is_that_of_the_whole_batch(
         given.clear()
         learner.network.register_forward_pre_hook(lambda _, inputs: given.append(len(getattr(inputs[0], "maps", inputs[0]))))
         torch.manual_seed(1)
-        logits = learning._step(learner, learning.train_rows[:8])
-        steps.append([logits, *(parameter.grad for parameter in learner.network.parameters() if parameter.grad is not None)])
+        learning._step(learner, learning.train_rows[:8])
+        steps.append([parameter.grad for parameter in learner.network.parameters() if parameter.grad is not None])
     assert given == sizes
     for whole, accumulated in zip(*steps, strict=True):
         torch.testing.assert_close(accumulated, whole, rtol=1e-3, atol=1e-5)
