@@ -119,7 +119,7 @@ def draw_curves(history: pd.DataFrame, prior: dict[str, float]) -> Figure:
         values = history[f"validation_{score}"]
         axes.plot(history["epoch"], values, color=MODEL, label="validation", **style)
         axes.plot(history["epoch"], history[f"train_{score}"], color=SECOND, label="training", **style)
-        axes.axhline(prior[score], color=QUIET, linestyle="--", label="prior, on validation")
+        axes.axhline(prior[score], color=QUIET, linestyle="--", label="prior")
         circle = {"markerfacecolor": PAGE, "markeredgecolor": MODEL, "markeredgewidth": 1.5, "linestyle": "", "label": "epoch kept"}
         axes.plot(history["epoch"].iloc[kept], values.iloc[kept], "o", markersize=7, **circle)
         _plain(axes, title, "epoch" if axes is panels[-1] else "")
