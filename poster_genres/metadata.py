@@ -1,7 +1,8 @@
 """Metadata of movies, or of whatever the posters show, in the layouts that people have: which tables and columns say what.
 
 All become a table with one row per row of the files, in their order: `id`, `title`, `year` (text, empty if unknown), `genres`, a
-tuple of names; `known`, whether these are known, as no name may mean that there is none; and `table`, the file.
+tuple of names; `known`, whether these are known, as no name may mean that there is none; `table`, the file; and `given_split`, the
+split that a column says, empty if none does.
 """
 
 import re
@@ -21,6 +22,8 @@ from poster_genres.tables import SUFFIXES, Table, read_table, table_suffix
 from poster_genres.texts import some
 
 AUTO = "auto"
+# Values of `split_by` that name no column.
+HASH, FILES = "hash", "files"
 # Tables in a data set that are not metadata.
 OTHER_TABLES = ("detections.csv",)
 # Names of columns, without regard to case, spaces and signs, in order of precedence.
@@ -78,13 +81,15 @@ class NotMetadata(InputError):
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table say what. `labels` are cells with names or, with `one_hot`, a column per name."""
+    """Which columns of a table say what. `labels` are cells with names or, with `one_hot`, a column per name; `split` is the column
+    that `split_by` names, or one that holds names of splits only, among them train and test."""
 
     id: str
     labels: list[str]
     one_hot: bool
     title: str | None
     year: str | None
+    split: str | None
 
 
 @dataclass(frozen=True)
@@ -96,11 +101,13 @@ class Metadata:
     movies : the table, a row for each row of the files
     source : "csv", "groundtruth", or "csv and groundtruth"
     understood : lines for people: files, columns, form, what was ignored or merged
+    split_column : that of `Columns`
     """
 
     movies: pd.DataFrame
     source: str
     understood: list[str] = field(default_factory=list)
+    split_column: str | None = None
 
 
 def read_metadata(
@@ -111,6 +118,7 @@ def read_metadata(
     id_column: str = AUTO,
     label_columns: str | list[str] = AUTO,
     separator: str = AUTO,
+    split_by: str = HASH,
 ) -> Metadata:
     """Read a data set's metadata.
 
@@ -124,6 +132,7 @@ def read_metadata(
     choice : "auto"; "csv" or "groundtruth" to leave the other out; or the names of the files to read
     id_column, label_columns : their names, or "auto"
     separator : what stands between names in a cell, "none", or "auto"
+    split_by : HASH, FILES, or the name of a column
 
     Raises
     ------
@@ -138,14 +147,14 @@ def read_metadata(
     chosen: tuple[Table, Columns] | None = None
     if others:
         try:
-            chosen, faults = choose_tables(dataset, others, posters, id_column, label_columns, bool(truths))
+            chosen, faults = choose_tables(dataset, others, posters, id_column, label_columns, split_by, bool(truths))
         except NotMetadata as error:
             raise InputError(f"{error}{left_out}") from None
         ignored += faults
     truth = None
     if truths:
         whole = _together(truths)
-        truth = _rows(whole, find_columns(dataset, whole, posters, AUTO, AUTO), AUTO)[0]
+        truth = _rows(whole, find_columns(dataset, whole, posters, AUTO, AUTO, HASH), AUTO)[0]
     if chosen is None:
         if truth is None:
             wanted = {"csv": "a table", "groundtruth": "groundtruth/*.txt"}.get(
@@ -161,12 +170,13 @@ def read_metadata(
     if ignored:
         understood.append(f"not read: {'; '.join(ignored)}")
     if truth is None:
-        return Metadata(movies, "csv", understood)
+        return Metadata(movies, "csv", understood, columns.split)
     details = truth.drop_duplicates("id").set_index("id")
     for column in ("title", "year"):
         known = movies["id"].map(details[column]).fillna("")
         movies[column] = known.where(known != "", movies[column])
-    return Metadata(movies, "csv and groundtruth", [*understood, f"title and year: {some([n for t in truths for n in t.names])}"])
+    understood.append(f"title and year: {some([name for table in truths for name in table.names])}")
+    return Metadata(movies, "csv and groundtruth", understood, columns.split)
 
 
 def read_tables(dataset: Path, files: list[File], choice: str | list[str]) -> tuple[list[Table], list[str]]:
@@ -207,6 +217,8 @@ def read_tables(dataset: Path, files: list[File], choice: str | list[str]) -> tu
                 single.setdefault(str(PurePosixPath(file.name).parent), []).append((file, table))
             elif table.rows:
                 tables.append(table)
+            else:
+                ignored.append(f"{file.name} (no row below its header)")
     for group in single.values():
         for file, table in group:  # a JSON a movie, as MM-IMDb has them: named by the ID
             if not any(_plain(column) in ID_NAMES for column in table.columns):
@@ -216,7 +228,13 @@ def read_tables(dataset: Path, files: list[File], choice: str | list[str]) -> tu
 
 
 def choose_tables(
-    dataset: Path, tables: list[Table], posters: Posters, id_column: str, label_columns: str | list[str], optional: bool
+    dataset: Path,
+    tables: list[Table],
+    posters: Posters,
+    id_column: str,
+    label_columns: str | list[str],
+    split_by: str,
+    optional: bool,
 ) -> tuple[tuple[Table, Columns] | None, list[str]]:
     """The tables that have IDs and labels, as one, with its columns; and why others are not read.
 
@@ -231,7 +249,7 @@ def choose_tables(
     faults: list[str] = []
     for table in tables:
         try:
-            columns = find_columns(dataset, table, posters, id_column, label_columns)
+            columns = find_columns(dataset, table, posters, id_column, label_columns, split_by)
         except NotMetadata as error:
             faults.append(str(error))
             continue
@@ -239,7 +257,7 @@ def choose_tables(
         usable.setdefault(form, []).append((table, columns))
     if not usable:
         # A column that is named must be somewhere.
-        if optional and (id_column, label_columns) == (AUTO, AUTO):
+        if optional and (id_column, label_columns) == (AUTO, AUTO) and split_by in (HASH, FILES):
             return None, []
         raise NotMetadata("; or ".join(faults[:3]))
     if len(usable) > 1:
@@ -260,8 +278,10 @@ def choose_tables(
     return (whole, columns), [fault.removeprefix(f"{dataset}/") for fault in faults]
 
 
-def find_columns(dataset: Path, table: Table, posters: Posters, id_column: str, label_columns: str | list[str]) -> Columns:
-    """Which columns of a table hold IDs, labels, titles and years: those that are named, or by their names and what they hold.
+def find_columns(
+    dataset: Path, table: Table, posters: Posters, id_column: str, label_columns: str | list[str], split_by: str
+) -> Columns:
+    """Which columns of a table hold IDs, labels, titles, years and splits: those that are named, or by their names and cells.
 
     Raises
     ------
@@ -274,7 +294,8 @@ def find_columns(dataset: Path, table: Table, posters: Posters, id_column: str, 
     if first is not None and not any(_plain(name) in ID_NAMES for name in table.columns):
         raise NotMetadata(f"{where}: begins with {first!r}, which names an image; write a header above it, as id,labels")
     wanted = [] if label_columns == AUTO else [label_columns] if isinstance(label_columns, str) else label_columns
-    for parameter, name in [("id_column", id_column)] * (id_column != AUTO) + [("label_columns", name) for name in wanted]:
+    named = [("id_column", id_column)] * (id_column != AUTO) + [("label_columns", name) for name in wanted]
+    for parameter, name in named + [("split_by", split_by)] * (split_by not in (HASH, FILES)):
         if name not in table.columns:
             raise NotMetadata(f"{where}: has no column {name!r}, as `{parameter}` in params.yaml says; its columns are {names}")
     identifier = id_column if id_column != AUTO else _find_ids(where, table, posters, wanted)
@@ -286,7 +307,8 @@ def find_columns(dataset: Path, table: Table, posters: Posters, id_column: str, 
         next((column for name in usual for column in table.columns if _plain(column) == name and column != identifier), None)
         for usual in (TITLE_NAMES, YEAR_NAMES)
     )
-    rest = [column for column in table.columns if column not in (identifier, title, year)]
+    split = split_by if split_by in table.columns else _find_splits(table)
+    rest = [column for column in table.columns if column not in (identifier, title, year, split)]
     if wanted:
         for name in wanted if len(wanted) > 1 else []:
             _refuse_typo(table, name)
@@ -296,26 +318,26 @@ def find_columns(dataset: Path, table: Table, posters: Posters, id_column: str, 
             raise InputError(
                 f"{where}: `label_columns` hold numbers, as {max(values)!r}; of a column per label, 1 is right, else 0"
             )
-        return Columns(identifier, wanted, one_hot, title, year)
+        return Columns(identifier, wanted, one_hot, title, year, split)
     groups: dict[str, list[str]] = {}
     for column in rest:
         groups.setdefault(_group(column), []).append(column)
     usual = [name for name in GENRE_NAMES if name in groups][:1] or [name for name in LABEL_NAMES if name in groups]
     if len(usual) > 1:  # of labels' names and numbers, the names
-        named = [name for name in usual if not _are_numbers([cell for column in groups[name] for cell in table.columns[column]])]
-        usual = named or usual
+        words = [name for name in usual if not _are_numbers([cell for column in groups[name] for cell in table.columns[column]])]
+        usual = words or usual
     if len(usual) > 1:
         candidates = ", ".join(repr(column) for name in usual for column in groups[name])
         raise InputError(f"{where}: several columns could hold the labels: {candidates}; set `label_columns` to one of them")
     if usual:
-        return Columns(identifier, groups[usual[0]], False, title, year)
+        return Columns(identifier, groups[usual[0]], False, title, year, split)
     flags = [column for column in rest if _plain(column) not in FLAG_NAMES]
     binary = [column for column in flags if _is_binary(table.columns[column], column)]
     binary = [column for column in binary if _prefix(column)] or binary
     if len(binary) > 1:
         for column in flags if not _prefix(binary[0]) else []:
             _refuse_typo(table, column)
-        return Columns(identifier, binary, True, title, year)
+        return Columns(identifier, binary, True, title, year, split)
     raise NotMetadata(
         f"{where}: no column of labels found, nor columns of zeros and ones; its columns are {names}; "
         "name one: -S label_columns=NAME"
@@ -350,6 +372,15 @@ def _find_ids(where: str, table: Table, posters: Posters, labels: list[str]) -> 
     return others[0] if others else known[0] if known else None
 
 
+def _find_splits(table: Table) -> str | None:
+    """The column that holds names of splits only, among them train and test."""
+    for column, cells in table.columns.items():
+        names = {str(cell).strip().casefold() for cell in cells} - {""}
+        if names <= set(SPLIT_NAMES) and {"train", "test"} <= {SPLIT_NAMES[name] for name in names}:
+            return column
+    return None
+
+
 def _same_images(first: list[Any], second: list[Any], posters: Posters) -> bool:
     """Whether the cells of two columns may be the IDs of the same posters, row by row."""
     pairs = [(set(posters.candidates(a)), set(posters.candidates(b))) for a, b in zip(first, second, strict=True)]
@@ -369,7 +400,8 @@ def _rows(table: Table, columns: Columns, separator: str) -> tuple[pd.DataFrame,
     if columns.one_hot:
         genres, known = _read_one_hot(table, columns.labels)
         form = f"{len(columns.labels)} columns of zeros and ones: {some(columns.labels, 30)}"
-        rest = [name for name in table.columns if name not in (columns.id, *columns.labels, columns.title, columns.year)]
+        others = (columns.id, *columns.labels, columns.title, columns.year, columns.split)
+        rest = [name for name in table.columns if name not in others]
         form += f"; not labels: {some(map(repr, rest), 30)}" if rest else ""
         merged: dict[str, str] = {}
         unknown: Counter[str] = Counter()
@@ -395,8 +427,19 @@ def _rows(table: Table, columns: Columns, separator: str) -> tuple[pd.DataFrame,
     titles = [tidy(str(cell)) for cell in table.columns[columns.title]] if columns.title else [""] * len(ids)
     years = list(_years(table.columns[columns.year] if columns.year else [""] * len(ids), titles))
     movies = {"id": ids, "title": titles, "year": years, "genres": pd.Series(genres, dtype=object)}
-    movies |= {"known": known, "table": table.files}
+    movies |= {"known": known, "table": table.files, "given_split": _read_splits(table, columns.split)}
     return pd.DataFrame(movies), lines
+
+
+def _read_splits(table: Table, column: str | None) -> list[str]:
+    """The split that each row says in a column; empty where it says none."""
+    if column is None:
+        return [""] * len(table.rows)
+    names = [str(cell).strip().casefold() for cell in table.columns[column]]
+    if (wrong := next((row for row, name in enumerate(names) if name and name not in SPLIT_NAMES), None)) is not None:
+        said = f"{names[wrong][:60]!r} in column {column!r}, which `split_by` names,"
+        raise InputError(f"{table.where(wrong)}: {said} is none of train, val and test")
+    return [SPLIT_NAMES.get(name, "") for name in names]
 
 
 def _years(cells: list[Any], titles: list[str]) -> Iterator[str]:

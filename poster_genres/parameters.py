@@ -97,7 +97,7 @@ class JoinParameters(Values):
     id_column: Annotated[str, Field(description="the name of a column, or 'auto'")]
     label_columns: Annotated[str | list[str], Field(description="the name of a column, a list of such names, or 'auto'")]
     separator: Annotated[str, Field(min_length=1, description="a text, 'none', or 'auto'")]
-    split_by: Annotated[Literal["hash", "files"], Field(description="hash or files")]
+    split_by: Annotated[str, Field(min_length=1, description="hash, files, or the name of a column")]
     max_poster_megabytes: Annotated[Number, Field(gt=0, description="a number above 0")]
     max_identical_posters: Positive
     limit: Positive

@@ -49,6 +49,9 @@ _OF_A_RECORD = re.compile("id$|file|image|label|tag|genre|path|name|title", re.I
 _OF_AN_IMAGE = re.compile("id$|file|image|path|name", re.IGNORECASE)
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _SPACE = re.compile(r"\s*")
+_ESCAPED = re.compile("[\udc80-\udcff]")
+# A text is UTF-8 if fewer of its signs that are not ASCII are wrong.
+MIXED = 0.1
 
 
 @dataclass
@@ -76,8 +79,8 @@ class Table:
 
 
 def decode(data: bytes, name: str) -> tuple[str, str]:
-    """A file's text, and its encoding: by a byte-order mark, by UTF-16's NULs, UTF-8, Mac Roman by its line ends, or the likeliest
-    of `ENCODINGS`."""
+    """A file's text, and its encoding: by a byte-order mark, by UTF-16's NULs, UTF-8, also with a few wrong bytes, Mac Roman by its
+    line ends, or the likeliest of `ENCODINGS`."""
     marks = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF8: "utf-8-sig"}
     for mark, encoding in (marks | {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}).items():
         if data.startswith(mark):
@@ -85,10 +88,19 @@ def decode(data: bytes, name: str) -> tuple[str, str]:
     if data[:1] and b"\0" in data[:2]:
         encoding = "utf-16-be" if data[0] == 0 else "utf-16-le"
         return _decode(data, encoding, name), encoding
-    try:
-        return data.decode("utf-8"), "utf-8"
-    except UnicodeDecodeError:
-        pass
+    escaped = data.decode("utf-8", "surrogateescape")  # with a surrogate for each byte that is wrong
+    wrong = list(_ESCAPED.finditer(escaped))
+    if not wrong:
+        return escaped, "utf-8"
+    if len(wrong) < MIXED * sum(not sign.isascii() for sign in escaped):  # a few rows of another origin
+        line = escaped.count("\n", 0, wrong[0].start()) + 1
+        about = f"utf-8, but {len(wrong)} byte(s) read as cp1252, the first in line {line}"
+        return _ESCAPED.sub(lambda byte: byte[0].encode("utf-8", "surrogateescape").decode("cp1252", "replace"), escaped), about
+    return _decode_unknown(data)
+
+
+def _decode_unknown(data: bytes) -> tuple[str, str]:
+    """A text that is not UTF-8, and its encoding."""
     if b"\r" in data and b"\n" not in data:  # line ends of Excel's "CSV (Macintosh)"
         return data.decode("mac_roman"), "mac_roman"
     from charset_normalizer import from_bytes

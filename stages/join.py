@@ -19,7 +19,7 @@ from poster_genres.dataset import POSTER_SUFFIXES, File, hash_of, list_files
 from poster_genres.errors import InputError
 from poster_genres.files import write_json
 from poster_genres.matching import Posters
-from poster_genres.metadata import Metadata, read_metadata, split_of_folders, split_of_table
+from poster_genres.metadata import FILES, HASH, Metadata, read_metadata, split_of_folders, split_of_table
 from poster_genres.movies import COLUMNS, SPLITS, choose_validation, genres_of, in_test, labels_of, write_movies
 from poster_genres.parameters import JoinParameters, read_parameters
 from poster_genres.texts import some
@@ -61,6 +61,7 @@ class Joined:
 
     movies: pd.DataFrame
     counts: dict[str, Any]
+    hint: str
     warnings: list[str]
 
 
@@ -140,11 +141,45 @@ def drop_placeholders(movies: pd.DataFrame, groups: dict[str, str], most: int) -
     return movies[~placeholder].reset_index(drop=True), int(placeholder.sum())
 
 
+def splits_of_files(movies: pd.DataFrame) -> list[str]:
+    """The split that the name of each movie's table says, or those of its folders and archives; empty where none does."""
+    folders = [PurePosixPath(archive, poster).parent for archive, poster in zip(movies["archive"], movies["poster"], strict=True)]
+    places = list(zip(movies["table"], folders, strict=True))
+    splits = {place: split_of_table(place[0]) or split_of_folders(place[1].parts) for place in dict.fromkeys(places)}
+    return [splits[place] for place in places]
+
+
+def hint_at_splits(column: str | None, of_files: list[str]) -> str:
+    """That the data gives splits, in a column or by the names of files; empty if it gives none."""
+    if column is not None:
+        return f"split_by: a hash of the ID decides; `-S split_by={column}` takes train, val and test from column {column!r}"
+    if {"train", "test"} <= set(of_files):
+        return (
+            "split_by: a hash of the ID decides; `-S split_by=files` takes train, val and test from the names of files and folders"
+        )
+    return ""
+
+
 def choose_test(movies: pd.DataFrame, parameters: JoinParameters) -> np.ndarray:
-    """Which movies are for the test, bool (movies,): by the hash of their ID, or by the names of their files."""
-    if parameters.split_by == "hash":
-        return movies["group"].map(lambda group: in_test(group, parameters.test)).to_numpy(bool)
-    return (movies["file_split"] == "test").to_numpy(bool)
+    """Which movies are for the test, bool (movies,): by the hash of their ID, or as the data says.
+
+    Raises
+    ------
+    InputError
+        None is.
+    """
+    dataset, split_by = parameters.dataset, parameters.split_by
+    if split_by == HASH:
+        test = movies["group"].map(lambda group: in_test(group, parameters.test)).to_numpy(bool)
+        fault = f"none of the {len(movies)} images falls into the test set; raise `test` or add images"
+    else:
+        test = (movies["given_split"] == "test").to_numpy(bool)
+        column = f"column {split_by!r} says test for none of the {len(movies)} images"
+        fault = "no table, folder or archive is named test" if split_by == FILES else column
+        fault += f", as `split_by: {split_by}` needs; set it to hash"
+    if not test.any():
+        raise InputError(f"{dataset}: {fault}")
+    return test
 
 
 def split_movies(movies: pd.DataFrame, labels: np.ndarray, test: np.ndarray, parameters: JoinParameters) -> np.ndarray:
@@ -157,10 +192,12 @@ def split_movies(movies: pd.DataFrame, labels: np.ndarray, test: np.ndarray, par
     """
     split = np.where(test, "test", "train").astype(object)
     rest = np.flatnonzero(~test)
-    if parameters.split_by == "files" and (movies["file_split"] == "validation").any():
-        split[movies["file_split"] == "validation"] = "validation"
+    if parameters.split_by != HASH and (movies["given_split"] == "validation").any():
+        split[movies["given_split"] == "validation"] = "validation"
         if (number := int((split == "train").sum())) < LEAST_TRAIN:
-            raise InputError(f"{parameters.dataset}: `split_by: files` leaves {number} image(s) to train on; set it to hash")
+            raise InputError(
+                f"{parameters.dataset}: `split_by: {parameters.split_by}` leaves {number} image(s) to train on; set it to hash"
+            )
         return split
     try:
         chosen = choose_validation(labels[rest], movies["group"].factorize()[0][rest], parameters.validation, parameters.seed)
@@ -214,6 +251,7 @@ def join(metadata: Metadata, posters: Posters, parameters: JoinParameters) -> Jo
     dataset = parameters.dataset
     movies, rules = match_posters(metadata, posters, dataset)
     rows_with_poster = len(movies)
+    in_several = int((movies.groupby("number")["given_split"].nunique() > 1).sum())
     movies, repeats, conflicts = unite(movies)
     matched = len(movies)
     movies = locate(movies[movies["known"]].reset_index(drop=True), posters)
@@ -230,19 +268,13 @@ def join(metadata: Metadata, posters: Posters, parameters: JoinParameters) -> Jo
     if len(names) < 2:
         shown = f"one label only, {names[0]!r}," if names else "no label"
         raise InputError(f"{dataset}: {shown} on {len(movies) - unlabelled} of {len(movies)} images; two or more are needed")
-    if parameters.split_by == "files":
-        movies["file_split"] = [
-            split_of_table(table) or split_of_folders(PurePosixPath(archive, poster).parent.parts)
-            for table, archive, poster in zip(movies["table"], movies["archive"], movies["poster"], strict=True)
-        ]
+    of_files = splits_of_files(movies)
+    if parameters.split_by == FILES:
+        movies["given_split"] = of_files
     test = choose_test(movies, parameters)
-    if not test.any() and parameters.split_by == "files":
-        raise InputError(f"{dataset}: no table, folder or archive is named test, as `split_by: files` needs; set it to hash")
-    if not test.any():
-        raise InputError(f"{dataset}: none of the {len(movies)} images falls into the test set; raise `test` or add images")
     rest = ~test
-    if parameters.split_by == "files":  # posters for validation that are given are all used
-        rest &= (movies["file_split"] != "validation").to_numpy(bool)
+    if parameters.split_by != HASH:  # posters for validation that are given are all used
+        rest &= (movies["given_split"] != "validation").to_numpy(bool)
     beyond = np.flatnonzero(rest)[parameters.limit :]
     movies, test = movies.drop(index=beyond).reset_index(drop=True), np.delete(test, beyond)
     labels = np.empty((len(movies), len(names)), np.uint8)
@@ -275,11 +307,19 @@ def join(metadata: Metadata, posters: Posters, parameters: JoinParameters) -> Jo
     }
     joined = pd.concat([movies.assign(split=split)[COLUMNS], pd.DataFrame(labels, columns=genres)], axis=1)
     warnings = suspicions(len(movies), counts)
-    if parameters.split_by == "files" and (unnamed := int((movies["file_split"] == "").sum())):
-        warnings.append(f"{unnamed} images are in no table, folder or archive named train, val or test: they are for training")
+    if parameters.split_by != HASH and (unnamed := int((movies["given_split"] == "").sum())):
+        missing = f"have no split in column {parameters.split_by!r}"
+        if parameters.split_by == FILES:
+            missing = "are in no table, folder or archive named train, val or test"
+        warnings.append(f"{unnamed} images {missing}: they are for training")
     if unknown > len(movies):
         warnings.insert(0, f"most images, {unknown} of {matched}, have unknown labels: is each row's cell filled?")
-    return Joined(joined, about, warnings)
+    if parameters.split_by not in (HASH, FILES) and in_several:
+        warnings.append(
+            f"{in_several} images have several splits in column {parameters.split_by!r}: that of their first row counts"
+        )
+    hint = hint_at_splits(metadata.split_column, of_files) if parameters.split_by == HASH else ""
+    return Joined(joined, about, hint, warnings)
 
 
 def describe(joined: Joined, metadata: Metadata, parameters: JoinParameters) -> list[str]:
@@ -312,6 +352,8 @@ def describe(joined: Joined, metadata: Metadata, parameters: JoinParameters) -> 
     if counts["movies"]["train"] + counts["movies"]["validation"] < parameters.limit:
         rest = len(movies) - counts["movies"]["test"]
         lines.append(f"limit: {parameters.limit} is more than the {rest} images beside the test set; all of them are used")
+    if joined.hint:
+        lines.append(joined.hint)
     sizes = ", ".join(f"{number} {name}" for name, number in counts["movies"].items())
     frequent = sorted(genres, key=lambda genre: -sum(counts["genres"][genre].values()))
     lines.append(f"{sizes}; {len(genres)} labels: {some(frequent)}")
@@ -327,7 +369,14 @@ def main() -> None:
         (images if file.suffix in POSTER_SUFFIXES else others).append(file)
     posters = Posters(parameters.dataset, images, int(parameters.max_poster_megabytes * 1_000_000))
     metadata = read_metadata(
-        dataset, others, posters, parameters.metadata, parameters.id_column, parameters.label_columns, parameters.separator
+        dataset,
+        others,
+        posters,
+        parameters.metadata,
+        parameters.id_column,
+        parameters.label_columns,
+        parameters.separator,
+        parameters.split_by,
     )
     joined = join(metadata, posters, parameters)
     write_movies(joined.movies, Path("data/movies.csv"))

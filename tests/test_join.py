@@ -290,6 +290,10 @@ def test_a_movie_that_is_named_like_a_split(project: Path) -> None:
     table.write_text(table.read_text(encoding="utf-8").replace("m079", "Train 79"), encoding="utf-8")
     (folder / "test" / "bus" / "m079.jpg").rename(folder / "test" / "bus" / "Train 79.jpg")
     set_parameters(project, split_by="files")
+    hint = "split_by: a hash of the ID decides; `-S split_by=files` takes train, val and test from the names of files and folders"
+    set_parameters(project, split_by="hash")
+    assert hint in stage("join", cwd=project).stdout.splitlines()
+    set_parameters(project, split_by="files")
     movies = joined(project)
     assert movies["id"].tolist()[60:] == [*[f"m{i:03}" for i in range(60, 79)], "Train 79"]
     assert movies["split"].tolist()[60:] == ["test"] * 20
@@ -307,6 +311,35 @@ def test_a_movie_that_is_named_like_a_split(project: Path) -> None:
     (folder / "test.zip").rename(folder / "others.zip")
     assert stage("join", cwd=project, fails=True).stderr.splitlines()[-1] == (
         "error: data/posters: no table, folder or archive is named test, as `split_by: files` needs; set it to hash"
+    )
+
+
+def test_a_column_gives_the_splits(project: Path) -> None:
+    table = project / "data" / "posters" / "movies.csv"
+    header, *rows = table.read_text(encoding="utf-8").splitlines()
+    splits = [*["Train"] * 50, *["valid"] * 10, *["test"] * 20]
+
+    def write(splits: list[str], *more: str) -> None:
+        lines = [f"{header},Part", *(f"{row},{split}" for row, split in zip(rows, splits, strict=True)), *more]
+        table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    write(splits)
+    hint = "split_by: a hash of the ID decides; `-S split_by=Part` takes train, val and test from column 'Part'"
+    assert stage("join", cwd=project).stdout.splitlines()[-2] == hint
+    set_parameters(project, split_by="Part")
+    movies = joined(project)
+    assert movies["split"].tolist() == ["train"] * 50 + ["validation"] * 10 + ["test"] * 20
+    assert genres_of(movies) == ["Comedy", "Drama", "Horror"]
+    write(["", *splits[1:]], "m070,Drama,train")
+    assert stage("join", cwd=project).stdout.splitlines()[-2:] == [
+        "warning: 1 images have no split in column 'Part': they are for training",
+        "warning: 1 images have several splits in column 'Part': that of their first row counts",
+    ]
+    movies = read_movies(project / "data" / "movies.csv")
+    assert movies["split"].tolist() == ["train"] * 50 + ["validation"] * 10 + ["test"] * 20
+    write(["train"] * 80)
+    assert stage("join", cwd=project, fails=True).stderr == (
+        "error: data/posters: column 'Part' says test for none of the 80 images, as `split_by: Part` needs; set it to hash\n"
     )
 
 

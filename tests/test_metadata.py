@@ -126,6 +126,7 @@ def test_a_named_column_must_be_somewhere_beside_groundtruth_too(tmp_path: Path)
             "-S label_columns=NAME$",
         ),
         ("a.csv", "", "no metadata found; a table"),
+        ("a.csv", "Id,Genre\n", r"; files there: a.csv; not read: a.csv \(no row below its header\)$"),
         ("a.csv", "Id,Genre\nm1,['Drama'\n", r"row 2: \"\['Drama'\" is not a list of names"),
         ("a.csv", "Id,Genre\nm1,[__import__('os').getpid()]\n", "row 2: .* is not a list of names"),
         ("a.csv", "Id,Genre\n../m1,Drama\n", r"row 2: '../m1' is no ID"),
@@ -300,6 +301,15 @@ def test_columns_and_separator_that_are_named(tmp_path: Path) -> None:
     assert genres(named) == {"x": ("a", "b", "c"), "y": ("a",)}
     with pytest.raises(InputError, match=r"has no column 'Key', as `id_column` in params.yaml says; its columns are 'key', 'code'"):
         read(tmp_path, id_column="Key")
+
+
+def test_the_column_of_splits_is_checked(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("Id,Genre,Part\nx,Drama,train\ny,War,holdout\n", encoding="utf-8")
+    wrong = "^a.csv, row 3: 'holdout' in column 'Part', which `split_by` names, is none of train, val and test$"
+    with pytest.raises(InputError, match=wrong):
+        read(tmp_path, split_by="Part")
+    with pytest.raises(InputError, match=r"a.csv: has no column 'Teil', as `split_by` in params.yaml says; its columns are 'Id', "):
+        read(tmp_path, split_by="Teil")
 
 
 def test_the_column_of_ids_is_that_which_names_posters(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ RIGHT = {
     "id_column": "the name of a column, or 'auto'",
     "label_columns": "the name of a column, a list of such names, or 'auto'",
     "separator": "a text, 'none', or 'auto'",
-    "split_by": "hash or files",
+    "split_by": "hash, files, or the name of a column",
     "max_poster_megabytes": "a number above 0",
     "max_identical_posters": f"{WHOLE} 1",
     "limit": f"{WHOLE} 1",
@@ -152,7 +152,7 @@ RIGHT = {
 def test_what_is_right_is_said_of_each_key(key: str) -> None:
     values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     assert set(RIGHT) == set(values) - {"architecture"}
-    texts = {"dataset", "metadata", "id_column", "label_columns", "separator", "dask_scheduler"}
+    texts = {"dataset", "metadata", "id_column", "label_columns", "separator", "split_by", "dask_scheduler"}
     wrong: list[object] = [
         -1,
         -0.5,

@@ -180,6 +180,17 @@ def test_a_mac_writes_other_bytes(tmp_path: Path, text: str, end: str, encoding:
     assert found == {image: sorted(genres if i % 2 else genres[:1]) for i, image in enumerate(IMAGES)}
 
 
+def test_a_few_wrong_bytes_change_no_other_row(tmp_path: Path) -> None:
+    """Rows that somebody pasted from another file."""
+    rows = [f"{image},Com\u00e9die,Caf\u00e9 {i}\n".encode() for i, image in enumerate(IMAGES)]
+    rows[7] = rows[7].decode().encode("cp1252")
+    (tmp_path / "a.csv").write_bytes(b"image,genres,title\n" + b"".join(rows))
+    metadata = read_metadata(tmp_path, list_files(tmp_path), Posters(str(tmp_path), []))
+    assert metadata.movies["title"].tolist() == [f"Caf\u00e9 {i}" for i in range(len(IMAGES))]
+    assert metadata.movies["genres"].tolist() == [("Com\u00e9die",)] * len(IMAGES)
+    assert metadata.understood[0] == "metadata: a.csv (utf-8, but 2 byte(s) read as cp1252, the first in line 9, cells between ',')"
+
+
 def test_labels_that_are_numbers(tmp_path: Path) -> None:
     numbers = [[str(100 * i + k) for k in range(len(labels))] for i, labels in enumerate(LABELS)]
     text = "id,attribute_ids\n" + "".join(f"{image},{' '.join(row)}\n" for image, row in zip(IMAGES, numbers, strict=True))
