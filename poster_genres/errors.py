@@ -1,5 +1,6 @@
 """How a stage ends: without output, or with one clear line and exit code 1."""
 
+import argparse
 import errno
 import gc
 import os
@@ -13,6 +14,13 @@ from typing import NoReturn
 
 class InputError(Exception):
     """Input from outside is wrong. The message names the file, key or row, and what would be right."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line that is bad input when it is wrong, as all else is: one line, and exit code 1 where argparse has 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
 
 
 # What is not in requirements.txt, and the file that has it too.

@@ -4,7 +4,6 @@ A and B are experiments, branches, tags or commits; without B, the workspace is 
 validation posters: who looks at the test while choosing, chooses by it. `--split test` is for the end.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
@@ -74,7 +73,7 @@ def labels_and_probabilities(movies: pd.DataFrame, predictions: pd.DataFrame, sp
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m stages.compare", description=__doc__.split(":", maxsplit=1)[0])
+    parser = errors.Parser(prog="python -m stages.compare", description=__doc__.split(":", maxsplit=1)[0])
     parser.add_argument("first", metavar="A", help="an experiment, branch, tag or commit")
     parser.add_argument("second", metavar="B", nargs="?", default=WORKSPACE, help=f"another ({WORKSPACE})")
     parser.add_argument("--split", choices=SPLITS, default=SPLITS[0], help=f"the posters to compare on ({SPLITS[0]})")

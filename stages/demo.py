@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def parse() -> argparse.Namespace:
     description = "Open a page that tells movies' genres from the posters that are dropped onto it."
-    parser = argparse.ArgumentParser(prog="python -m stages.demo", description=description)
+    parser = errors.Parser(prog="python -m stages.demo", description=description)
     parser.add_argument("--no-browser", action="store_true", help="print the address only")
     parser.add_argument("--port", type=int, default=8000, help="(8000)")
     parser.add_argument("--host", default="127.0.0.1", help="(127.0.0.1) 0.0.0.0 lets all who reach this machine use the page")

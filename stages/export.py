@@ -6,7 +6,6 @@ meaning), sentence.onnx and tokenizer.json (the embedding that meaning is read f
 model has a fine-tuned sentence model, and predict.py, the example.
 """
 
-import argparse
 import json
 import shutil
 import tempfile
@@ -183,7 +182,7 @@ def _write(model: "Model", folder: Path) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m stages.export", description="Export a trained model to ONNX.")
+    parser = errors.Parser(prog="python -m stages.export", description="Export a trained model to ONNX.")
     parser.add_argument("--model", type=Path, help="the model file, or models:/… in MLflow (models/model.pt)")
     parser.add_argument("--folder", type=Path, default=Path("export"), help="where to write (export)")
     arguments = parser.parse_args()

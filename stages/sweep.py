@@ -8,7 +8,6 @@ The experiments are queued and run by these commands, which are printed and also
 --stop` stops all of DVC's queue. The same command goes on with what is missing.
 """
 
-import argparse
 import contextlib
 import hashlib
 import io
@@ -535,7 +534,7 @@ def report(table: pd.DataFrame, keys: Iterable[str]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = errors.Parser(
         prog="python -m stages.sweep", description="Run the grid of `sweep:` in params.yaml, or search its ranges."
     )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="how many experiments run at once (1)")

@@ -5,7 +5,6 @@ import pickle
 import re
 import shutil
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,12 @@ from poster_genres.explanations import attributions, explain
 from poster_genres.model import FORMAT, Model, seal
 from poster_genres.network import find_architecture
 from stages.predict import Output, Poster, as_utf8, format_genres, read_poster
-from tests.conftest import MakeOnce, jpeg, make_project, run, stage
+from tests.conftest import MakeOnce, jpeg, make_project, stage
 
 # Each loads torch in a process of its own, or trains.
 pytestmark = pytest.mark.slow
 
+HELP = "; see python -m stages.predict --help"
 LINE = re.compile(r"^\S+ \((?:0\.0{0,5}[1-9]\d\d|1\.00|0\.00)\)(?: \*)?$")
 
 
@@ -183,9 +183,8 @@ def test_no_poster_is_written_over(trained: Path, tmp_path: Path) -> None:
     poster = Path(shutil.copy(trained / "data" / "posters" / "m001.jpg", tmp_path))
     before = poster.read_bytes()
     for option, ending in (("--json", "jsonl"), ("--csv", "csv")):
-        done = run(sys.executable, "-m", "stages.predict", option, poster, cwd=trained, fails=True)
-        right = f"write to a file whose name ends in .{ending}, and name posters before {option}"
-        assert done.stderr.splitlines()[-1] == f"python -m stages.predict: error: {option} {poster}: {right}"
+        right = f"write to a file whose name ends in .{ending}, and name posters before {option}{HELP}"
+        assert stage("predict", option, poster, cwd=trained, fails=True).stderr == f"error: {option} {poster}: {right}\n"
     assert poster.read_bytes() == before
 
 
@@ -295,8 +294,12 @@ def test_model_files_that_are_not_ours_are_refused(trained: Path, tmp_path: Path
 def test_what_is_not_there_is_named(trained: Path, tmp_path: Path) -> None:
     assert "missing.jpg: no such file or folder" in stage("predict", "missing.jpg", cwd=trained, fails=True).stderr
     assert "no posters in this folder" in stage("predict", tmp_path, cwd=trained, fails=True).stderr
-    usage = run(sys.executable, "-m", "stages.predict", cwd=trained, fails=True)
-    assert "name posters or folders, or give --random" in usage.stderr
+    for arguments, wrong in (
+        ([], "name posters or folders, or give --random"),
+        (["m.jpg", "--top", "x"], "argument --top: invalid int value: 'x'"),
+        (["m.jpg", "--topp"], "unrecognized arguments: --topp"),
+    ):
+        assert stage("predict", *arguments, cwd=trained, fails=True).stderr == f"error: {wrong}{HELP}\n"
 
 
 @pytest.mark.parametrize(
@@ -356,6 +359,5 @@ def test_an_explanation_is_drawn(trained: Path, tmp_path: Path) -> None:
     assert done.stdout == stage("predict", posters[0], cwd=trained).stdout
     width, height = Image.open(picture).size
     assert width > 2 * height
-    assert "--explain draws one poster" in run(
-        sys.executable, "-m", "stages.predict", *posters[:2], "--explain", picture, cwd=trained, fails=True
-    ).stderr  # fmt: skip
+    refused = stage("predict", *posters[:2], "--explain", picture, cwd=trained, fails=True).stderr
+    assert refused == "error: --explain draws one poster, not 2; name one\n"
