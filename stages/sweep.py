@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
-from tqdm import tqdm
 
 from poster_genres import errors
 from poster_genres.errors import InputError
@@ -41,8 +40,13 @@ from poster_genres.parameters import (
     read_parameters,
     shown,
 )
+from poster_genres.progress import progress, resume
 
 POLL_SECONDS = 2.0
+# While experiments run, DVC's queue is read when one has left its result there, or after so long: reading it costs a second of
+# processor time.
+LONGEST_POLL_SECONDS = 20.0
+RESULTS = Path(".dvc/tmp/exps/celery/result")
 ATTEMPTS = 5  # to read the queue
 # A worker takes seconds to start; if none is seen in so many polls while experiments wait, workers are started again.
 PATIENT_POLLS = 5
@@ -269,6 +273,11 @@ def read_queue() -> tuple[list[Task], int, int]:
     return tasks, active, idle
 
 
+def results() -> set[str]:
+    """The names of the files in which DVC's workers say how an experiment ended."""
+    return {path.name for path in RESULTS.glob("*")}
+
+
 def finished(prefix: str) -> list[str]:
     """Names of the finished experiments whose name starts with `prefix`."""
     return [name for name in dvc("exp", "list", "--name-only").split() if name.startswith(prefix)]
@@ -287,9 +296,11 @@ def follow(names: list[str], ended: int, total: int, jobs: int, done: Callable[[
     done : is called with the name of each that ends and whether it succeeded; returns the names of those that it queued then
     """
     pending, unseen = list(names), 0
-    with tqdm(total=total, initial=ended, desc="sweep", unit=" runs", disable=None) as progress:
+    with progress("sweep", total, " runs", interval=0) as bar:
+        resume(bar, ended)
         dvc("queue", "start", "-j", str(jobs), show=True)
         while pending:
+            before = results()
             tasks, active, idle = read_queue()
             state_of = {task.name: task.state for task in tasks}
             unseen = 0 if active + idle or "Running" in state_of.values() else unseen + 1
@@ -303,16 +314,15 @@ def follow(names: list[str], ended: int, total: int, jobs: int, done: Callable[[
                 elif state_of[name] == "Lost":
                     print(f"{name} failed: no longer in DVC's queue; type the same command again", file=sys.stderr)
                 queued += done(name, state_of[name] == "Success")
-                ended += 1
-                progress.update()
-                if progress.disable:
-                    print(f"{ended}/{total} runs", flush=True)
+                bar.update()
             pending += queued
             if queued or (pending and unseen == PATIENT_POLLS):
                 dvc("queue", "start", "-j", str(jobs))
                 unseen = 0
             elif pending:
-                time.sleep(POLL_SECONDS)
+                until = time.monotonic() + (LONGEST_POLL_SECONDS if "Running" in state_of.values() else POLL_SECONDS)
+                while time.monotonic() < until and results() == before:
+                    time.sleep(POLL_SECONDS / 4)
 
 
 def stop(names: Iterable[str] | None = None) -> list[str]:

@@ -63,7 +63,8 @@ def in_terminal(command: str, folder: Path, columns: int) -> list[str]:
 
 def test_a_sweep_loses_no_run_on_a_fresh_store(repository: Path) -> None:
     set_parameters(repository, sweep=GRID)
-    output = stage("sweep", "--jobs", "2", cwd=repository).stdout
+    done = stage("sweep", "--jobs", "2", cwd=repository)
+    output = done.stdout
     found = runs_of(repository)
     assert len(found) == 4
     for one in found:
@@ -75,7 +76,9 @@ def test_a_sweep_loses_no_run_on_a_fresh_store(repository: Path) -> None:
     assert f"> dvc exp run --queue --name {name} -S architecture=tutorial,residual -S epochs=2,3\n" in output
     assert "> OMP_NUM_THREADS=1 dvc queue start -j 2\n" in output
     # Told as it happens: the sweep waits for its experiments, not for the workers' end.
-    assert "1/4 runs" in output
+    told = re.findall(r"^sweep: (\d) of 4 runs, (\d\d:\d\d) left$", done.stderr, re.MULTILINE)
+    assert [number for number, _ in told] == ["1", "2", "3", "4"]
+    assert [left == "00:00" for _, left in told] == [False, False, False, True]
     table = output[output.index("experiment ") :]
     header = ["experiment", "architecture", "epochs", "validation", "macro", "AP", "±", "micro", "AP", "cross-entropy"]
     assert table.splitlines()[0].split() == header
