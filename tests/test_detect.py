@@ -84,7 +84,7 @@ def tiny_rt_detr(folder: Path, labels: list[str]) -> Path:
     """The same of the DETR kind."""
     torch.manual_seed(0)
     config = transformers.RTDetrV2Config(
-        backbone_config=transformers.RTDetrResNetConfig(  # type: ignore[call-arg]
+        backbone_config=transformers.RTDetrResNetConfig(
             embedding_size=8,
             hidden_sizes=[8, 16, 16, 16],
             depths=[1, 1, 1, 1],
@@ -364,7 +364,7 @@ def test_unreadable_posters_are_passed_over() -> None:
 @pytest.mark.slow
 def test_lettering_of_real_posters(project: Path, real_posters: Path) -> None:
     """And an interrupted detection goes on, in the same tables."""
-    set_parameters(project, dataset=str(real_posters), architecture="two_stream/residual", limit=14, test=0.002)
+    set_parameters(project, dataset=str(real_posters), architecture="two_stream/residual", limit=8, test=0.001)
     stage("join", cwd=project)
     process = subprocess.Popen([sys.executable, "-m", "stages.detect"], cwd=project, stderr=subprocess.PIPE, text=True)
     store = project / ".dvc" / "tmp" / "detections.db"
