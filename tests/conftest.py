@@ -177,7 +177,7 @@ def copy_project(folder: Path) -> Path:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as fast what neither runs stages nor was marked as slow: `pytest -m fast`."""
-    of_stages = {"project", "cached", "finished", "real_posters"}
+    of_stages = {"project", "cached", "finished", "with_experiment", "real_posters"}
     for item in items:
         if of_stages.isdisjoint(getattr(item, "fixturenames", ())) and not item.get_closest_marker("slow"):
             item.add_marker("fast")
@@ -265,6 +265,27 @@ def repository(finished: Path, tmp_path: Path) -> Path:
     (folder / "mlflow.db").unlink()
     shutil.rmtree(folder / "mlartifacts")
     return folder
+
+
+EXPERIMENT = ("-S", "architecture=tutorial", "-S", "epochs=2", "-S", "learning_rate=0.00001")
+
+
+@pytest.fixture(scope="session")
+def with_experiment(finished: Path, make_once: MakeOnce) -> Path:
+    """That repository after EXPERIMENT, named `longer`; what DVC said is in .dvc/tmp/said.txt. Not to be changed."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(finished, folder, symlinks=True)
+        said = run("dvc", "exp", "run", "-n", "longer", *EXPERIMENT, cwd=folder).stdout
+        (folder / ".dvc" / "tmp" / "said.txt").write_text(said, encoding="utf-8")
+
+    return make_once("with_experiment", make)
+
+
+@pytest.fixture
+def experimented(with_experiment: Path, tmp_path: Path) -> Path:
+    """A copy of that repository, to change."""
+    return shutil.copytree(with_experiment, tmp_path / "repository", symlinks=True)
 
 
 @pytest.fixture(scope="session")

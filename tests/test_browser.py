@@ -7,7 +7,7 @@ from typing import Literal
 
 from playwright.sync_api import Page
 
-from tests.conftest import ROOT, SCREENSHOTS, serving, set_parameters, stage
+from tests.conftest import ROOT, SCREENSHOTS, serving
 from tests.test_report import describe, page_with
 from tests.test_tracking import runs_of
 
@@ -35,15 +35,11 @@ def test_the_report_reads_well_on_a_phone_and_on_a_wide_screen(finished: Path, p
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == background
 
 
-def test_two_runs_are_compared(repository: Path, page: Page) -> None:
-    stage("track", cwd=repository)
-    set_parameters(repository, epochs=3, architecture="tutorial")
-    for name in ("train", "evaluate"):
-        stage(name, cwd=repository)
-    names = sorted(one.info.run_name or "" for one in runs_of(repository))
-    assert names == ["residual, 1 epochs", "tutorial, 3 epochs"]
+def test_two_runs_are_compared(experimented: Path, page: Page) -> None:
+    names = sorted(one.info.run_name or "" for one in runs_of(experimented))
+    assert names == ["longer", "residual, 1 epochs"]
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    with serving("mlflow", "ui", "--port", "{port}", "--workers", "1", cwd=repository, healthy="/health") as (address, _):
+    with serving("mlflow", "ui", "--port", "{port}", "--workers", "1", cwd=experimented, healthy="/health") as (address, _):
         (path,) = re.findall(r"<http://127\.0\.0\.1:5000(/#[^>]+)>", (ROOT / "README.md").read_text(encoding="utf-8"))
         page.goto(f"{address}{path}")
         runs = f"{address}{path.partition('?')[0]}/runs"

@@ -3,8 +3,13 @@
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
+import stages.compare
+from poster_genres.errors import InputError
 from tests.conftest import run, stage
 
 
@@ -12,8 +17,8 @@ def table(done: subprocess.CompletedProcess[str]) -> list[list[str]]:
     return [re.split(r"  +", line) for line in done.stdout.splitlines()]
 
 
-def test_two_experiments_are_compared_on_the_same_posters(repository: Path) -> None:
-    same = table(stage("compare", "HEAD", cwd=repository))
+def test_two_experiments_are_compared_on_the_same_posters(finished: Path, with_experiment: Path) -> None:
+    same = table(stage("compare", "HEAD", cwd=finished))
     posters = same[0][0]
     assert same[0] == [posters, "HEAD", "workspace", "difference", "95 % interval"]
     assert re.fullmatch(r"\d+ validation posters", posters)
@@ -21,41 +26,48 @@ def test_two_experiments_are_compared_on_the_same_posters(repository: Path) -> N
     assert all(row[1] == row[2] and row[3:] == ["+0.0000", "+0.0000 to +0.0000"] for row in same[1:-1])
     assert same[-1] == ["they score the same: there is no difference"]
 
-    run("dvc", "exp", "run", "-q", "-n", "longer", "-S", "epochs=2", cwd=repository)
-    run("git", "checkout", "-q", "params.yaml", cwd=repository)
-    committed = json.loads(run("git", "show", "HEAD:metrics/evaluation.json", cwd=repository).stdout)
-    of_experiment = json.loads((repository / "metrics" / "evaluation.json").read_text(encoding="utf-8"))
+    committed = json.loads(run("git", "show", "HEAD:metrics/evaluation.json", cwd=with_experiment).stdout)
+    of_experiment = json.loads((with_experiment / "metrics" / "evaluation.json").read_text(encoding="utf-8"))
     for split in ("validation", "test"):
         first, second = committed[split], of_experiment[split]
-        rows = table(stage("compare", "HEAD", "longer", "--split", split, cwd=repository))
+        rows = table(stage("compare", "HEAD", "longer", "--split", split, cwd=with_experiment))
         name, *values = rows[1]
         assert name == "macro average precision"
         assert [float(value) for value in values[:2]] == [round(scores["macro_AP"], 4) for scores in (first, second)]
         low, high = (float(number) for number in values[3].split(" to "))
         assert low <= float(values[2]) <= high
 
-    error = stage("compare", "HEAD", "nobody", cwd=repository, fails=True).stderr
-    assert error == "error: nobody: no experiment, branch, tag or commit of that name; `dvc exp show` lists them\n"
+
+def test_what_cannot_be_compared_is_said(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(repository)
+
+    def error(*names: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["compare", *names])
+        with pytest.raises(InputError) as raised:
+            stages.compare.main()
+        return str(raised.value)
+
+    nobody = "no experiment, branch, tag or commit of that name; `dvc exp show` lists them"
+    # Once as a command; the others without its start.
+    assert stage("compare", "HEAD", "nobody", cwd=repository, fails=True).stderr == f"error: nobody: {nobody}\n"
     first_commit = run("git", "rev-list", "--max-parents=0", "HEAD", cwd=repository).stdout.strip()
-    error = stage("compare", first_commit, cwd=repository, fails=True).stderr
-    assert error == f"error: {first_commit}: has no metrics/predictions.csv, or it is not in DVC's cache; was it run to its end?\n"
+    assert (
+        error(first_commit)
+        == f"{first_commit}: has no metrics/predictions.csv, or it is not in DVC's cache; was it run to its end?"
+    )
     for name in ("HEAD:data", "HEAD^{tree}"):
-        error = stage("compare", name, cwd=repository, fails=True).stderr
-        assert error == f"error: {name}: no experiment, branch, tag or commit of that name; `dvc exp show` lists them\n"
-    error = stage("compare", "", cwd=repository, fails=True).stderr
-    assert error == "error: name an experiment, branch, tag or commit, or workspace, not ''\n"
+        assert error(name) == f"{name}: {nobody}"
+    assert error("") == "name an experiment, branch, tag or commit, or workspace, not ''"
     predictions = repository / "metrics" / "predictions.csv"
     lines = predictions.read_text(encoding="utf-8").splitlines(keepends=True)
     predictions.unlink()
     predictions.write_text("".join(lines[:-1]), encoding="utf-8")
-    error = stage("compare", "HEAD", cwd=repository, fails=True).stderr
-    assert error == "error: HEAD and workspace: other posters or labels; only runs on one data set, limit and seed compare\n"
+    other = "HEAD and workspace: other posters or labels; only runs on one data set, limit and seed compare"
+    assert error("HEAD") == other
     predictions.write_text("", encoding="utf-8")
-    error = stage("compare", "HEAD", cwd=repository, fails=True).stderr
-    assert error == (
-        "error: workspace: metrics/predictions.csv or data/movies.csv is damaged (No columns to parse from file); remove it, "
-        "and `dvc repro` makes it\n"
+    assert error("HEAD") == (
+        "workspace: metrics/predictions.csv or data/movies.csv is damaged (No columns to parse from file); remove it, "
+        "and `dvc repro` makes it"
     )
     predictions.unlink()
-    error = stage("compare", "HEAD", cwd=repository, fails=True).stderr
-    assert error == "error: workspace: has no metrics/predictions.csv; `dvc repro` makes it\n"
+    assert error("HEAD") == "workspace: has no metrics/predictions.csv; `dvc repro` makes it"
