@@ -43,8 +43,8 @@ TITLE_NAMES = ("title", "primarytitle", "movietitle", "originaltitle", "movie", 
 YEAR_NAMES = ("year", "startyear", "releaseyear", "titleyear", "releasedate", "released", "date", "jahr")
 # Columns of zeros and ones that are no labels.
 FLAG_NAMES = (
-    "isadult", "adult", "video", "split", "fold", "istest", "istrain", "isvalid", "test", "train", "val", "valid", "validation",
-    "unnamed0", "index", "hasposter", "hasimage", "count", "width", "height", "runtime", "duration", "votes", "views",
+    "isadult", "adult", "video", "split", "fold", "istest", "istrain", "isvalid", "isval", "test", "train", "val", "valid",
+    "validation", "unnamed0", "index", "hasposter", "hasimage", "count", "width", "height", "runtime", "duration", "votes", "views",
 )  # fmt: skip
 YES = frozenset({
     "true", "yes", "y", "x", "t", "on", "ja", "wahr", "oui", "vrai", "si", "sí", "sì", "vero", "verdadero", "sim", "да", "+",
@@ -82,7 +82,7 @@ class NotMetadata(InputError):
 @dataclass(frozen=True)
 class Columns:
     """Which columns of a table say what. `labels` are cells with names or, with `one_hot`, a column per name; `split` is the column
-    that `split_by` names, or one that holds names of splits only, among them train and test."""
+    that `split_by` names, or else one that says of each row whether it is for training or for the test."""
 
     id: str
     labels: list[str]
@@ -101,7 +101,7 @@ class Metadata:
     movies : the table, a row for each row of the files
     source : "csv", "groundtruth", or "csv and groundtruth"
     understood : lines for people: files, columns, form, what was ignored or merged
-    split_column : that of `Columns`
+    split_column : the column that `split_by` names, or that says of each row whether it is for training or for the test
     """
 
     movies: pd.DataFrame
@@ -373,12 +373,25 @@ def _find_ids(where: str, table: Table, posters: Posters, labels: list[str]) -> 
 
 
 def _find_splits(table: Table) -> str | None:
-    """The column that holds names of splits only, among them train and test."""
+    """The column that says of each row whether it is for training or for the test."""
     for column, cells in table.columns.items():
-        names = {str(cell).strip().casefold() for cell in cells} - {""}
-        if names <= set(SPLIT_NAMES) and {"train", "test"} <= {SPLIT_NAMES[name] for name in names}:
+        if _is_binary(cells, column) and _plain(column) not in FLAG_NAMES:  # a label, as a train among vehicles
+            continue
+        meaning = _split_meanings(column, cells)
+        if None not in meaning.values() and {"train", "test"} <= set(meaning.values()):
             return column
     return None
+
+
+def _split_meanings(column: str, cells: list[Any]) -> dict[str, str | None]:
+    """The split that each different cell of a column says: by its name or, in a column like `is_test`, by yes and no; an empty text
+    where the cell is empty, None where it says none."""
+    names = set(map(str, cells))
+    split = _split_in(column)
+    if split and _is_binary(cells, column):
+        other = "test" if split == "train" else "train"
+        return {name: {True: split, False: other}.get(_flag(name, column), "") for name in names}  # type: ignore[arg-type]
+    return {name: SPLIT_NAMES.get(name.strip().casefold()) if name.strip() else "" for name in names}
 
 
 def _same_images(first: list[Any], second: list[Any], posters: Posters) -> bool:
@@ -435,11 +448,14 @@ def _read_splits(table: Table, column: str | None) -> list[str]:
     """The split that each row says in a column; empty where it says none."""
     if column is None:
         return [""] * len(table.rows)
-    names = [str(cell).strip().casefold() for cell in table.columns[column]]
-    if (wrong := next((row for row, name in enumerate(names) if name and name not in SPLIT_NAMES), None)) is not None:
-        said = f"{names[wrong][:60]!r} in column {column!r}, which `split_by` names,"
-        raise InputError(f"{table.where(wrong)}: {said} is none of train, val and test")
-    return [SPLIT_NAMES.get(name, "") for name in names]
+    cells = list(map(str, table.columns[column]))
+    meaning = _split_meanings(column, cells)
+    splits = [meaning[cell] for cell in cells]
+    if None in splits:
+        row = splits.index(None)
+        said = f"{cells[row][:60]!r} in column {column!r}, which `split_by` names,"
+        raise InputError(f"{table.where(row)}: {said} is none of train, val and test")
+    return splits  # type: ignore[return-value]
 
 
 def _years(cells: list[Any], titles: list[str]) -> Iterator[str]:

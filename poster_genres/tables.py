@@ -245,6 +245,11 @@ def _read_csv(text: str, encoding: str, suffix: str, file: File, name: str) -> T
                 continue
             while len(line) > len(header) and not line[-1]:
                 line.pop()
+            if len(line) > len(header) == 1:
+                raise InputError(
+                    f"{name}: its first row has one cell, {header[0][:60]!r}, and row {skipped + reader.line_num} has {len(line)}; "
+                    "remove what stands above the header"
+                )
             if len(line) > len(header):
                 raise InputError(
                     f"{name}, row {skipped + reader.line_num}: {len(line)} cells, but the header has {len(header)}: "
@@ -327,11 +332,18 @@ def _delimiter(lines: list[str], suffix: str) -> str:
 
 def _json_records(text: str, name: str) -> list[dict[str, Any]] | None:
     """The records of a JSON file: a list of them, one, one by ID, one per line, or pandas' columns; None where it has none."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs) and (twice := next((key for key, value in pairs if value != found[key]), None)) is not None:
+            raise InputError(f"{name}: {twice[:60]!r} is there twice, with different values; keep one")
+        return found
+
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=once)
     except json.JSONDecodeError as whole:
         try:
-            content = [json.loads(line) for line in text.split("\n") if line.strip()]
+            content = [json.loads(line, object_pairs_hook=once) for line in text.split("\n") if line.strip()]
         except (json.JSONDecodeError, RecursionError):
             raise InputError(f"{name}: not readable as JSON: {whole}") from None
     except RecursionError:

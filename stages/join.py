@@ -149,11 +149,11 @@ def splits_of_files(movies: pd.DataFrame) -> list[str]:
     return [splits[place] for place in places]
 
 
-def hint_at_splits(column: str | None, of_files: list[str]) -> str:
+def hint_at_splits(column: str | None, of_column: set[str], of_files: set[str]) -> str:
     """That the data gives splits, in a column or by the names of files; empty if it gives none."""
-    if column is not None:
+    if {"train", "test"} <= of_column:
         return f"split_by: a hash of the ID decides; `-S split_by={column}` takes train, val and test from column {column!r}"
-    if {"train", "test"} <= set(of_files):
+    if {"train", "test"} <= of_files:
         return (
             "split_by: a hash of the ID decides; `-S split_by=files` takes train, val and test from the names of files and folders"
         )
@@ -269,6 +269,9 @@ def join(metadata: Metadata, posters: Posters, parameters: JoinParameters) -> Jo
         shown = f"one label only, {names[0]!r}," if names else "no label"
         raise InputError(f"{dataset}: {shown} on {len(movies) - unlabelled} of {len(movies)} images; two or more are needed")
     of_files = splits_of_files(movies)
+    hint = ""
+    if parameters.split_by == HASH:
+        hint = hint_at_splits(metadata.split_column, set(movies["given_split"]), set(of_files))
     if parameters.split_by == FILES:
         movies["given_split"] = of_files
     test = choose_test(movies, parameters)
@@ -318,7 +321,6 @@ def join(metadata: Metadata, posters: Posters, parameters: JoinParameters) -> Jo
         warnings.append(
             f"{in_several} images have several splits in column {parameters.split_by!r}: that of their first row counts"
         )
-    hint = hint_at_splits(metadata.split_column, of_files) if parameters.split_by == HASH else ""
     return Joined(joined, about, hint, warnings)
 
 

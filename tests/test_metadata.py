@@ -143,6 +143,12 @@ def test_a_named_column_must_be_somewhere_beside_groundtruth_too(tmp_path: Path)
             "several columns could hold the labels: 'labels', 'tags'; set `label_columns`",
         ),
         ("a.json", '{"Id": "m1"', "a.json: not readable as JSON"),
+        ("a.json", '{"m1.jpg": ["War"], "m1.jpg": ["Drama"]}', "a.json: 'm1.jpg' is there twice, with different values; keep one$"),
+        (
+            "a.csv",
+            "# mine\n# of 2024\nId,Genre\nm1,Drama\n",
+            "its first row has one cell, '# mine', and row 3 has 2; remove what stands above the header$",
+        ),
         ("a.xlsx", "no workbook", "a.xlsx: not readable as xlsx"),
         ("a.parquet", "no parquet", "a.parquet: not readable as parquet"),
         ("1999.txt", '{"imdbID": "m1"}\n{"imdbID": ', r"1999.txt, record 2: not a JSON object"),
@@ -301,6 +307,28 @@ def test_columns_and_separator_that_are_named(tmp_path: Path) -> None:
     assert genres(named) == {"x": ("a", "b", "c"), "y": ("a",)}
     with pytest.raises(InputError, match=r"has no column 'Key', as `id_column` in params.yaml says; its columns are 'key', 'code'"):
         read(tmp_path, id_column="Key")
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "splits"),
+    [
+        ("split", "train,VAL,test,", ["train", "validation", "test", ""]),
+        ("is_test", "False,True,False,True", ["train", "test", "train", "test"]),
+        ("is_valid", "0,1,1,", ["train", "validation", "validation", ""]),
+        ("Train", "yes,no,no,yes", ["train", "test", "test", "train"]),
+    ],
+)
+def test_columns_of_splits(tmp_path: Path, column: str, cells: str, splits: list[str]) -> None:
+    rows = [f"m{i},Drama,{cell}\n" for i, cell in enumerate(cells.split(","))]
+    (tmp_path / "a.csv").write_text(f"Id,Genre,{column}\n" + "".join(rows), encoding="utf-8")
+    assert read(tmp_path, split_by=column).movies["given_split"].tolist() == splits
+    found = {"train", "test"} <= set(splits)
+    assert read(tmp_path).split_column == (column if found else None)
+
+
+def test_a_train_among_vehicles_is_a_label(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("Id,label_bus,label_train\nm1,1,0\nm2,0,1\nm3,1,1\n", encoding="utf-8")
+    assert genres(read(tmp_path)) == {"m1": ("bus",), "m2": ("train",), "m3": ("bus", "train")}
 
 
 def test_the_column_of_splits_is_checked(tmp_path: Path) -> None:
