@@ -115,6 +115,8 @@ def connect() -> str:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", HTTP_SECONDS)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # Nor does DVC report who uses it how: .dvc/config.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # `mlflow.start_run` would write into that run, whoever's it is.
     os.environ.pop("MLFLOW_RUN_ID", None)
     import mlflow

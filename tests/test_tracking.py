@@ -29,6 +29,7 @@ import pandas as pd
 import psycopg2
 import pytest
 from mlflow.entities import Run
+from mlflow.environment_variables import MLFLOW_DISABLE_TELEMETRY
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
@@ -293,6 +294,7 @@ def connected(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_deleted_experiment_is_said_with_how_to_restore_it(connected: Path, capsys: pytest.CaptureFixture[str]) -> None:
     os.environ["MLFLOW_EXPERIMENT_NAME"] = ""  # is the default
     experiment = connect()
+    assert MLFLOW_DISABLE_TELEMETRY.get() is True
     mlflow.delete_experiment(experiment)
     assert Tracking({}).attempt(connect) is None
     restore = f"mlflow experiments restore --experiment-id {experiment}"
