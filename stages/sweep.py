@@ -296,9 +296,9 @@ def follow(names: list[str], ended: int, total: int, jobs: int, done: Callable[[
     done : is called with the name of each that ends and whether it succeeded; returns the names of those that it queued then
     """
     pending, unseen = list(names), 0
+    dvc("queue", "start", "-j", str(jobs), show=True)
     with progress("sweep", total, " runs", interval=0) as bar:
         resume(bar, ended)
-        dvc("queue", "start", "-j", str(jobs), show=True)
         while pending:
             before = results()
             tasks, active, idle = read_queue()
@@ -310,9 +310,9 @@ def follow(names: list[str], ended: int, total: int, jobs: int, done: Callable[[
             for name in [name for name in pending if state_of.get(name) in ("Success", "Failed", "Lost")]:
                 pending.remove(name)
                 if state_of[name] == "Failed":
-                    explain_failure(name)
+                    bar.write(why_failed(name), sys.stderr)
                 elif state_of[name] == "Lost":
-                    print(f"{name} failed: no longer in DVC's queue; type the same command again", file=sys.stderr)
+                    bar.write(f"{name} failed: no longer in DVC's queue; type the same command again", sys.stderr)
                 queued += done(name, state_of[name] == "Success")
                 bar.update()
             pending += queued
@@ -378,14 +378,14 @@ def wait_for_workers(polls: int = 10) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def explain_failure(name: str) -> None:
-    """Print why an experiment failed: its stage's one line, or else DVC's, or else the last one of its log."""
+def why_failed(name: str) -> str:
+    """Why an experiment failed, in one line: its stage's, or else DVC's, or else the last one of its log."""
     try:
         log = dvc("queue", "logs", name).strip().splitlines() or ["no log"]
     except InputError as error:  # it failed before its first stage
         log = [str(error)]
     reason = next((line for start in ("error: ", "ERROR: ") for line in log if line.startswith(start)), log[-1])
-    print(f"{name} failed: {reason}; `dvc queue logs {name}` tells more", file=sys.stderr)
+    return f"{name} failed: {reason}; `dvc queue logs {name}` tells more"
 
 
 def enqueue(name: str, values: dict[str, str], states: dict[str, Task]) -> None:
