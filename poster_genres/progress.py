@@ -32,6 +32,9 @@ class Lines:
             left = tqdm.format_interval((now - self.start) / (self.done - self.initial) * (self.total - self.done))
             print(f"{self.description}: {self.done} of {self.total}{self.unit}, {left} left", file=sys.stderr, flush=True)
 
+    def refresh(self) -> None:
+        """On a terminal the bar's clock goes on; here nothing is said."""
+
     def write(self, text: str, file: IO[str]) -> None:
         print(text, file=file)
 

@@ -323,6 +323,7 @@ def follow(names: list[str], ended: int, total: int, jobs: int, done: Callable[[
                 until = time.monotonic() + (LONGEST_POLL_SECONDS if "Running" in state_of.values() else POLL_SECONDS)
                 while time.monotonic() < until and results() == before:
                     time.sleep(POLL_SECONDS / 4)
+                    bar.refresh()
 
 
 def stop(names: Iterable[str] | None = None) -> list[str]:
