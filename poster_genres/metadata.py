@@ -338,9 +338,11 @@ def find_columns(
         for column in flags if not _prefix(binary[0]) else []:
             _refuse_typo(table, column)
         return Columns(identifier, binary, True, title, year, split)
+    claimed = {"id_column": id_column, "split_by": split_by}
+    beside = " and ".join(f"{name!r} (`{parameter}`)" for parameter, name in claimed.items() if name in table.columns)
     raise NotMetadata(
-        f"{where}: no column of labels found, nor columns of zeros and ones; its columns are {names}; "
-        "name one: -S label_columns=NAME"
+        f"{where}: no column of labels found{f' beside {beside}' if beside else ''}, nor columns of zeros and ones; "
+        f"its columns are {names}; name one: -S label_columns=NAME"
     )
 
 
@@ -390,7 +392,9 @@ def _split_meanings(column: str, cells: list[Any]) -> dict[str, str | None]:
     split = _split_in(column)
     if split and _is_binary(cells, column):
         other = "test" if split == "train" else "train"
-        return {name: {True: split, False: other}.get(_flag(name, column), "") for name in names}  # type: ignore[arg-type]
+        flags = {name: _flag(name, column) for name in names}
+        empty = "" if False in flags.values() else other  # yes, or nothing
+        return {name: {True: split, False: other}.get(flag, empty) for name, flag in flags.items()}  # type: ignore[arg-type]
     return {name: SPLIT_NAMES.get(name.strip().casefold()) if name.strip() else "" for name in names}
 
 

@@ -28,6 +28,8 @@ from poster_genres.texts import some
 RARE = 10
 # Fewer images cannot be trained on.
 LEAST_TRAIN = 2
+# So many of the IDs and images that are left out are named, in metrics/join.json and on the screen.
+EXAMPLES, SHOWN = 100, 3
 # So many names that consist of others show that they should have been split.
 COMPOSED = 3
 
@@ -100,8 +102,8 @@ def unite(movies: pd.DataFrame) -> tuple[pd.DataFrame, int, int]:
     return first, int(repeats.sum()), conflicts
 
 
-def match_posters(metadata: Metadata, posters: Posters, dataset: str) -> tuple[pd.DataFrame, Counter[str]]:
-    """The rows that have a poster, with its number in `posters`; and how many rows each rule matched.
+def match_posters(metadata: Metadata, posters: Posters, dataset: str) -> tuple[pd.DataFrame, list[str], Counter[str]]:
+    """The rows that have a poster, with its number in `posters`; the IDs of those without; and how many rows each rule matched.
 
     Raises
     ------
@@ -120,7 +122,7 @@ def match_posters(metadata: Metadata, posters: Posters, dataset: str) -> tuple[p
     if rows.empty:
         examples = f"metadata has {', '.join(table['id'][:3])}; images are {', '.join(file.name for file in posters.files[:3])}"
         raise InputError(f"{dataset}: no ID of the metadata is the file name of an image: {examples}")
-    return rows.astype({"number": int}), rules
+    return rows.astype({"number": int}), list(table.loc[table["number"].isna(), "id"]), rules
 
 
 def locate(movies: pd.DataFrame, posters: Posters) -> pd.DataFrame:
@@ -158,6 +160,25 @@ def hint_at_splits(column: str | None, of_column: set[str], of_files: set[str]) 
             "split_by: a hash of the ID decides; `-S split_by=files` takes train, val and test from the names of files and folders"
         )
     return ""
+
+
+def doubts_about_splits(given: pd.Series, split_by: str, in_several: int) -> list[str]:
+    """What is unclear in splits that the data gives: lines for people.
+
+    Parameters
+    ----------
+    given : the split of each movie, empty where the data says none
+    in_several : how many movies have several in a column
+    """
+    lines = []
+    if unnamed := int((given == "").sum()):
+        missing = f"have no split in column {split_by!r}"
+        if split_by == FILES:
+            missing = "are in no table, folder or archive named train, val or test"
+        lines.append(f"{unnamed} images {missing}: they are for training and validation")
+    if split_by != FILES and in_several:
+        lines.append(f"{in_several} images have several splits in column {split_by!r}: that of their first row counts")
+    return lines
 
 
 def choose_test(movies: pd.DataFrame, parameters: JoinParameters) -> np.ndarray:
@@ -249,11 +270,11 @@ def join(metadata: Metadata, posters: Posters, parameters: JoinParameters) -> Jo
         Metadata and posters share no ID, no genre is known or there is but one, or a split has too few movies.
     """
     dataset = parameters.dataset
-    movies, rules = match_posters(metadata, posters, dataset)
+    movies, without, rules = match_posters(metadata, posters, dataset)
     rows_with_poster = len(movies)
     in_several = int((movies.groupby("number")["given_split"].nunique() > 1).sum())
     movies, repeats, conflicts = unite(movies)
-    matched = len(movies)
+    matched, with_row = len(movies), set(movies["number"])
     movies = locate(movies[movies["known"]].reset_index(drop=True), posters)
     if movies.empty:
         raise InputError(f"{dataset}: all {matched} rows with an image have unknown labels")
@@ -269,7 +290,8 @@ def join(metadata: Metadata, posters: Posters, parameters: JoinParameters) -> Jo
         shown = f"one label only, {names[0]!r}," if names else "no label"
         raise InputError(f"{dataset}: {shown} on {len(movies) - unlabelled} of {len(movies)} images; two or more are needed")
     of_files = splits_of_files(movies)
-    hint = ""
+    numbers = ", ".join(f"{name} for {(movies['given_split'] == name).sum()} images" for name in SPLITS)
+    hint = "" if parameters.split_by == FILES else f"split_by: column {parameters.split_by!r} says {numbers}"
     if parameters.split_by == HASH:
         hint = hint_at_splits(metadata.split_column, set(movies["given_split"]), set(of_files))
     if parameters.split_by == FILES:
@@ -293,12 +315,14 @@ def join(metadata: Metadata, posters: Posters, parameters: JoinParameters) -> Jo
         "understood": metadata.understood,
         "rows": len(metadata.movies),
         "rows_without_poster": len(metadata.movies) - rows_with_poster,
+        "of_rows_without_poster": without[:EXAMPLES],
         "matched_by": dict(rules),
         "repeated_rows": repeats,
         "repeated_rows_with_other_genres": conflicts,
         "posters": len(posters.files),
         "posters_too_large": len(posters.too_large),
         "posters_without_metadata": len(posters.files) - matched,
+        "of_posters_without_metadata": [file.name for i, file in enumerate(posters.files) if i not in with_row][:EXAMPLES],
         "matched": matched,
         "unknown_genres": unknown,
         "without_genres": unlabelled,
@@ -310,17 +334,10 @@ def join(metadata: Metadata, posters: Posters, parameters: JoinParameters) -> Jo
     }
     joined = pd.concat([movies.assign(split=split)[COLUMNS], pd.DataFrame(labels, columns=genres)], axis=1)
     warnings = suspicions(len(movies), counts)
-    if parameters.split_by != HASH and (unnamed := int((movies["given_split"] == "").sum())):
-        missing = f"have no split in column {parameters.split_by!r}"
-        if parameters.split_by == FILES:
-            missing = "are in no table, folder or archive named train, val or test"
-        warnings.append(f"{unnamed} images {missing}: they are for training")
+    if parameters.split_by != HASH:
+        warnings += doubts_about_splits(movies["given_split"], parameters.split_by, in_several)
     if unknown > len(movies):
         warnings.insert(0, f"most images, {unknown} of {matched}, have unknown labels: is each row's cell filled?")
-    if parameters.split_by not in (HASH, FILES) and in_several:
-        warnings.append(
-            f"{in_several} images have several splits in column {parameters.split_by!r}: that of their first row counts"
-        )
     return Joined(joined, about, hint, warnings)
 
 
@@ -337,8 +354,8 @@ def describe(joined: Joined, metadata: Metadata, parameters: JoinParameters) -> 
     rows = counts["rows"] - counts["rows_without_poster"]
     lines.append(f"{rows} of {counts['rows']} rows have an image ({rules}); {counts['posters']} images")
     left_out = {
-        "rows without an image": counts["rows_without_poster"],
-        "images without a row": counts["posters_without_metadata"],
+        f"rows without an image ({', '.join(counts['of_rows_without_poster'][:SHOWN])})": counts["rows_without_poster"],
+        f"images without a row ({', '.join(counts['of_posters_without_metadata'][:SHOWN])})": counts["posters_without_metadata"],
         f"images of more than {parameters.max_poster_megabytes:g} MB (`max_poster_megabytes`)": counts["posters_too_large"],
         "of unknown labels": counts["unknown_genres"],
         f"placeholders, one picture under more than {parameters.max_identical_posters} IDs": counts["placeholders"],

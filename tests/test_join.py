@@ -233,7 +233,8 @@ def test_what_was_understood_is_said(project: Path) -> None:
     beyond = 80 - 12 - test - 30
     assert output[6] == "81 of 82 rows have an image (81 by file name); 80 images"
     assert output[7] == (
-        f"left out: 1 rows without an image; 12 placeholders, one picture under more than 10 IDs; {beyond} beyond `limit` (30)"
+        "left out: 1 rows without an image (gone); 12 placeholders, one picture under more than 10 IDs; "
+        f"{beyond} beyond `limit` (30)"
     )
     assert output[8] == "1 rows repeat an image, 1 with other labels: all of its labels count"
     frequent = ", ".join(movies[genres_of(movies)].sum().sort_values(ascending=False, kind="stable").index)
@@ -306,7 +307,7 @@ def test_a_movie_that_is_named_like_a_split(project: Path) -> None:
     assert movies["split"].tolist()[60:] == ["test"] * 20
     (folder / "train.zip").rename(folder / "posters.zip")
     assert stage("join", cwd=project).stdout.splitlines()[-1] == (
-        "warning: 30 images are in no table, folder or archive named train, val or test: they are for training"
+        "warning: 30 images are in no table, folder or archive named train, val or test: they are for training and validation"
     )
     (folder / "test.zip").rename(folder / "others.zip")
     assert stage("join", cwd=project, fails=True).stderr.splitlines()[-1] == (
@@ -332,7 +333,7 @@ def test_a_column_gives_the_splits(project: Path) -> None:
     assert genres_of(movies) == ["Comedy", "Drama", "Horror"]
     write(["", *splits[1:]], "m070,Drama,train")
     assert stage("join", cwd=project).stdout.splitlines()[-2:] == [
-        "warning: 1 images have no split in column 'Part': they are for training",
+        "warning: 1 images have no split in column 'Part': they are for training and validation",
         "warning: 1 images have several splits in column 'Part': that of their first row counts",
     ]
     movies = read_movies(project / "data" / "movies.csv")

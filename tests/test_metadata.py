@@ -316,6 +316,7 @@ def test_columns_and_separator_that_are_named(tmp_path: Path) -> None:
         ("is_test", "False,True,False,True", ["train", "test", "train", "test"]),
         ("is_valid", "0,1,1,", ["train", "validation", "validation", ""]),
         ("Train", "yes,no,no,yes", ["train", "test", "test", "train"]),
+        ("is_test", "x,,x,", ["test", "train", "test", "train"]),
     ],
 )
 def test_columns_of_splits(tmp_path: Path, column: str, cells: str, splits: list[str]) -> None:
@@ -336,6 +337,10 @@ def test_the_column_of_splits_is_checked(tmp_path: Path) -> None:
     wrong = "^a.csv, row 3: 'holdout' in column 'Part', which `split_by` names, is none of train, val and test$"
     with pytest.raises(InputError, match=wrong):
         read(tmp_path, split_by="Part")
+    with pytest.raises(
+        InputError, match=r"a.csv: no column of labels found beside 'Genre' \(`split_by`\), nor columns of zeros and"
+    ):
+        read(tmp_path, split_by="Genre")
     with pytest.raises(InputError, match=r"a.csv: has no column 'Teil', as `split_by` in params.yaml says; its columns are 'Id', "):
         read(tmp_path, split_by="Teil")
 
