@@ -15,6 +15,7 @@ from poster_genres.errors import InputError
 from poster_genres.evaluation import paired_differences
 from poster_genres.movies import genres_of, labels_of, read_movies
 from poster_genres.scores import scored_genres
+from poster_genres.texts import some
 
 WORKSPACE = "workspace"
 MOVIES, PREDICTIONS = Path("data/movies.csv"), Path("metrics/predictions.csv")
@@ -47,7 +48,9 @@ def read_experiment(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         except (SCMError, AttributeError):  # AttributeError: a name of Git's for a file or folder, not for a commit
             raise InputError(f"{name}: no experiment, branch, tag or commit of that name; `dvc exp show` lists them") from None
         except (DvcException, OSError):
-            raise InputError(f"{name}: has no {PREDICTIONS}, or it is not in DVC's cache; was it run to its end?") from None
+            raise InputError(
+                f"{name}: has no {PREDICTIONS}, or it is not in DVC's cache; was it run to its end, and dvc.lock committed?"
+            ) from None
         return read_tables(Path(folder), name)
 
 
@@ -72,6 +75,29 @@ def labels_and_probabilities(movies: pd.DataFrame, predictions: pd.DataFrame, sp
     return labels_of(known[movies.columns]), rows.iloc[:, 2:].to_numpy(np.float64)
 
 
+def compare(names: tuple[str, str], split: str) -> tuple[pd.DataFrame, int, list[str], list[str]]:
+    """Two experiments on the same posters of a split.
+
+    Returns
+    -------
+    The table of `paired_differences`; the number of posters; the genres that macro scores average over; and all genres.
+
+    Raises
+    ------
+    InputError
+        See `read_experiment`; or they are about different genres, posters or labels.
+    """
+    (movies, first), (other_movies, second) = map(read_experiment, names)
+    if list(first.columns) != list(second.columns):
+        raise InputError(f"{names[0]} and {names[1]}: about different genres, which cannot be compared")
+    keys, genres = ["id", "split"], genres_of(movies)
+    if not first[keys].equals(second[keys]) or not movies[genres].equals(other_movies[genres]):
+        raise InputError(f"{names[0]} and {names[1]}: other posters or labels; only runs on one data set, limit and seed compare")
+    columns = scored_genres(*(labels_and_probabilities(movies, first, split)[0] for split in SPLITS))
+    (labels, of_first), (_, of_second) = (labels_and_probabilities(movies, table, split) for table in (first, second))
+    return paired_differences(labels, of_first, of_second, columns), len(labels), [genres[i] for i in columns], genres
+
+
 def main() -> None:
     parser = errors.Parser(prog="python -m stages.compare", description=__doc__.split(":", maxsplit=1)[0])
     parser.add_argument("first", metavar="A", help="an experiment, branch, tag or commit")
@@ -79,15 +105,10 @@ def main() -> None:
     parser.add_argument("--split", choices=SPLITS, default=SPLITS[0], help=f"the posters to compare on ({SPLITS[0]})")
     arguments = parser.parse_args()
     names = (arguments.first, arguments.second)
-    (movies, first), (other_movies, second) = (read_experiment(name) for name in names)
-    if list(first.columns) != list(second.columns):
-        raise InputError(f"{names[0]} and {names[1]}: about different genres, which cannot be compared")
-    keys = ["id", "split"]
-    if not first[keys].equals(second[keys]) or not movies[genres_of(movies)].equals(other_movies[genres_of(movies)]):
-        raise InputError(f"{names[0]} and {names[1]}: other posters or labels; only runs on one data set, limit and seed compare")
-    columns = scored_genres(*(labels_and_probabilities(movies, first, split)[0] for split in SPLITS))
-    (labels, of_first), (_, of_second) = (labels_and_probabilities(movies, table, arguments.split) for table in (first, second))
-    print_differences(paired_differences(labels, of_first, of_second, columns), names, f"{len(labels)} {arguments.split} posters")
+    table, posters, scored, genres = compare(names, arguments.split)
+    print_differences(table, names, f"{posters} {arguments.split} posters")
+    if len(scored) < len(genres):
+        print(f"macro scores are of {len(scored)} of {len(genres)} genres: {some(scored)}")
 
 
 def print_differences(table: pd.DataFrame, names: tuple[str, str], posters: str) -> None:

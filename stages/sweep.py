@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -540,8 +541,24 @@ def report(table: pd.DataFrame, keys: Iterable[str]) -> None:
     macro, micro = (test.loc[score] for score in (OBJECTIVE, "micro_average_precision"))
     print(
         f"\nThe winner on test: macro AP {macro['model']:.4f} (prior {macro['prior']:.4f}), micro AP {micro['model']:.4f} "
-        f"(prior {micro['prior']:.4f})\nApply the winner, the best on validation: dvc exp apply {winner}"
+        f"(prior {micro['prior']:.4f})"
     )
+    if len(table) > 1:
+        print(ahead_of_second(table["experiment"][1], winner))
+    print(f"Apply the winner, the best on validation: dvc exp apply {winner}")
+
+
+def ahead_of_second(second: str, winner: str) -> str:
+    """Whether the best experiment is better than the second beyond chance, on the same validation posters."""
+    from stages.compare import compare
+
+    differences, posters, *_ = compare((second, winner), "validation")
+    macro = differences.set_index("score").loc[OBJECTIVE]
+    said = f"It is {macro['difference']:+.4f} ahead of {second} on {posters} validation posters"
+    if np.isnan(macro["low"]):
+        return f"{said}, too few to tell whether by chance"
+    interval = f"95 % interval {macro['low']:+.4f} to {macro['high']:+.4f}"
+    return f"{said} ({interval}): {'beyond chance' if macro['low'] > 0 else 'within chance, so any of the two will do'}"
 
 
 def main() -> None:

@@ -51,10 +51,8 @@ def test_what_cannot_be_compared_is_said(repository: Path, monkeypatch: pytest.M
     # Once as a command; the others without its start.
     assert stage("compare", "HEAD", "nobody", cwd=repository, fails=True).stderr == f"error: nobody: {nobody}\n"
     first_commit = run("git", "rev-list", "--max-parents=0", "HEAD", cwd=repository).stdout.strip()
-    assert (
-        error(first_commit)
-        == f"{first_commit}: has no metrics/predictions.csv, or it is not in DVC's cache; was it run to its end?"
-    )
+    not_there = "has no metrics/predictions.csv, or it is not in DVC's cache; was it run to its end, and dvc.lock committed?"
+    assert error(first_commit) == f"{first_commit}: {not_there}"
     for name in ("HEAD:data", "HEAD^{tree}"):
         assert error(name) == f"{name}: {nobody}"
     assert error("") == "name an experiment, branch, tag or commit, or workspace, not ''"

@@ -86,6 +86,8 @@ def test_a_sweep_loses_no_run_on_a_fresh_store(repository: Path) -> None:
     assert len(scores) == 4
     assert re.search(rf"{name}-1 +tutorial +2 +0\.", output)
     assert scores == sorted(scores, reverse=True)
+    ahead = rf"It is \+0\.\d{{4}} ahead of {name}-\d on \d+ validation posters[ (,]"
+    assert len(re.findall(ahead, output)) == 1
     # Test scores of the winner only.
     assert output.count("on test: macro AP") == 1
     # The same command again runs nothing, and shows the same.
