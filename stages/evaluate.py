@@ -30,6 +30,7 @@ from poster_genres.parameters import EvaluateParameters, read_parameters
 from poster_genres.report import choose_examples, describe_poster, write_report
 from poster_genres.scores import scored_genres, tune_thresholds
 from poster_genres.tensor_cache import Posters
+from poster_genres.texts import some
 from poster_genres.tracking import caveat
 
 METRICS = Path("metrics")
@@ -193,16 +194,16 @@ def choose_gallery(
 
 
 def print_scores(test_scores: pd.DataFrame, by_genre: pd.DataFrame, posters: int, note: str) -> None:
-    """Print the test scores of model and prior, which genres the macro averages leave out, and a note on the data set."""
+    """Print the test scores of model and prior, of which genres the macro averages are, and a note on the data set."""
     print(f"{f'{posters} test posters':33}   model   prior   95 % interval")
     for row in test_scores.itertuples():
         interval = "" if np.isnan(row.low) else f"  {row.low:6.4f} to {row.high:6.4f}"
         of_model, of_prior = ("      " if np.isnan(value) else f"{value:6.4f}" for value in (row.model, row.prior))
         print(f"{row.score.replace('_', ' '):33}  {of_model}  {of_prior}{interval}")
-    left_out = by_genre[~by_genre["scored"]]
-    if len(left_out):
-        names = ", ".join(f"{row.genre} ({row.positives})" for row in left_out.itertuples())
-        print(f"macro scores leave out genres on too few validation or test posters, or on all: {names} on test posters")
+    scored = by_genre.loc[by_genre["scored"], "genre"]
+    if len(scored) < len(by_genre):
+        of = f"{len(scored)} of {len(by_genre)} genres{f', {some(scored)}' if len(scored) else ''}"
+        print(f"macro scores are of {of}; the others are on too few or on all of the validation or test posters")
     if note:
         print(note)
 

@@ -331,7 +331,7 @@ def main() -> None:
     truth = ""
     if arguments.random:
         poster, title, true_genres = random_poster()
-        posters, truth = [poster], f"{title}: {', '.join(true_genres) or 'none'}\n"
+        posters, truth = [poster], f"{title}; true genres: {', '.join(true_genres) or 'none'}\n"
     else:
         posters = find_posters(arguments.posters)
     if arguments.explain and len(posters) > 1:

@@ -232,7 +232,7 @@ def test_posters_of_a_bucket(trained: Path, tmp_path: Path, bucket: tuple[Any, s
 
 def test_a_random_test_poster_comes_with_its_true_genres(trained: Path) -> None:
     first, *lines = stage("predict", "--random", cwd=trained).stdout.splitlines()
-    movie, genres = first.split(": ")
+    movie, genres = first.split("; true genres: ")
     table = (trained / "data" / "movies.csv").read_text(encoding="utf-8")
     assert re.search(rf"^{movie},.*,test,", table, re.MULTILINE)
     metadata = pd.read_csv(trained / "data" / "posters" / "movies.csv", index_col="Id")

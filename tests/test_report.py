@@ -56,10 +56,10 @@ def page_with(folder: Path, *posters: dict[str, Any], scores: pd.DataFrame | Non
     """The page with these posters in the gallery, and names that would be code if they were not escaped; with words that indicate
     a genre where they were `found`."""
     numbers = ["average_precision", "low", "high", "prior_average_precision", "precision", "recall", "f1"]
-    row = dict.fromkeys(numbers, 0.5) | {"genre": HOSTILE, "positives": 3, "scored": False}
+    row = dict.fromkeys(numbers, 0.5) | {"genre": HOSTILE, "positives": 3, "scored": True}
     long = "science_fiction_and_fantasy_television_series"
     undefined = dict.fromkeys(("precision", "recall", "low", "high"), np.nan)
-    rows = [row, row | {"average_precision": np.nan, "genre": "Other"}, row | undefined | {"genre": long}]
+    rows = [row, row | {"average_precision": np.nan, "genre": "Other", "scored": False}, row | undefined | {"genre": long}]
     genres = pd.DataFrame(rows)
     # Each genre is missed on twenty posters, on which the other is said.
     labels = np.repeat(np.eye(2), 40, axis=0)
@@ -105,8 +105,8 @@ def test_the_first_sentence_says_what_the_model_is_worth(tmp_path: Path) -> None
     text = re.sub(r"\s+", " ", page_with(tmp_path, architecture="tutorial", dataset="data/posters").replace("&nbsp;", " "))
     assert (
         '<p class="lead">The network tutorial, trained on 2,400 posters of data/posters, reaches a macro average precision of '
-        "<b>0.500</b> (95 % interval 0.400 to 0.600) on 1,080 test posters that it had not seen. The prior, which gives every "
-        "poster the genres' frequencies in training, has 0.100.</p>"
+        "<b>0.500</b> (95 % interval 0.400 to 0.600) over 2 of its 3 genres on 1,080 test posters that it had not seen. "
+        "The prior, which gives every poster the genres' frequencies in training, has 0.100.</p>"
     ) in text
     assert 'class="caveat"' not in text
 
@@ -120,9 +120,9 @@ def test_a_score_without_interval_or_none_at_all(tmp_path: Path) -> None:
     scores = SCORES.assign(low=np.nan, high=np.nan)
     page = page_with(tmp_path, scores=scores, architecture="tutorial", dataset="data/posters")
     assert lead(page) == (
-        "The network tutorial, trained on 2,400 posters of data/posters, reaches a macro average precision of <b>0.500</b> on "
-        "1,080 test posters that it had not seen. The prior, which gives every poster the genres' frequencies in training, "
-        "has 0.100."
+        "The network tutorial, trained on 2,400 posters of data/posters, reaches a macro average precision of <b>0.500</b> over "
+        "2 of its 3 genres on 1,080 test posters that it had not seen. The prior, which gives every poster the genres' "
+        "frequencies in training, has 0.100."
     )
     scores = scores.assign(model=[np.nan, 0.1], prior=[np.nan, 0.2])
     page = page_with(tmp_path, scores=scores, architecture="tutorial", dataset="data/posters")
