@@ -385,8 +385,8 @@ EDITED = {
     "sample": "stages/sample.py",
     "join": """
         stages/join.py poster_genres/labels.py poster_genres/matching.py poster_genres/metadata.py poster_genres/tables.py
-        poster_genres/texts.py
     """,
+    "join evaluate": "poster_genres/texts.py",
     "cache": "stages/cache.py",
     "cache detect evaluate": "poster_genres/posters.py",
     "cache detect train evaluate": "poster_genres/progress.py poster_genres/spread.py poster_genres/tensor_cache.py",
