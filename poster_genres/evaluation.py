@@ -5,7 +5,7 @@ Labels are (posters, genres) 0 or 1, probabilities the same shape in [0, 1].
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from sklearn.metrics import (
 
 from poster_genres.objects import PosterDetections, text_of
 from poster_genres.scores import binary_cross_entropy, macro_average_precision, micro_average_precision, scored_genres
+from poster_genres.texts import some
 
 BOOTSTRAPS = 1000
 # Where a genre is on so few posters that fewer of the resamples have all genres, they vary too little: there is no interval.
@@ -204,6 +205,18 @@ def resampled_scores(labels: np.ndarray, probabilities: np.ndarray, columns: np.
         micro = resampled_average_precision(labels.ravel(), probabilities.ravel(), np.repeat(weights, genres, axis=1))
         chunks.append(np.stack([macro, micro, weights @ losses / posters], axis=1))
     return np.concatenate(chunks)
+
+
+def describe_scored(scored: Sequence[str], genres: Sequence[str]) -> str:
+    """Over which genres macro scores are, of all, for people; empty if over all."""
+    left_out = [genre for genre in genres if genre not in scored]
+    if not left_out:
+        return ""
+    counts = f"macro scores are over {len(scored)} of {len(genres)} genres"
+    why = "on too few or on all of the validation or test posters"
+    if 0 < len(scored) < len(left_out):
+        return f"{counts}, {some(scored)}; the others are {why}"
+    return f"{counts}; not over {some(left_out)}, which are {why}"
 
 
 def paired_differences(

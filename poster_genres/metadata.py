@@ -377,7 +377,9 @@ def _find_ids(where: str, table: Table, posters: Posters, labels: list[str]) -> 
 def _find_splits(table: Table) -> str | None:
     """The column that says of each row whether it is for training or for the test."""
     for column, cells in table.columns.items():
-        if _is_binary(cells, column) and _plain(column) not in FLAG_NAMES:  # a label, as a train among vehicles
+        first = next((text for text in map(str, cells) if text.strip()), "")
+        # Of zeros and ones only those that are no labels, as a train among vehicles is.
+        if first.strip().casefold() not in SPLIT_NAMES and _plain(column) not in FLAG_NAMES:
             continue
         meaning = _split_meanings(column, cells)
         if None not in meaning.values() and {"train", "test"} <= set(meaning.values()):

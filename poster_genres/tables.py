@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -88,19 +89,20 @@ def decode(data: bytes, name: str) -> tuple[str, str]:
     if data[:1] and b"\0" in data[:2]:
         encoding = "utf-16-be" if data[0] == 0 else "utf-16-le"
         return _decode(data, encoding, name), encoding
+    try:
+        return data.decode("utf-8"), "utf-8"
+    except UnicodeDecodeError:
+        return _decode_other(data)
+
+
+def _decode_other(data: bytes) -> tuple[str, str]:
+    """A text that is not UTF-8, or not throughout, and its encoding."""
     escaped = data.decode("utf-8", "surrogateescape")  # with a surrogate for each byte that is wrong
     wrong = list(_ESCAPED.finditer(escaped))
-    if not wrong:
-        return escaped, "utf-8"
     if len(wrong) < MIXED * sum(not sign.isascii() for sign in escaped):  # a few rows of another origin
         line = escaped.count("\n", 0, wrong[0].start()) + 1
         about = f"utf-8, but {len(wrong)} byte(s) read as cp1252, the first in line {line}"
         return _ESCAPED.sub(lambda byte: byte[0].encode("utf-8", "surrogateescape").decode("cp1252", "replace"), escaped), about
-    return _decode_unknown(data)
-
-
-def _decode_unknown(data: bytes) -> tuple[str, str]:
-    """A text that is not UTF-8, and its encoding."""
     if b"\r" in data and b"\n" not in data:  # line ends of Excel's "CSV (Macintosh)"
         return data.decode("mac_roman"), "mac_roman"
     from charset_normalizer import from_bytes
@@ -332,13 +334,7 @@ def _delimiter(lines: list[str], suffix: str) -> str:
 
 def _json_records(text: str, name: str) -> list[dict[str, Any]] | None:
     """The records of a JSON file: a list of them, one, one by ID, one per line, or pandas' columns; None where it has none."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs) and (twice := next((key for key, value in pairs if value != found[key]), None)) is not None:
-            raise InputError(f"{name}: {twice[:60]!r} is there twice, with different values; keep one")
-        return found
-
+    once = partial(_once, name)
     try:
         content = json.loads(text, object_pairs_hook=once)
     except json.JSONDecodeError as whole:
@@ -386,6 +382,14 @@ def _json_records(text: str, name: str) -> list[dict[str, Any]] | None:
     return [_label_studio(record) for record in content]
 
 
+def _once(name: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a JSON file, of which Python would keep the last value of a key that is there twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs) and (twice := next((key for key, value in pairs if value != found[key]), None)) is not None:
+        raise InputError(f"{name}: {twice[:60]!r} is there twice, with different values; keep one")
+    return found
+
+
 def _coco_records(content: dict[str, Any], name: str) -> list[dict[str, Any]]:
     """The images of COCO's format, each with the names of its annotations' categories."""
     try:
@@ -413,7 +417,7 @@ def _label_studio(record: dict[str, Any]) -> dict[str, Any]:
 def _mongo_records(text: str, name: str) -> list[dict[str, Any]]:
     """Objects as the Mongo shell prints them: JSON, one after the other, except for `"_id" : ObjectId("…")`."""
     text = _OBJECT_ID.sub(r"\1\2", text.lstrip())
-    decoder = json.JSONDecoder(strict=False)
+    decoder = json.JSONDecoder(object_pairs_hook=partial(_once, name), strict=False)
     records: list[dict[str, Any]] = []
     position = 0
     while position < len(text):

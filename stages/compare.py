@@ -12,10 +12,9 @@ import pandas as pd
 
 from poster_genres import errors
 from poster_genres.errors import InputError
-from poster_genres.evaluation import paired_differences
+from poster_genres.evaluation import describe_scored, paired_differences
 from poster_genres.movies import genres_of, labels_of, read_movies
 from poster_genres.scores import scored_genres
-from poster_genres.texts import some
 
 WORKSPACE = "workspace"
 MOVIES, PREDICTIONS = Path("data/movies.csv"), Path("metrics/predictions.csv")
@@ -93,7 +92,7 @@ def compare(names: tuple[str, str], split: str) -> tuple[pd.DataFrame, int, list
     keys, genres = ["id", "split"], genres_of(movies)
     if not first[keys].equals(second[keys]) or not movies[genres].equals(other_movies[genres]):
         raise InputError(f"{names[0]} and {names[1]}: other posters or labels; only runs on one data set, limit and seed compare")
-    columns = scored_genres(*(labels_and_probabilities(movies, first, split)[0] for split in SPLITS))
+    columns = scored_genres(*(labels_and_probabilities(movies, first, each)[0] for each in SPLITS))
     (labels, of_first), (_, of_second) = (labels_and_probabilities(movies, table, split) for table in (first, second))
     return paired_differences(labels, of_first, of_second, columns), len(labels), [genres[i] for i in columns], genres
 
@@ -107,8 +106,8 @@ def main() -> None:
     names = (arguments.first, arguments.second)
     table, posters, scored, genres = compare(names, arguments.split)
     print_differences(table, names, f"{posters} {arguments.split} posters")
-    if len(scored) < len(genres):
-        print(f"macro scores are of {len(scored)} of {len(genres)} genres: {some(scored)}")
+    if line := describe_scored(scored, genres):
+        print(line)
 
 
 def print_differences(table: pd.DataFrame, names: tuple[str, str], posters: str) -> None:

@@ -30,7 +30,6 @@ from poster_genres.parameters import EvaluateParameters, read_parameters
 from poster_genres.report import choose_examples, describe_poster, write_report
 from poster_genres.scores import scored_genres, tune_thresholds
 from poster_genres.tensor_cache import Posters
-from poster_genres.texts import some
 from poster_genres.tracking import caveat
 
 METRICS = Path("metrics")
@@ -194,18 +193,15 @@ def choose_gallery(
 
 
 def print_scores(test_scores: pd.DataFrame, by_genre: pd.DataFrame, posters: int, note: str) -> None:
-    """Print the test scores of model and prior, of which genres the macro averages are, and a note on the data set."""
+    """Print the test scores of model and prior, over which genres the macro averages are, and a note on the data set."""
     print(f"{f'{posters} test posters':33}   model   prior   95 % interval")
     for row in test_scores.itertuples():
         interval = "" if np.isnan(row.low) else f"  {row.low:6.4f} to {row.high:6.4f}"
         of_model, of_prior = ("      " if np.isnan(value) else f"{value:6.4f}" for value in (row.model, row.prior))
         print(f"{row.score.replace('_', ' '):33}  {of_model}  {of_prior}{interval}")
-    scored = by_genre.loc[by_genre["scored"], "genre"]
-    if len(scored) < len(by_genre):
-        of = f"{len(scored)} of {len(by_genre)} genres{f', {some(scored)}' if len(scored) else ''}"
-        print(f"macro scores are of {of}; the others are on too few or on all of the validation or test posters")
-    if note:
-        print(note)
+    for line in (evaluation.describe_scored(list(by_genre.loc[by_genre["scored"], "genre"]), list(by_genre["genre"])), note):
+        if line:
+            print(line)
 
 
 def tables_of_test(

@@ -4,6 +4,7 @@ In: the folder that `dataset` names. Out: data/movies.csv, metrics/join.json. Ru
 """
 
 import re
+import shlex
 from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby
@@ -63,7 +64,7 @@ class Joined:
 
     movies: pd.DataFrame
     counts: dict[str, Any]
-    hint: str
+    about_splits: str
     warnings: list[str]
 
 
@@ -151,14 +152,16 @@ def splits_of_files(movies: pd.DataFrame) -> list[str]:
     return [splits[place] for place in places]
 
 
-def hint_at_splits(column: str | None, of_column: set[str], of_files: set[str]) -> str:
-    """That the data gives splits, in a column or by the names of files; empty if it gives none."""
-    if {"train", "test"} <= of_column:
-        return f"split_by: a hash of the ID decides; `-S split_by={column}` takes train, val and test from column {column!r}"
-    if {"train", "test"} <= of_files:
-        return (
-            "split_by: a hash of the ID decides; `-S split_by=files` takes train, val and test from the names of files and folders"
-        )
+def describe_splits(split_by: str, column: str | None, of_column: pd.Series, of_files: list[str]) -> str:
+    """What the named column says; or that a hash decides although there is such a column, or there are files of such names."""
+    if split_by not in (HASH, FILES):
+        numbers = ", ".join(f"{name} for {(of_column == name).sum()} images" for name in SPLITS)
+        return f"split_by: column {split_by!r} says {numbers}"
+    both, takes = {"train", "test"}, "takes train, val and test from"
+    if split_by == HASH and both <= set(of_column):
+        return f"split_by: a hash of the ID decides; `-S {shlex.quote(f'split_by={column}')}` {takes} column {column!r}"
+    if split_by == HASH and both <= set(of_files):
+        return f"split_by: a hash of the ID decides; `-S split_by=files` {takes} the names of files and folders"
     return ""
 
 
@@ -290,10 +293,7 @@ def join(metadata: Metadata, posters: Posters, parameters: JoinParameters) -> Jo
         shown = f"one label only, {names[0]!r}," if names else "no label"
         raise InputError(f"{dataset}: {shown} on {len(movies) - unlabelled} of {len(movies)} images; two or more are needed")
     of_files = splits_of_files(movies)
-    numbers = ", ".join(f"{name} for {(movies['given_split'] == name).sum()} images" for name in SPLITS)
-    hint = "" if parameters.split_by == FILES else f"split_by: column {parameters.split_by!r} says {numbers}"
-    if parameters.split_by == HASH:
-        hint = hint_at_splits(metadata.split_column, set(movies["given_split"]), set(of_files))
+    about_splits = describe_splits(parameters.split_by, metadata.split_column, movies["given_split"], of_files)
     if parameters.split_by == FILES:
         movies["given_split"] = of_files
     test = choose_test(movies, parameters)
@@ -315,14 +315,14 @@ def join(metadata: Metadata, posters: Posters, parameters: JoinParameters) -> Jo
         "understood": metadata.understood,
         "rows": len(metadata.movies),
         "rows_without_poster": len(metadata.movies) - rows_with_poster,
-        "of_rows_without_poster": without[:EXAMPLES],
+        "examples_of_rows_without_poster": without[:EXAMPLES],
         "matched_by": dict(rules),
         "repeated_rows": repeats,
         "repeated_rows_with_other_genres": conflicts,
         "posters": len(posters.files),
         "posters_too_large": len(posters.too_large),
         "posters_without_metadata": len(posters.files) - matched,
-        "of_posters_without_metadata": [file.name for i, file in enumerate(posters.files) if i not in with_row][:EXAMPLES],
+        "examples_of_posters_without_metadata": [file.name for i, file in enumerate(posters.files) if i not in with_row][:EXAMPLES],
         "matched": matched,
         "unknown_genres": unknown,
         "without_genres": unlabelled,
@@ -338,7 +338,7 @@ def join(metadata: Metadata, posters: Posters, parameters: JoinParameters) -> Jo
         warnings += doubts_about_splits(movies["given_split"], parameters.split_by, in_several)
     if unknown > len(movies):
         warnings.insert(0, f"most images, {unknown} of {matched}, have unknown labels: is each row's cell filled?")
-    return Joined(joined, about, hint, warnings)
+    return Joined(joined, about, about_splits, warnings)
 
 
 def describe(joined: Joined, metadata: Metadata, parameters: JoinParameters) -> list[str]:
@@ -353,9 +353,13 @@ def describe(joined: Joined, metadata: Metadata, parameters: JoinParameters) -> 
     rules = ", ".join(f"{number} by {rule}" for rule, number in counts["matched_by"].items())
     rows = counts["rows"] - counts["rows_without_poster"]
     lines.append(f"{rows} of {counts['rows']} rows have an image ({rules}); {counts['posters']} images")
+
+    def examples(key: str) -> str:
+        return ", ".join([*counts[f"examples_of_{key}"][:SHOWN], *["…"] * (counts[key] > SHOWN)])
+
     left_out = {
-        f"rows without an image ({', '.join(counts['of_rows_without_poster'][:SHOWN])})": counts["rows_without_poster"],
-        f"images without a row ({', '.join(counts['of_posters_without_metadata'][:SHOWN])})": counts["posters_without_metadata"],
+        f"rows without an image ({examples('rows_without_poster')})": counts["rows_without_poster"],
+        f"images without a row ({examples('posters_without_metadata')})": counts["posters_without_metadata"],
         f"images of more than {parameters.max_poster_megabytes:g} MB (`max_poster_megabytes`)": counts["posters_too_large"],
         "of unknown labels": counts["unknown_genres"],
         f"placeholders, one picture under more than {parameters.max_identical_posters} IDs": counts["placeholders"],
@@ -371,8 +375,8 @@ def describe(joined: Joined, metadata: Metadata, parameters: JoinParameters) -> 
     if counts["movies"]["train"] + counts["movies"]["validation"] < parameters.limit:
         rest = len(movies) - counts["movies"]["test"]
         lines.append(f"limit: {parameters.limit} is more than the {rest} images beside the test set; all of them are used")
-    if joined.hint:
-        lines.append(joined.hint)
+    if joined.about_splits:
+        lines.append(joined.about_splits)
     sizes = ", ".join(f"{number} {name}" for name, number in counts["movies"].items())
     frequent = sorted(genres, key=lambda genre: -sum(counts["genres"][genre].values()))
     lines.append(f"{sizes}; {len(genres)} labels: {some(frequent)}")

@@ -212,7 +212,7 @@ def draw_evidence(predictor: "Predictor", prediction: "Prediction", path: Path) 
 
 
 def parse() -> argparse.Namespace:
-    """The command line; ends with a message where it is not valid."""
+    """The command line. Raises InputError where it is not valid."""
     parser = errors.Parser(prog="python -m stages.predict", description="Predict movies' genres from their posters.")
     parser.add_argument("posters", nargs="*", metavar="poster", help="an image or a folder of images, or its address, s3://…")
     parser.add_argument("--random", action="store_true", help="take a random test poster, and print its true genres too")

@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import yaml
 
@@ -555,10 +554,10 @@ def ahead_of_second(second: str, winner: str) -> str:
     differences, posters, *_ = compare((second, winner), "validation")
     macro = differences.set_index("score").loc[OBJECTIVE]
     said = f"It is {macro['difference']:+.4f} ahead of {second} on {posters} validation posters"
-    if np.isnan(macro["low"]):
+    if math.isnan(macro["low"]):
         return f"{said}, too few to tell whether by chance"
     interval = f"95 % interval {macro['low']:+.4f} to {macro['high']:+.4f}"
-    return f"{said} ({interval}): {'beyond chance' if macro['low'] > 0 else 'within chance, so any of the two will do'}"
+    return f"{said} ({interval}): {'beyond chance' if macro['low'] > 0 else 'within chance, so either will do'}"
 
 
 def main() -> None:

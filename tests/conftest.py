@@ -272,11 +272,11 @@ EXPERIMENT = ("-S", "architecture=tutorial", "-S", "epochs=2", "-S", "learning_r
 
 @pytest.fixture(scope="session")
 def with_experiment(finished: Path, make_once: MakeOnce) -> Path:
-    """That repository after EXPERIMENT, named `longer`; what DVC said is in .dvc/tmp/said.txt. Not to be changed."""
+    """That repository after EXPERIMENT, named `two-epochs`; what DVC said is in .dvc/tmp/said.txt. Not to be changed."""
 
     def make(folder: Path) -> None:
         shutil.copytree(finished, folder, symlinks=True)
-        said = run("dvc", "exp", "run", "-n", "longer", *EXPERIMENT, cwd=folder).stdout
+        said = run("dvc", "exp", "run", "-n", "two-epochs", *EXPERIMENT, cwd=folder).stdout
         (folder / ".dvc" / "tmp" / "said.txt").write_text(said, encoding="utf-8")
 
     return make_once("with_experiment", make)

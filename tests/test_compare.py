@@ -30,7 +30,7 @@ def test_two_experiments_are_compared_on_the_same_posters(finished: Path, with_e
     of_experiment = json.loads((with_experiment / "metrics" / "evaluation.json").read_text(encoding="utf-8"))
     for split in ("validation", "test"):
         first, second = committed[split], of_experiment[split]
-        rows = table(stage("compare", "HEAD", "longer", "--split", split, cwd=with_experiment))
+        rows = table(stage("compare", "HEAD", "two-epochs", "--split", split, cwd=with_experiment))
         name, *values = rows[1]
         assert name == "macro average precision"
         assert [float(value) for value in values[:2]] == [round(scores["macro_AP"], 4) for scores in (first, second)]

@@ -153,6 +153,11 @@ def test_a_named_column_must_be_somewhere_beside_groundtruth_too(tmp_path: Path)
         ("a.parquet", "no parquet", "a.parquet: not readable as parquet"),
         ("1999.txt", '{"imdbID": "m1"}\n{"imdbID": ', r"1999.txt, record 2: not a JSON object"),
         ("1999.txt", '{"Title": "x"}', 'record 1: no "imdbID"'),
+        (
+            "1999.txt",
+            '{"imdbID": "m1", "Genre": "War", "Genre": "Drama"}',
+            "1999.txt: 'Genre' is there twice, with different values",
+        ),
         ("README.md", "hello", "no metadata found"),
     ],
 )

@@ -160,6 +160,7 @@ def test_what_is_right_is_said_of_each_key(key: str) -> None:
         float("nan"),
         *([] if key in ("linear_probe", "flip") else [True]),
         *([] if key in texts else ["ten", "", -(10**30)]),
+        *(["", -(10**30)] if key in ("separator", "split_by") else []),
     ]
     for value in wrong:
         if value == {} and key == "sweep":

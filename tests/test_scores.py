@@ -376,3 +376,15 @@ def test_slices_leave_out_what_is_not_known(labels: np.ndarray) -> None:
 def test_a_genre_on_all_posters_confuses_nothing() -> None:
     labels, chosen = np.array([[1, 1], [0, 1], [1, 1]]), np.array([[0, 1], [1, 1], [0, 1]], bool)
     assert evaluation.confusions(["A", "B"], labels, chosen).empty
+
+
+def test_it_is_said_over_which_genres_macro_scores_are() -> None:
+    genres = ["Comedy", "Drama", "News"]
+    why = "on too few or on all of the validation or test posters"
+    assert evaluation.describe_scored(genres, genres) == ""
+    assert evaluation.describe_scored(genres[:2], genres) == f"macro scores are over 2 of 3 genres; not over News, which are {why}"
+    assert evaluation.describe_scored(genres[:1], genres) == f"macro scores are over 1 of 3 genres, Comedy; the others are {why}"
+    assert (
+        evaluation.describe_scored([], genres)
+        == f"macro scores are over 0 of 3 genres; not over Comedy, Drama, News, which are {why}"
+    )

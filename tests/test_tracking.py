@@ -445,9 +445,9 @@ def test_experiments_in_the_workspace_and_in_temporary_folders_share_the_store(e
     found = {one.info.run_name: one for one in runs_of(repository)}
     first = found.pop("residual, 1 epochs")
     assert first.info.status == "FINISHED"
-    assert set(found) == {"longer", "there3", "there4"}
+    assert set(found) == {"two-epochs", "there3", "there4"}
     for name, one in found.items():
-        check_whole(one, epochs=2 if name == "longer" else int(name[-1]))
+        check_whole(one, epochs=2 if name == "two-epochs" else int(name[-1]))
         assert one.data.tags["dvc.experiment"] == name
         assert len(one.data.tags["dvc.baseline"]) == 40
     # In a table of few columns, and beside each other.
@@ -458,12 +458,12 @@ def test_experiments_in_the_workspace_and_in_temporary_folders_share_the_store(e
     assert scores == ["validation.macro_AP", "test.macro_AP", "test.micro_AP"]
     assert "epochs" in shown.columns
     assert len(shown.columns) < 25, shown.columns
-    changes = run("dvc", "params", "diff", "longer", "there3", cwd=repository).stdout
+    changes = run("dvc", "params", "diff", "two-epochs", "there3", cwd=repository).stdout
     assert changes.split()[-4:] == ["params.yaml", "epochs", "2", "3"]
-    plots = json.loads(run("dvc", "plots", "diff", "longer", "there3", "--json", cwd=repository).stdout)
+    plots = json.loads(run("dvc", "plots", "diff", "two-epochs", "there3", "--json", cwd=repository).stdout)
     assert {name for name in plots["data"] if not name.endswith(".png")} == PLOTS
     for name, drawn in plots["data"].items():
-        assert {revision for one in drawn for revision in one["revisions"]} == {"longer", "there3"}, name
+        assert {revision for one in drawn for revision in one["revisions"]} == {"two-epochs", "there3"}, name
 
 
 def test_a_run_cache_hit_keeps_the_original_run(experimented: Path) -> None:
@@ -474,7 +474,7 @@ def test_a_run_cache_hit_keeps_the_original_run(experimented: Path) -> None:
     assert "Stage 'train' is cached" in output
     assert {one.info.run_id for one in before.values()} == {one.info.run_id for one in runs_of(experimented)}
     description = json.loads((experimented / "models" / "run.json").read_text(encoding="utf-8"))
-    assert description["tags"]["training"] == before["longer"].data.tags["training"]
+    assert description["tags"]["training"] == before["two-epochs"].data.tags["training"]
 
 
 def test_a_store_that_does_not_know_the_run_gets_all_of_it_once(repository: Path) -> None:
