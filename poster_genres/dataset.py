@@ -68,7 +68,7 @@ def list_files(dataset: Path) -> list[File]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             path = Path(folder, name)
-            if name.startswith(".") or not path.is_file():
+            if name.startswith((".", "~$")) or not path.is_file():  # hidden, or there while Excel has it open
                 continue
             relative = path.relative_to(dataset).as_posix()
             if not relative.isprintable() and any("\ud800" <= sign <= "\udfff" for sign in relative):

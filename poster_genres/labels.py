@@ -37,14 +37,19 @@ HYPHENS = ("_", ":", "-")
 SPACE = " "
 NO_SEPARATOR = "none"
 NAMES = {"\t": "tab", "\n": "line break", SPACE: "space", NO_SEPARATOR: "none: one label per cell"}
+SIGNS = {name: sign for sign, name in NAMES.items()}
 # The share of names that must stand in several different cells for a sign to be a separator.
 RECURRING = {**dict.fromkeys(UNSURE, 0.7), **dict.fromkeys(HYPHENS, 0.95), SPACE: 0.95}
-# A comma is part of names where its cells are repeated so often without any of their parts standing elsewhere.
+# A comma is part of names where its cells are repeated so often, in the mean, without any of their parts standing elsewhere.
 REPEATED = 5
+# So few cells with a sign that is no part of names, beside those with a comma that separates, were written by mistake.
+ODD = 0.05
 # Under these keys dictionaries have a label's name, as TMDB's and Label Studio's do.
 KEYS = ("name", "label", "title", "value", "genre", "class", "category", "description")
 # Where one of these stands beside a name, it is not said whether the name is meant.
 VALUES = ("score", "confidence", "probability", "prob", "weight")
+# Where false stands under one of these, it is not.
+ANSWERS = ("value", "present", "checked", "selected")
 CHOICES = ("choices", "labels", "genres", "tags")
 _VALUED = re.compile(r".+[:=( ]\s*(?:[01]?[.,]\d+|\d{1,3}\s?%)\)?")
 _ENTITY = re.compile(r"&(?:\w+|#\d+);")
@@ -111,7 +116,7 @@ def read_labels(cells: list[Any], separator: str, where: Callable[[int], str]) -
     Parameters
     ----------
     cells : text, or lists and dictionaries as JSON has them
-    separator : "auto", "none", or what stands between names
+    separator : "auto", "none", or what stands between names, which for some signs may be their names, as "space"
     where : says in which file and row a cell is, for messages
 
     Raises
@@ -130,7 +135,7 @@ def read_labels(cells: list[Any], separator: str, where: Callable[[int], str]) -
     numbered = _are_numbered(plain)
     if numbered:
         parsed = {key: _unnumbered(value) if isinstance(value, str) else value for key, value in parsed.items()}
-    chosen = choose_separator(plain) if separator == "auto" else separator
+    chosen = choose_separator(plain) if separator == "auto" else SIGNS.get(separator, separator)
     split = {key: split_cell(value, chosen) if isinstance(value, str) else value for key, value in parsed.items()}
     tidied = {key: tuple(map(tidy, parts)) for key, parts in split.items()}
     names = {key: tuple(name for name in parts if not is_unknown(name)) for key, parts in tidied.items()}
@@ -234,11 +239,13 @@ def flatten(value: Any) -> list[str] | None:
         name = next((value[key] for key in KEYS if isinstance(value.get(key), str)), None)
         choices = next((value[key] for key in CHOICES if key in value), None)
         if name is not None or choices is not None or not value:
-            return flatten(choices or [] if name is None else name)
-        if all(isinstance(name, str) and re.match(r"/?\w*\d|/", key) for key, name in value.items()):
-            return flatten(list(value.values()))  # names by their IDs
-        flags = all(isinstance(flag, int | float) and flag in (0, 1) for flag in value.values())
-        return [str(key) for key, flag in value.items() if flag] if flags else None
+            denied = any(value.get(key) is False for key in ANSWERS)
+            return [] if denied else flatten(choices or [] if name is None else name)
+        answers = {str(key): _answer(answer) for key, answer in value.items()}
+        if None not in answers.values():
+            return [name for name, answer in answers.items() if answer]
+        by_number = all(isinstance(name, str) and re.match(r"/?\w*\d|/", key) for key, name in value.items())
+        return flatten(list(value.values())) if by_number else None
     if isinstance(value, list | tuple) and value and all(isinstance(item, list | tuple) for item in value):
         # Pairs of numbers and names.
         pairs = [[item for item in pair if isinstance(item, str)] for pair in value]
@@ -247,6 +254,13 @@ def flatten(value: Any) -> list[str] | None:
         parts = [flatten(item) for item in value]
         return None if any(part is None for part in parts) else [name for part in parts if part for name in part]
     return [] if value is None else [str(value)] if isinstance(value, str | int | float) else None
+
+
+def _answer(value: Any) -> bool | None:
+    """Yes or no, as JSON has them; None for anything else."""
+    if isinstance(value, str):
+        return {"yes": True, "true": True, "no": False, "false": False}.get(value.casefold())
+    return bool(value) if isinstance(value, int | float) and value in (0, 1) else None
 
 
 def parse_list(text: str) -> list[str] | None:
@@ -322,7 +336,9 @@ def choose_separator(cells: Mapping[str, int]) -> str:
     cells : different cells, none of them unknown, each with the number of its rows
     """
     for sign in SURE:
-        if any(sign in cell for cell in cells):
+        # A cell or two of another form do not decide for all others.
+        rows, others = (sum(number for cell, number in cells.items() if part in cell) for part in (sign, COMMA))
+        if rows and not (rows < ODD * others and _separates(cells, COMMA)):
             return sign
     return next((sign for sign in (COMMA, *UNSURE, SPACE, *HYPHENS) if _separates(cells, sign)), NO_SEPARATOR)
 
@@ -338,12 +354,17 @@ def _separates(cells: Mapping[str, int], sign: str) -> bool:
     recurring = sum(cells_with[part] > 1 for part in separated) / len(separated)
     if sign == COMMA:
         # Names with commas are repeated whole; a list of names has others beside it.
-        return recurring > 0 or min(number for cell, number in cells.items() if sign in cell) < REPEATED
+        numbers = [number for cell, number in cells.items() if sign in cell]
+        return recurring > 0 or sum(numbers) < REPEATED * len(numbers)
     alone = {part for parts in parts_of.values() if len(parts) == 1 for part in parts}
     if sign == SPACE:
         number = sum(map(len, parts_of.values())) / len(parts_of)
         if (by_words := _are_words(cells, separated, alone, number)) is not None:
             return by_words
+        # Of many words in all cells the rare ones count little.
+        recurring = sum(cells_with[part] for part in separated if cells_with[part] > 1) / sum(
+            cells_with[part] for part in separated
+        )
     return recurring >= RECURRING[sign] and (sign not in HYPHENS or separated <= alone)
 
 
@@ -361,7 +382,8 @@ def _are_words(cells: Mapping[str, int], separated: set[str], alone: set[str], n
     if all(map(str.isdecimal, separated)):
         return True
     # "Romantic Comedy", "Musical Comedy", "Romantic Drama": words of names recur too, but seldom stand alone, or many together.
-    few = len(alone & separated) < 0.6 * len(separated) and number < 2.5
+    two_at_most = all(len(cell.split()) < 3 for cell in cells)  # of names in pairs, each also stands alone
+    few = len(alone & separated) < (1 if two_at_most else 0.6) * len(separated) and number < 2.5
     signs = not all(any(map(str.isalnum, part)) for part in separated)
     return False if few or signs or _is_phrase(cells) else None
 

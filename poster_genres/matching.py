@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from poster_genres.dataset import File, hash_of
+from poster_genres.dataset import POSTER_SUFFIXES, File, hash_of
 from poster_genres.errors import InputError
 
 # How an ID was matched, for people.
 PATH, NAME, FORM, NUMBER = "path", "file name", "file name but for case or Unicode form", "number"
+STEM = "file name but for its ending"
 
 _NUMBER = re.compile(r"([^\W\d_]{0,4})0*(\d+)(?:\.0)?")
 
@@ -96,14 +97,17 @@ class Posters:
         if not isinstance(cell, str) or not (parts := parts_of(cell)):
             return []
         name = parts[-1]
-        return self.named(name, str) or ([] if exactly else self.named(name, normal) or self._of_number(name))
+        if exactly:
+            return self.named(name, str)
+        return self.named(name, str) or self.named(name, normal) or self.named(_stem(name), str) or self._of_number(name)
 
     def match(self, ids: list[str], tables: list[str]) -> tuple[list[int | None], Counter[str]]:
         """The number of the poster of each ID, None where it has none.
 
         A rule is tried for those IDs only that the ones before it leave over: the path, or the file's name, with its ending or
-        without; the same but for case and Unicode's form; and, where these match none at all, the number in it. Where they match
-        some, an ID that is left differs from a poster's name that is left by leading zeros only, as spreadsheets cut them off.
+        without; the same but for case and Unicode's form; and, where these match none at all, the name but for its ending, as of
+        images that were converted, or else the number in it. Where they match some, an ID that is left differs from a poster's name
+        that is left by leading zeros only, as spreadsheets cut them off.
 
         Parameters
         ----------
@@ -122,8 +126,11 @@ class Posters:
         """
         matches = [self._by_name(text, table) for text, table in zip(ids, tables, strict=True)]
         if not any(rule for _, rule in matches):
+            found = [self._by_name(_stem(text), table)[0] for text, table in zip(ids, tables, strict=True)]
+            matches = [(number, "" if number is None else STEM) for number in found]
+        if not any(rule for _, rule in matches):
             matches = self._by_numbers([text.strip() for text in ids])
-        else:
+        elif STEM not in {rule for _, rule in matches}:
             self._match_cut_zeros(ids, tables, matches)
         rules = Counter(rule for _, rule in matches if rule)
         return [number for number, _ in matches], rules
@@ -239,6 +246,12 @@ def _names(file: File) -> tuple[str, str]:
     """A file's name, and that without its ending."""
     name = file.path.rpartition("/")[2]
     return name, name.rpartition(".")[0]
+
+
+def _stem(text: str) -> str:
+    """A name or path without an image's ending."""
+    stem, _, suffix = text.strip().rpartition(".")
+    return stem if f".{suffix.lower()}" in POSTER_SUFFIXES else text
 
 
 def _index(pairs: Iterable[tuple[str, int]]) -> dict[str, list[int]]:

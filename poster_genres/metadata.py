@@ -32,13 +32,15 @@ ID_NAMES = (
     "filepath", "imageindex", "imageid", "img", "imgid", "imgname", "imgpath", "poster", "posterid", "posterpath", "movieid",
     "titleid", "itemid", "key", "name", "asin", "tmdbid", "url",
 )  # fmt: skip
-GENRE_NAMES = ("genre", "genres", "genrename", "genrenames", "genresname", "genreslist")
+GENRE_NAMES = ("genres", "genre", "genrename", "genrenames", "genresname", "genreslist", "genrelist")
 LABEL_NAMES = (
     "label", "labels", "tag", "tags", "target", "targets", "class", "classes", "category", "categories", "findinglabels",
     "findings", "choice", "choices", "attributeids", "attributes", "labelname", "labelnames", "classname", "classnames", "tagname",
     "tagnames", "categoryname", "categorynames", "targetname", "targetnames", "annotation", "annotations", "keyword", "keywords",
     "subject", "subjects",
 )  # fmt: skip
+# Beside columns of zeros and ones these are no labels, but who is in the picture.
+NOT_BESIDE_FLAGS = ("subject", "subjects")
 TITLE_NAMES = ("title", "primarytitle", "movietitle", "originaltitle", "movie", "moviename", "titel", "titre", "titulo")
 YEAR_NAMES = ("year", "startyear", "releaseyear", "titleyear", "releasedate", "released", "date", "jahr")
 # Columns of zeros and ones that are no labels.
@@ -48,11 +50,11 @@ FLAG_NAMES = (
 )  # fmt: skip
 YES = frozenset({
     "true", "yes", "y", "x", "t", "on", "ja", "wahr", "oui", "vrai", "si", "sí", "sì", "vero", "verdadero", "sim", "да", "+",
-    "pos", "positive", "present", "✓", "✔", "√", "☑", "✅",
+    "pos", "positive", "present", "tak", "是", "有", "はい", "✓", "✔", "√", "☑", "✅", "○", "◯", "●",
 })  # fmt: skip
 NO = frozenset({
-    "false", "no", "n", "f", "off", "nein", "falsch", "non", "faux", "falso", "não", "нет", "-", "neg", "negative", "absent", "✗",
-    "✘", "☐", "❌",
+    "false", "no", "n", "f", "off", "nein", "falsch", "non", "faux", "falso", "não", "нет", "-", "neg", "negative", "absent", "nie",
+    "否", "无", "いいえ", "✗", "✘", "☐", "❌", "✕", "✖",
 })  # fmt: skip
 # What stands before the name of a group of columns of labels, and after it: `Secondary Genre`, `Genre III`, `genre_b`.
 _ORDINAL = re.compile(
@@ -60,8 +62,11 @@ _ORDINAL = re.compile(
 )
 # Columns of zeros and ones with such a beginning are the labels, and others beside them are not.
 PREFIXES = ("genre", "label", "tag", "class", "category")
-# A column of such a name, where IDs are repeated, says how sure a row's label is.
-VALUE_NAMES = ("confidence", "score", "value", "probability", "prob", "present", "ispresent", "relevance")
+# A column of such a name, where IDs are repeated, says how sure a row's label is, or whether it is right.
+VALUE_NAMES = (
+    "confidence", "score", "value", "probability", "prob", "present", "ispresent", "relevance", "verified", "isverified", "correct",
+    "iscorrect", "positive", "ispositive", "applies", "exists", "answer", "count",
+)  # fmt: skip
 # Words in the names of tables that hold no truth, where there are others.
 NO_TRUTH = {"submission", "submissions", "sample", "prediction", "predictions", "pred", "preds", "example", "old", "backup", "copy"}
 # Names of texts and settings that are no tables.
@@ -199,7 +204,7 @@ def read_tables(dataset: Path, files: list[File], choice: str | list[str]) -> tu
     else:
         named = []
         for name in names:
-            found = [file for file in candidates if file.name == name]
+            found = [file for file in candidates if file.name == name or name.startswith(f"{file.name}/")]  # a sheet of a workbook
             found = found or [file for file in candidates if PurePosixPath(file.path).name == name]
             if not found:
                 there = some(file.name for file in candidates) or "none"
@@ -207,12 +212,15 @@ def read_tables(dataset: Path, files: list[File], choice: str | list[str]) -> tu
             if len(found) > 1:
                 paths = some(file.name for file in found)
                 raise InputError(f"params.yaml: metadata: {dataset} has {len(found)} tables {name!r}, {paths}; write a path")
-            named += found
+            named += [file for file in found if file not in named]
         candidates = named
     tables: list[Table] = []
     single: dict[str, list[tuple[File, Table]]] = {}
     for file in candidates:
+        whole = {AUTO, "csv", "groundtruth", file.name, PurePosixPath(file.path).name} & set(names)
         for table in read_table(dataset, file):
+            if not whole and table.names[0] not in names:
+                continue
             if table_suffix(file) == ".json" and len(table.rows) == 1:
                 single.setdefault(str(PurePosixPath(file.name).parent), []).append((file, table))
             elif table.rows:
@@ -275,7 +283,8 @@ def choose_tables(
         spellings = _spellings([table for table, _ in group])
         labels = [spelling[name] for spelling, (_, own) in zip(spellings, group, strict=True) for name in own.labels]
         columns = replace(columns, labels=list(dict.fromkeys(labels)))
-    return (whole, columns), [fault.removeprefix(f"{dataset}/") for fault in faults]
+    # Why, but not what to do: they may well be about something else.
+    return (whole, columns), [fault.removeprefix(f"{dataset}/").partition("; ")[0] for fault in faults]
 
 
 def find_columns(
@@ -303,9 +312,10 @@ def find_columns(
         raise NotMetadata(
             f"{where}: no column of IDs found, which name the images; its columns are {names}; name one: -S id_column=NAME"
         )
+    # Not of zeros and ones: `movie` may also be a label beside `book`.
+    texts = [column for column, cells in table.columns.items() if column != identifier and not _is_binary(cells, column)]
     title, year = (
-        next((column for name in usual for column in table.columns if _plain(column) == name and column != identifier), None)
-        for usual in (TITLE_NAMES, YEAR_NAMES)
+        next((column for name in usual for column in texts if _plain(column) == name), None) for usual in (TITLE_NAMES, YEAR_NAMES)
     )
     split = split_by if split_by in table.columns else _find_splits(table)
     rest = [column for column in table.columns if column not in (identifier, title, year, split)]
@@ -322,20 +332,25 @@ def find_columns(
     groups: dict[str, list[str]] = {}
     for column in rest:
         groups.setdefault(_group(column), []).append(column)
-    usual = [name for name in GENRE_NAMES if name in groups][:1] or [name for name in LABEL_NAMES if name in groups]
+    flags = [column for column in rest if _plain(column) not in FLAG_NAMES]
+    binary = [column for column in flags if _is_binary(table.columns[column], column)]
+    usual = [name for name in GENRE_NAMES if name in groups] or [name for name in LABEL_NAMES if name in groups]
+    if len(binary) > 1:
+        usual = [name for name in usual if name not in NOT_BESIDE_FLAGS]
     if len(usual) > 1:  # of labels' names and numbers, the names
         words = [name for name in usual if not _are_numbers([cell for column in groups[name] for cell in table.columns[column]])]
         usual = words or usual
-    if len(usual) > 1:
+    if len(usual) > 1 and usual[0] not in GENRE_NAMES:
         candidates = ", ".join(repr(column) for name in usual for column in groups[name])
         raise InputError(f"{where}: several columns could hold the labels: {candidates}; set `label_columns` to one of them")
     if usual:
-        return Columns(identifier, groups[usual[0]], False, title, year, split)
-    flags = [column for column in rest if _plain(column) not in FLAG_NAMES]
-    binary = [column for column in flags if _is_binary(table.columns[column], column)]
-    binary = [column for column in binary if _prefix(column)] or binary
+        labels = groups[usual[0]]
+        return Columns(identifier, labels, len(labels) > 1 and set(labels) <= set(binary), title, year, split)
+    prefixed = [column for column in binary if _prefix(column)]
+    if len(prefixed) > 1:
+        return Columns(identifier, prefixed, True, title, year, split)
     if len(binary) > 1:
-        for column in flags if not _prefix(binary[0]) else []:
+        for column in flags:
             _refuse_typo(table, column)
         return Columns(identifier, binary, True, title, year, split)
     claimed = {"id_column": id_column, "split_by": split_by}
@@ -349,15 +364,23 @@ def find_columns(
 def _find_ids(where: str, table: Table, posters: Posters, labels: list[str]) -> str | None:
     """The column with the most cells that may be posters' names, of those that are named as IDs are, else of all."""
     step = max(1, len(table.rows) // SAMPLE)
+    half = 0.5 * len(table.rows[::step])
+
+    def matches_of(names: list[str], exactly: bool) -> dict[str, int]:
+        return {column: sum(posters.may_be(cell, exactly) for cell in table.columns[column][::step]) for column in names}
+
     columns = [column for column in table.columns if column not in labels]
     known = sorted((column for column in columns if _plain(column) in ID_NAMES), key=lambda name: ID_NAMES.index(_plain(name)))
     # Whole names of files with their endings are no accident, as a column of numbers may be.
     files = {column: sum(posters.is_file(cell) for cell in table.columns[column][::step]) for column in columns}
-    if max(files.values(), default=0) > 0.5 * len(table.rows[::step]):
+    if max(files.values(), default=0) > half:
         return max(known + columns, key=lambda column: files[column])
     for exactly in (True, False):
-        matches = {column: sum(posters.may_be(cell, exactly) for cell in table.columns[column][::step]) for column in known}
+        matches = matches_of(known, exactly)
         if number := max(matches.values(), default=0):
+            rest = [column for column in columns if column not in known]
+            if number <= half < max(matches_of(rest, False).values(), default=0) > 2 * max(matches_of(known, False).values()):
+                break  # a few are an accident, as of a game called 1080
             best = [column for column in known if matches[column] == number]
             for column in best[1:]:
                 if not _same_images(table.columns[best[0]][::step], table.columns[column][::step], posters):
@@ -366,8 +389,8 @@ def _find_ids(where: str, table: Table, posters: Posters, labels: list[str]) -> 
                         "to one of them"
                     )
             return best[0]
-    matches = {column: sum(posters.may_be(cell, False) for cell in table.columns[column][::step]) for column in columns}
-    others = [column for column in columns if matches[column] > 0.5 * len(table.rows[::step])]
+    matches = matches_of(columns, False)
+    others = [column for column in columns if matches[column] > half]
     if len(others) > 1 and len({tuple(table.columns[column]) for column in others}) > 1:
         candidates = ", ".join(map(repr, others))
         raise InputError(f"{where}: several columns could hold the IDs: {candidates}; set `id_column` to one of them")
@@ -410,20 +433,22 @@ def _rows(table: Table, columns: Columns, separator: str) -> tuple[pd.DataFrame,
     """The table of the module's docstring, and lines on how it was read."""
     ids = [str(cell).strip() for cell in table.columns[columns.id]]
     for row, text in enumerate(ids):
-        if not text or text == "." or (".." in text and ".." in re.split(r"[/\\]", text)) or not text.isprintable():
+        if text == "." or (".." in text and ".." in re.split(r"[/\\]", text)) or not text.isprintable():
             raise InputError(
                 f"{table.where(row)}: {text!r} is no ID; an ID is the image's file name, as tt0081562 or tt0081562.jpg"
             )
-    _refuse_values(table, ids)
     lines = [f"metadata: {some(table.names)} ({', '.join(dict.fromkeys(table.about))})"]
+    others = (columns.id, *columns.labels, columns.title, columns.year)
+    rest = [name for name in table.columns if name not in others]
+    if columns.split and not _is_binary(table.columns[columns.split], columns.split):
+        rest.remove(columns.split)
+    about_values = _check_values(table, ids, rest)
     if columns.one_hot:
         genres, known = _read_one_hot(table, columns.labels)
         form = f"{len(columns.labels)} columns of zeros and ones: {some(columns.labels, 30)}"
-        others = (columns.id, *columns.labels, columns.title, columns.year, columns.split)
-        rest = [name for name in table.columns if name not in others]
-        form += f"; not labels: {some(map(repr, rest), 30)}" if rest else ""
         merged: dict[str, str] = {}
-        unknown: Counter[str] = Counter()
+        texts = (text for name in columns.labels for text in map(str, table.columns[name]) if _flag(text, name) == "")
+        unknown = Counter(text for text in texts if text.strip())
         if number := sum(_count_minus_one(table.columns[name]) for name in columns.labels):
             form += f", {number} cells of -1 beside zeros read as 0"
     else:
@@ -437,12 +462,19 @@ def _rows(table: Table, columns: Columns, separator: str) -> tuple[pd.DataFrame,
         known = list(map(bool, genres))
         form, merged = f"{', '.join(map(repr, columns.labels))} ({labels.form})", labels.merged
         unknown = labels.unknown
+        # Those that could have been labels.
+        usual = (*GENRE_NAMES, *LABEL_NAMES)
+        flags = [name for name in rest if _plain(name) not in FLAG_NAMES and _is_binary(table.columns[name], name)]
+        rest = [name for name in rest if _group(name) in usual or (len(flags) > 1 and name in flags)]
+    form += f"; not labels: {some(map(repr, rest), 30)}" if rest else ""
     also = [f"{kind} {name!r}" for kind, name in (("title", columns.title), ("year", columns.year)) if name]
     lines.append(f"columns: ID {columns.id!r}; labels {form}{'; ' + ', '.join(also) if also else ''}")
     if merged:
         lines.append(f"one label in several spellings: {some(f'{name} as {other}' for name, other in merged.items())}")
     if unknown:
-        lines.append(f"taken as unknown: {some(f'{text!r} ({number} cells)' for text, number in unknown.most_common())}")
+        numbers = [f"'{text}' ({number} cells)" for text, number in unknown.most_common()]
+        lines.append(f"taken as unknown: {some(numbers)}")
+    lines += about_values
     titles = [tidy(str(cell)) for cell in table.columns[columns.title]] if columns.title else [""] * len(ids)
     years = list(_years(table.columns[columns.year] if columns.year else [""] * len(ids), titles))
     movies = {"id": ids, "title": titles, "year": years, "genres": pd.Series(genres, dtype=object)}
@@ -483,7 +515,7 @@ def _read_one_hot(table: Table, names: list[str]) -> tuple[list[tuple[str, ...]]
 
 def _flag(cell: object, column: str) -> bool | str | None:
     """What a cell of a column of zeros and ones says: True, False, an empty text where nothing stands there, None if it is none."""
-    text = str(cell).strip().strip("'\"").casefold()
+    text = str(cell).strip().strip("'\"\ufe0f").casefold()  # the last is what phones write behind a tick
     if re.fullmatch(r"[-+]?\d+(?:[.,]0*)?", text):
         return {1: True, 0: False, -1: False}.get(int(re.split("[.,]", text)[0]))
     if text in YES or text in (column.casefold(), column[len(_prefix(column)) :].casefold()):
@@ -537,37 +569,48 @@ def _refuse_second_header(table: Table, columns: list[str]) -> None:
         raise InputError(f"{table.where(0)}: a second header, {some(names)}; keep one row of names")
 
 
-def _refuse_values(table: Table, ids: list[str]) -> None:
-    """Refuse rows of one label each with a value, a share or a percentage, of which it is not known which ones mean that the label
-    is right; a value that is the same in all rows of an image is not about the label."""
-    for column in table.columns if len(set(ids)) < len(ids) else []:
+def _check_values(table: Table, ids: list[str], columns: list[str]) -> list[str]:
+    """Refuse rows of one label each with a value, a share, a percentage or yes and no, of which it is not known which ones mean
+    that the label is right; a value that is the same in all rows of an image is not about the label. Returns lines on columns of
+    yes and no whose names do not say what they are about."""
+    lines = []
+    for column in columns if len(set(ids)) < len(ids) else []:
         cells = [str(cell).replace(",", ".").removesuffix("%") for cell in table.columns[column]]
-        if _plain(column) not in VALUE_NAMES or len(set(zip(ids, cells, strict=True))) == len(set(ids)):
+        if len(set(zip(ids, cells, strict=True))) == len(set(ids)):
             continue
-        try:
-            values = [float(cell) for cell in cells if cell]
-        except ValueError:
-            continue
-        top = 1 if max(values) <= 1 else 100
-        if 0 <= min(values) < 0.5 * top and max(values) <= top:
+        if _is_binary(cells, column) and {True, False} <= {_flag(cell, column) for cell in set(cells)}:
+            lines.append(f"column {column!r} says yes and no in rows of one image: the labels of all rows count")
+            values = [0.0]
+        else:
+            try:
+                values = [float(cell) for cell in cells if cell]
+            except ValueError:
+                continue
+        name, top = _plain(column), 1 if max(values) <= 1 else 100
+        doubtful = 0 in values if name == "count" else 0 <= min(values) < 0.5 * top and max(values) <= top
+        if name in VALUE_NAMES and doubtful:
             raise InputError(
                 f"{table.names[0]}: column {column!r} has values from {min(values):g} for the rows' labels; keep the rows whose "
                 "label is right, and leave that column out"
             )
+    return lines
 
 
 def _check_one_hot(table: Table, columns: Columns, genres: list[tuple[str, ...]]) -> None:
-    """Check that the columns named like genres hold 0 or 1 and agree with the labels."""
+    """Check that the columns named like genres hold 0 or 1 and agree with the labels, but for those that do not in so many rows
+    that they must be about something else."""
     names = {name for row in genres for name in row}
     for column in [column for column in table.columns if column in names and column not in (columns.id, *columns.labels)]:
         meaning = {cell: _flag(cell, column) for cell in set(map(str, table.columns[column]))}
-        for row, cell in enumerate(table.columns[column]):
-            flag = meaning[str(cell)]
-            if flag is None:
-                raise InputError(f"{table.where(row)}: column {column!r} holds {cell!r}; 0 or 1 is right")
-            if bool(flag) != (column in genres[row]):
-                said = f"{columns.labels[0]} is {', '.join(genres[row])!r}"
-                raise InputError(f"{table.where(row)}: {said}, but column {column!r} holds {cell}")
+        flags = [meaning[str(cell)] for cell in table.columns[column]]
+        wrong = [row for row, flag in enumerate(flags) if flag is None or bool(flag) != (column in genres[row])]
+        if not wrong or len(wrong) > max(10, 0.1 * len(flags)):
+            continue
+        row, cell = wrong[0], table.columns[column][wrong[0]]
+        if flags[row] is None:
+            raise InputError(f"{table.where(row)}: column {column!r} holds {cell!r}; 0 or 1 is right")
+        said = f"{columns.labels[0]} is {', '.join(genres[row])!r}"
+        raise InputError(f"{table.where(row)}: {said}, but column {column!r} holds {cell}")
 
 
 def split_of_table(name: str) -> str:

@@ -112,10 +112,9 @@ def _decode_other(data: bytes) -> tuple[str, str]:
     least = min((match.chaos for match in matches), default=0.0)
     western = any("cp1252" in match.could_be_from_charset and match.chaos <= least for match in matches)
     encoding = "cp1252" if western or not matches else matches[0].encoding
-    try:
-        return data.decode(encoding), encoding
-    except UnicodeDecodeError:
-        return data.decode("latin-1"), "latin-1"
+    with suppress(UnicodeDecodeError):
+        return data.decode(encoding), f"{encoding}, guessed"
+    return data.decode("latin-1"), "latin-1"
 
 
 def _decode(data: bytes, encoding: str, name: str) -> str:

@@ -59,7 +59,7 @@ def describe_run(parameters: Parameters) -> dict[str, Any]:
         "sweep": experiment.rpartition("-")[0] if experiment.startswith("sweep-") else "",
     }
     return {
-        "name": experiment or f"{flat['architecture']}, {recipe.epochs} epochs",
+        "name": experiment or f"{flat['architecture']}, {recipe.epochs} epoch{'s' * (recipe.epochs != 1)}",
         "parameters": {key: str(value) for key, value in flat.items()},
         "tags": {key: value for key, value in tags.items() if value},
     }
@@ -68,7 +68,8 @@ def describe_run(parameters: Parameters) -> dict[str, Any]:
 def what(description: dict[str, Any]) -> str:
     """What a run trains, in Markdown."""
     parameters, tags = description["parameters"], description["tags"]
-    said = f"`{parameters['architecture']}`, {parameters['epochs']} epochs, on the posters of `{parameters['dataset']}`"
+    epochs = f"{parameters['epochs']} epoch{'s' * (parameters['epochs'] != '1')}"
+    said = f"`{parameters['architecture']}`, {epochs}, on the posters of `{parameters['dataset']}`"
     return f"**{tags['caveat']}**\n\n{said}" if "caveat" in tags else said
 
 

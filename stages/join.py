@@ -93,7 +93,7 @@ def unite(movies: pd.DataFrame) -> tuple[pd.DataFrame, int, int]:
             conflicts += 1
             between += other
             labels[number] = tuple(dict.fromkeys(before + names))
-    if repeated_between > 4 and between > repeated_between / 2:
+    if (repeated_between > 4 and between > repeated_between / 2) or between == repeated_between > 1:
         names = some(dict.fromkeys(movies["table"]))
         raise InputError(
             f"{names}: {between} of {repeated_between} images have other labels in each; set `metadata` to one of them"
@@ -253,7 +253,9 @@ def suspicions(movies: int, counts: dict[str, dict[str, int]]) -> list[str]:
     signs = [(name, match) for name in counts for match in re.finditer(r"[\W_]+(?:(?:and|et|und|y|or)\W+)?", name)]
     composed = dict.fromkeys(name for name, match in signs if {name[: match.start()], name[match.end() :]} <= set(counts))
     if len(composed) >= COMPOSED:
-        lines.append(f"{len(composed)} labels consist of others: {some(composed)}; set `separator` to what stands between them")
+        lines.append(
+            f"{len(composed)} labels consist of others: {some(map(quoted, composed))}; set `separator` to what stands between them"
+        )
     if everywhere := [genre for genre, number in total.items() if number == movies]:
         lines.append(f"on all images, so that nothing can be learned of it: {', '.join(everywhere)}")
     for split in SPLITS:
@@ -336,9 +338,17 @@ def join(metadata: Metadata, posters: Posters, parameters: JoinParameters) -> Jo
     warnings = suspicions(len(movies), counts)
     if parameters.split_by != HASH:
         warnings += doubts_about_splits(movies["given_split"], parameters.split_by, in_several)
+    if 2 * matched < len(posters.files) and 2 * rows_with_poster < len(metadata.movies):
+        few = f"{rows_with_poster} of {len(metadata.movies)} rows and {matched} of {len(posters.files)} images belong together"
+        warnings.insert(0, f"{few}: do they by accident, and another column names the images? See `id_column`")
     if unknown > len(movies):
         warnings.insert(0, f"most images, {unknown} of {matched}, have unknown labels: is each row's cell filled?")
     return Joined(joined, about, about_splits, warnings)
+
+
+def quoted(label: str) -> str:
+    """A label, in quotes where it would look like several."""
+    return repr(label) if "," in label else label
 
 
 def describe(joined: Joined, metadata: Metadata, parameters: JoinParameters) -> list[str]:
@@ -348,7 +358,7 @@ def describe(joined: Joined, metadata: Metadata, parameters: JoinParameters) -> 
     genres = genres_of(movies)
     for movie, labels in list(zip(movies.itertuples(), labels_of(movies), strict=True))[:3]:
         title = f", {movie.title}{f' ({movie.year})' if movie.year else ''}" if movie.title else ""
-        shown = ", ".join(genre for genre, label in zip(genres, labels, strict=True) if label) or "none"
+        shown = ", ".join(quoted(genre) for genre, label in zip(genres, labels, strict=True) if label) or "none"
         lines.append(f"  {movie.id}{title}: {shown} [{f'{movie.archive}/' if movie.archive else ''}{movie.poster}]")
     rules = ", ".join(f"{number} by {rule}" for rule, number in counts["matched_by"].items())
     rows = counts["rows"] - counts["rows_without_poster"]

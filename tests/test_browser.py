@@ -37,7 +37,7 @@ def test_the_report_reads_well_on_a_phone_and_on_a_wide_screen(finished: Path, p
 
 def test_two_runs_are_compared(experimented: Path, page: Page) -> None:
     names = sorted(one.info.run_name or "" for one in runs_of(experimented))
-    assert names == ["residual, 1 epochs", "two-epochs"]
+    assert names == ["residual, 1 epoch", "two-epochs"]
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     with serving("mlflow", "ui", "--port", "{port}", "--workers", "1", cwd=experimented, healthy="/health") as (address, _):
         (path,) = re.findall(r"<http://127\.0\.0\.1:5000(/#[^>]+)>", (ROOT / "README.md").read_text(encoding="utf-8"))

@@ -222,7 +222,7 @@ def test_what_was_understood_is_said(project: Path) -> None:
     output = stage("join", cwd=project).stdout.splitlines()
     movies = read_movies(project / "data" / "movies.csv")
     assert output[:2] == [
-        "metadata: movies.csv (cp1252, cells between ';')",
+        "metadata: movies.csv (cp1252, guessed, cells between ';')",
         "columns: ID 'imdbId'; labels 'Genre' (separator '|'); title 'Title'",
     ]
     assert output[2] == "one label in several spellings: drama as Drama"

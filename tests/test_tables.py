@@ -155,6 +155,16 @@ ORDINALS = "image,Primary Genre,Secondary Genre,Third Genre,genre_4\n" + "".join
         pytest.param({"a.csv": flags("1,0", "0,0", ";")}, id="decimal commas"),
         pytest.param({"a.csv": flags("'1'", "nan")}, id="nan for no"),
         pytest.param({"a.csv": flags("positive", "negative")}, id="words"),
+        pytest.param({"a.csv": flags("\u2714\ufe0f", "\u2718")}, id="ticks of phones"),
+        pytest.param({"a.csv": PLAIN.replace(".png", ".jpg")}, id="other endings"),
+        pytest.param({"a.csv": PLAIN, "~$a.xlsx": "\x05Ann"}, id="Excel has it open"),
+        pytest.param({"a.csv": written("; ".join, "image,main_genre,genres").replace(".png,", ".png,Mass,")},
+                     id="main genre beside genres"),
+        pytest.param({"a.csv": flags("1", "0").replace("image", "subject,image").replace("\ni", "\nS1,i")}, id="subject"),
+        pytest.param({"a.json": json.dumps([{"image": i, "tags": [{"name": n, "value": n in (t or [])} for n in NAMES]}
+                                            for i, t in TRUTH.items()])}, id="true and false"),
+        pytest.param({"a.json": json.dumps([{"image": i, "tags": {n: "yes" if n in (t or []) else "no" for n in NAMES}}
+                                            for i, t in TRUTH.items()])}, id="yes and no"),
         pytest.param({"a.csv": "image,label_id,label_name\n" + "".join(
             f"{image},{NAMES.index(n)},{n}\n" for image, labels in TRUTH.items() for n in labels or [])}, id="numbers too"),
     ],
@@ -214,6 +224,76 @@ def test_uncertain_findings_are_counted(tmp_path: Path) -> None:
     assert metadata.movies["genres"].tolist() == [("Mass",), (), ("Cyst",)]
 
 
+def test_columns_of_zeros_and_ones_may_be_named_like_other_columns(tmp_path: Path) -> None:
+    for header, names in {
+        "label_0,label_1,label_2,label_3": ["0", "1", "2", "3"],
+        "Class 1,Class 2,Class 3,Class 4": ["1", "2", "3", "4"],
+        "tag1,tag2,tag3,tag4": ["tag1", "tag2", "tag3", "tag4"],
+        "movie,book,date,music": ["movie", "book", "date", "music"],
+    }.items():
+        text = flags("1", "0").replace(",".join(NAMES), header)
+        found = read(tmp_path, {"a.csv": text})
+        wanted = {image: sorted(names[NAMES.index(name)] for name in labels or []) for image, labels in TRUTH.items()}
+        assert found == wanted, header
+
+
+def understood(folder: Path, text: str, images: int = 0) -> list[str]:
+    """How a table is said to be read, with images 0.jpg, 1.jpg, …"""
+    (folder / "a.csv").write_text(text, encoding="utf-8")
+    return read_metadata(folder, [File("", "a.csv", 1)], Posters("", [File("", f"{i}.jpg", 1) for i in range(images)])).understood
+
+
+def test_columns_that_could_hold_labels_and_do_not_are_named(tmp_path: Path) -> None:
+    assert understood(tmp_path, "id,category,new,sale\n0,Bags,1,0\n1,Shoes,0,1\n")[1] == (
+        "columns: ID 'id'; labels 'category' (separator none: one label per cell); not labels: 'new', 'sale'"
+    )
+    assert understood(tmp_path, "id,bus,car,train\n0,1,0,1\n1,0,1,0\n")[1] == (
+        "columns: ID 'id'; labels 2 columns of zeros and ones: bus, car; not labels: 'train'"
+    )
+    assert understood(tmp_path, "id,label,large\n0,bus,yes\n0,car,no\n1,car,no\n")[2] == (
+        "column 'large' says yes and no in rows of one image: the labels of all rows count"
+    )
+    assert understood(tmp_path, "id,bus,car\n0,yes,no\n1,no,unknown\n")[2] == "taken as unknown: 'unknown' (1 cells)"
+
+
+def test_numbers_that_happen_to_be_names_of_images_are_not_the_ids(tmp_path: Path) -> None:
+    rows = "".join(f"{'3' if i == 7 else f'Game {i}'},{i},{'RPG' if i % 2 else 'Puzzle'}\n" for i in range(10))
+    assert understood(tmp_path, f"name,appid,genre\n{rows}", images=10)[1].startswith("columns: ID 'appid'; labels 'genre'")
+
+
+@pytest.mark.parametrize(
+    ("cells", "form"),
+    [
+        (["Clothing, Shoes & Jewelry"] * 9 + ["Toys, Games"] * 2 + ["Books"] * 9, "none: one label per cell"),
+        (["Blue", "Green", "Red", "Dark Blue", "Dark Green"] * 3, "none: one label per cell"),
+        ([f"{a}, {b}" for a in NAMES for b in NAMES if a != b] * 2 + ["Mass; Cyst"], "','"),
+        (
+            [*(f"clear {n.lower()}" for n in NAMES * 3), *(f"cloudy {n.lower()} water" for n in NAMES * 3), "clear mass mine"],
+            "space",
+        ),
+    ],
+)
+def test_what_stands_between_labels(tmp_path: Path, cells: list[str], form: str) -> None:
+    rows = "".join(f'{i},"{cell}"\n' for i, cell in enumerate(cells))
+    assert understood(tmp_path, f"id,category\n{rows}")[1] == f"columns: ID 'id'; labels 'category' (separator {form})"
+
+
+def test_a_separator_may_be_given_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,category\n0,Dark Blue\n1,Red\n", encoding="utf-8")
+    rows = read_metadata(tmp_path, [File("", "a.csv", 1)], Posters("", []), separator="space").movies
+    assert rows["genres"].tolist() == [("Dark", "Blue"), ("Red",)]
+
+
+def test_a_sheet_may_be_chosen(tmp_path: Path) -> None:
+    with pd.ExcelWriter(tmp_path / "a.xlsx") as book:
+        pd.DataFrame({"id": ["0", "1"], "genres": ["Drama", "Comedy"]}).to_excel(book, sheet_name="Films", index=False)
+        pd.DataFrame({"id": ["0", "1"], "tags": ["old", "new"]}).to_excel(book, sheet_name="Notes", index=False)
+    files, images = list_files(tmp_path), Posters("", [])
+    with pytest.raises(InputError, match=r"tables of different forms .* set `metadata` in params.yaml to one of them$"):
+        read_metadata(tmp_path, files, images)
+    assert read_metadata(tmp_path, files, images, "a.xlsx/Films").movies["genres"].tolist() == [("Drama",), ("Comedy",)]
+
+
 def test_all_sheets_of_a_workbook_are_read(tmp_path: Path) -> None:
     with pd.ExcelWriter(tmp_path / "a.xlsx") as book:
         pd.DataFrame({"note": ["Read me"]}).to_excel(book, sheet_name="About", index=False)
@@ -242,6 +322,16 @@ def test_the_rows_names_of_a_parquet_file_may_be_the_ids(tmp_path: Path) -> None
         (
             {"a.csv": "id,imdbId,labels\n" + "".join(f"{i},{11 - i},Mass\n" for i in range(12))},
             "a.csv: 'id' and 'imdbId' could both name the images, but not the same ones; set `id_column` to one of them",
+        ),
+        (
+            {"a.csv": "image,label,verified\ni00.png,Mass,yes\ni00.png,Cyst,no\ni01.png,Cyst,yes\n"},
+            "a.csv: column 'verified' has values from 0 for the rows' labels; keep the rows whose label is right, and leave that "
+            "column out",
+        ),
+        (
+            {"a.csv": "image,label,count\ni00.png,Mass,3\ni00.png,Cyst,0\ni01.png,Cyst,2\n"},
+            "a.csv: column 'count' has values from 0 for the rows' labels; keep the rows whose label is right, and leave that "
+            "column out",
         ),
         (
             {"a.csv.gz": gzip.compress(PLAIN.encode())[:-9]},

@@ -105,7 +105,7 @@ def test_scores_on_the_sample_mean_nothing_and_all_say_so(finished: Path, reposi
     row = scores.loc[("test", "micro_f1")]
     page = f"#/experiments/{one.info.experiment_id}/runs/{one.info.run_id}/artifacts/metrics"
     note = one.data.tags["mlflow.note.content"].splitlines()
-    assert note[:4] == [f"**{SYNTHETIC}**", "", "`residual`, 1 epochs, on the posters of `data/sample`", ""]
+    assert note[:4] == [f"**{SYNTHETIC}**", "", "`residual`, 1 epoch, on the posters of `data/sample`", ""]
     assert f"| test | micro f1 | {row['model']:.3f} | {row['prior']:.3f} |" in note
     assert note[-1] == f"[The report]({page}/report.html), [scores by genre]({page}/genres_test.csv)"
     assert SYNTHETIC in stage("evaluate", cwd=repository).stdout.splitlines()
@@ -443,7 +443,7 @@ def test_experiments_in_the_workspace_and_in_temporary_folders_share_the_store(e
         assert process.returncode == 0, output
         assert "Running stage 'cache'" not in output
     found = {one.info.run_name: one for one in runs_of(repository)}
-    first = found.pop("residual, 1 epochs")
+    first = found.pop("residual, 1 epoch")
     assert first.info.status == "FINISHED"
     assert set(found) == {"two-epochs", "there3", "there4"}
     for name, one in found.items():
