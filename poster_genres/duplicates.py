@@ -34,13 +34,12 @@ def perceptual_hashes(posters: Posters) -> np.ndarray:
 
 
 def find_duplicates(hashes: np.ndarray, splits: np.ndarray) -> pd.DataFrame:
-    """Pairs of posters in different splits that differ in at most MAX_DISTANCE of the 64 bits.
+    """Posters that differ from one in another split in at most MAX_DISTANCE of the 64 bits, each with the nearest such poster.
 
-    Only posters that agree in one of the four quarters of the hash are compared, so the work grows with their number, not with its
-    square. Pairs that differ in at most three bits always agree in one; of those that differ in more, some are not found.
-
-    Of posters with the same hash in one split, only the first is compared; each other is paired with the same poster as that, so
-    that all that are in two splits are named, though not in all pairs: there may be thousands of one placeholder.
+    Only posters that agree in one of the four quarters of the hash are compared, so that the work grows with their number, and with
+    its square only where very many are alike. Those that differ in at most three bits always agree in one quarter; of those that
+    differ in more, some are not found. Of posters with the same hash in one split, only the first is compared; each other is paired
+    with the same poster as that.
 
     Parameters
     ----------
@@ -49,27 +48,34 @@ def find_duplicates(hashes: np.ndarray, splits: np.ndarray) -> pd.DataFrame:
 
     Returns
     -------
-    Columns first, second (their rows, first < second) and distance, in bits.
+    Columns first, second (their rows, first < second) and distance, in bits; each pair once.
     """
-    pairs: set[tuple[int, int]] = set()
-    everything = pd.DataFrame(hashes).assign(split=splits, row=np.arange(len(hashes)))
-    everything["first"] = everything.groupby([0, 1, 2, 3, "split"])["row"].transform("min")
-    table = everything[everything["row"] == everything["first"]].copy()
+    table = pd.DataFrame(hashes).assign(split=pd.factorize(splits)[0], row=np.arange(len(hashes)))
+    same = table.groupby([0, 1, 2, 3, "split"])["row"]
+    first = same.transform("min").to_numpy()
+    rows = np.flatnonzero(first == np.arange(len(hashes)))
+    found = []
     for quarter in range(4):
-        table["key"] = table[quarter]
-        merged = table[["key", "row"]].merge(table[["key", "row"]], on="key")
-        candidates = merged[(merged["row_x"] < merged["row_y"]) & (splits[merged["row_x"]] != splits[merged["row_y"]])]
-        pairs |= set(zip(candidates["row_x"], candidates["row_y"], strict=True))
-    duplicates = pd.DataFrame(sorted(pairs), columns=["first", "second"], dtype=int)
-    differing = hashes[duplicates["first"]] ^ hashes[duplicates["second"]]
-    duplicates["distance"] = np.bitwise_count(differing).sum(axis=1, dtype=int)
-    duplicates = duplicates[duplicates["distance"] <= MAX_DISTANCE]
-    others = everything[everything["row"] != everything["first"]].groupby("first")["row"].apply(list)
-    more = [
-        (*sorted((other, partner)), distance)
-        for a, b, distance in duplicates.itertuples(index=False)
-        for first, partner in ((a, b), (b, a))
-        for other in others.get(first, [])
-    ]
-    duplicates = pd.concat([duplicates, pd.DataFrame(more, columns=duplicates.columns, dtype=int)])
-    return duplicates.sort_values(["distance", "first", "second"], ignore_index=True)
+        for _, alike in table.iloc[rows].groupby(quarter)["row"]:
+            if len(alike) > 1:
+                found += _nearest(hashes, table["split"].to_numpy(), alike.to_numpy())
+    nearest = pd.DataFrame(found, columns=["first", "second", "distance"], dtype=int).sort_values(["first", "distance", "second"])
+    nearest = nearest.drop_duplicates("first").set_index("first").reindex(first).dropna().astype(int)
+    partners = nearest.set_axis(np.flatnonzero(np.isin(first, nearest.index))).rename_axis("first").reset_index()
+    ends = np.sort(partners[["first", "second"]], axis=1)
+    pairs = pd.DataFrame({"first": ends[:, 0], "second": ends[:, 1], "distance": partners["distance"]}).drop_duplicates()
+    return pairs.sort_values(["distance", "first", "second"], ignore_index=True)
+
+
+def _nearest(hashes: np.ndarray, splits: np.ndarray, rows: np.ndarray) -> list[tuple[int, int, int]]:
+    """Of some rows those that are near one of another split, each with the nearest of these and their distance."""
+    found = []
+    for start in range(0, len(rows), BATCH):
+        some = rows[start : start + BATCH]
+        distance = np.bitwise_count(hashes[some, None] ^ hashes[None, rows]).sum(axis=2, dtype=np.uint8)
+        distance[splits[some, None] == splits[None, rows]] = 64
+        best = distance.argmin(axis=1)
+        for row, partner, bits in zip(some, rows[best], distance[np.arange(len(some)), best], strict=True):
+            if bits <= MAX_DISTANCE:
+                found.append((int(row), int(partner), int(bits)))
+    return found

@@ -71,7 +71,8 @@ def _unfinished(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(".*.part"):
-            _remove_unlocked(leftover)
+            if leftover.name.split(".")[-2].isdecimal():  # else it is somebody's own
+                _remove_unlocked(leftover)
         _remove(temporary)
         # Before it is locked, another process may take it for a leftover and remove it.
         while descriptor < 0:

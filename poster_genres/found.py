@@ -68,7 +68,9 @@ class Store:
         except sqlite3.Error as error:
             if "disk is full" in str(error):
                 raise no_space(self.path.parent) from None
-            raise InputError(f"{self.path}: {error}; remove it, and what is on posters is found again") from None
+            damaged = not isinstance(error, sqlite3.OperationalError)
+            remedy = "remove it, and what is on posters is found again" if damaged else "is another command using it?"
+            raise InputError(f"{self.path}: {error}; {remedy}") from None
 
 
 def find(

@@ -313,12 +313,12 @@ def read_recipes(path: Path = RECIPES) -> dict[str, Recipe]:
     return recipes
 
 
-class _Loader(yaml.SafeLoader):
+class StrictLoader(yaml.SafeLoader):
     """YAML without what reads otherwise than it looks: a key twice, of which the last would win, and numbers of YAML 1.1 that
     people do not mean, as 50:00, which is 3000, and 0100, which is 64."""
 
 
-def _refuse_repeated_keys(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+def _refuse_repeated_keys(loader: StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     keys = [key.value for key, _ in node.value]
     for i, (key, _) in enumerate(node.value):
         if keys[i] in keys[:i]:
@@ -326,7 +326,7 @@ def _refuse_repeated_keys(loader: _Loader, node: yaml.MappingNode) -> dict[Any, 
     return loader.construct_mapping(node, deep=True)
 
 
-def _refuse_odd_numbers(loader: _Loader, node: yaml.ScalarNode) -> int:
+def _refuse_odd_numbers(loader: StrictLoader, node: yaml.ScalarNode) -> int:
     if len(node.value) > MOST_DIGITS:
         raise yaml.MarkedYAMLError(problem=f"a number of {len(node.value)} digits", problem_mark=node.start_mark)
     if not re.fullmatch(r"[-+]?(0|[1-9][0-9_]*)", node.value):
@@ -335,14 +335,14 @@ def _refuse_odd_numbers(loader: _Loader, node: yaml.ScalarNode) -> int:
     return int(loader.construct_yaml_int(node))
 
 
-_Loader.add_constructor("tag:yaml.org,2002:map", _refuse_repeated_keys)
-_Loader.add_constructor("tag:yaml.org,2002:int", _refuse_odd_numbers)
+StrictLoader.add_constructor("tag:yaml.org,2002:map", _refuse_repeated_keys)
+StrictLoader.add_constructor("tag:yaml.org,2002:int", _refuse_odd_numbers)
 
 
 def _read_yaml(path: Path) -> Any:
     try:
         # A subclass of SafeLoader, which makes nothing but plain values.
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        return yaml.load(path.read_text(encoding="utf-8"), StrictLoader)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file here; run this in the project's folder") from None
     except yaml.MarkedYAMLError as error:

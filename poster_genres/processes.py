@@ -31,18 +31,21 @@ def launch(processes: int, module: str) -> None:
     """Run `python -m MODULE` in this many processes on this machine and wait for them; exits with code 1 if one fails."""
     import logging
 
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     # Rank 0 prints what went wrong.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    logging.disable(logging.ERROR)
     # Without an ID, torch warns that it draws one.
     config = LaunchConfig(1, 1, processes, run_id=uuid4().hex, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0)
     try:
         elastic_launch(config, sys.executable)("-m", module)
     except ChildFailedError:
         sys.exit(1)
+    except SignalException:
+        raise KeyboardInterrupt from None
 
 
 @contextmanager

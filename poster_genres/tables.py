@@ -446,7 +446,7 @@ def _from_records(records: list[dict[str, Any]], file: File, about: list[str]) -
 
 
 def _cell(value: Any) -> Any:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, dict) and isinstance(value.get("path"), str) and "bytes" in value:
         return value["path"]  # an image, as Hugging Face's datasets write it
@@ -475,7 +475,7 @@ def _read_frames(data: bytes, suffix: str, file: File, name: str) -> list[Table]
 
 def _from_frame(frame: pd.DataFrame, name: str, suffix: str) -> Table:
     if not isinstance(frame.index, pd.RangeIndex):
-        frame = frame.reset_index(names=frame.index.names if frame.index.name or frame.index.nlevels > 1 else [""])
+        frame = frame.reset_index(names=[name or "" for name in frame.index.names], allow_duplicates=True)
     cells = {
         column: [_cell(value.tolist() if hasattr(value, "tolist") else value) for value in frame.iloc[:, i]]
         for i, column in enumerate(unique(str(column).strip() for column in frame.columns))

@@ -76,8 +76,7 @@ class CachedPosters:
         return self.shape[0]
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        if isinstance(rows, slice):
-            rows = range(*rows.indices(len(self)))
+        rows = np.arange(len(self))[rows]  # negative numbers, slices and masks, too
         if np.ndim(rows) == 0:
             return self[[rows]][0]
         posters = np.empty((len(rows), *self.shape[1:]), np.uint8)

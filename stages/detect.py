@@ -11,8 +11,6 @@ Run: `python -m stages.detect`.
 import contextlib
 import hashlib
 import sys
-import zipfile
-import zlib
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
@@ -22,7 +20,7 @@ from typing import Any
 import pandas as pd
 
 from poster_genres import errors
-from poster_genres.dataset import File, list_files, read_bytes, read_table_bytes
+from poster_genres.dataset import NOT_READ, File, list_files, read_bytes, read_table_bytes
 from poster_genres.errors import InputError
 from poster_genres.files import repository, write_json
 from poster_genres.found import Store
@@ -39,7 +37,7 @@ COUNTS = Path("metrics/detect.json")
 
 def read_poster(dataset: Path, archive: str, path: str) -> bytes:
     """The bytes of a poster's file; empty if it cannot be read, which `detection.detect` then reports."""
-    with contextlib.suppress(OSError, KeyError, zipfile.BadZipFile, EOFError, ValueError, zlib.error):
+    with contextlib.suppress(*NOT_READ):
         return read_bytes(dataset, archive, path)
     return b""
 
@@ -63,7 +61,7 @@ def restore_from_dvc(store: Store) -> None:
                 dvc.get(path.as_posix(), str(Path(temporary) / path.name), recursive=True)
         except Exception as error:  # DVC passes on those of its remotes, whose kinds are many
             reason = next(iter(str(error).splitlines()), "")[:200]
-            print(f"DVC has not what was found before ({type(error).__name__}: {reason}): it is looked for again", file=sys.stderr)
+            print(f"DVC does not have what was found before ({type(error).__name__}: {reason}); detecting again", file=sys.stderr)
             return
         if added := restore(Path(temporary), store):
             print(f"{added} detections and texts' meanings of the last run are taken over from DVC", file=sys.stderr)

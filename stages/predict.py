@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -23,10 +23,12 @@ from poster_genres import errors
 from poster_genres.dataset import POSTER_SUFFIXES, read_bytes
 from poster_genres.errors import InputError, printable
 from poster_genres.files import repository, sha256
+from poster_genres.texts import some
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from poster_genres.objects import Detection
     from poster_genres.prediction import Prediction, Predictor
     from poster_genres.progress import Lines
 
@@ -63,7 +65,9 @@ def find_posters(names: list[str]) -> list[Poster]:
     for name in names:
         path = Path(name)
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in POSTER_SUFFIXES and file.is_file())
+            paths = sorted(file for file in path.rglob("*") if file.suffix.lower() in POSTER_SUFFIXES and file.is_file())
+            # Not the hidden ones, as macOS leaves beside each file that it copies.
+            files = [file for file in paths if not any(part.startswith(".") for part in file.relative_to(path).parts)]
             if not files:
                 raise InputError(
                     f"{path}: no posters in this folder; files that end in {', '.join(POSTER_SUFFIXES)} are looked for"
@@ -270,6 +274,21 @@ def without_done(
     return remaining
 
 
+def objects_of(table: dict[str, list["Detection"]], posters: list[Poster], path: Path) -> Iterator[list["Detection"]]:
+    """The objects of each poster in a table, in which its file's name stands with its ending or without.
+
+    Raises
+    ------
+    InputError
+        The table has none of the posters.
+    """
+    names = [PurePosixPath(poster.name) for poster in posters]
+    if posters and table and not any(name.name in table or name.stem in table for name in names):
+        ids = some(map(printable, table))
+        raise InputError(f"{path}: its column id has none of the posters, as {printable(names[0].stem)}; it has {ids}")
+    return (table.get(name.stem) or table.get(name.name, []) for name in names)
+
+
 def predict(arguments: argparse.Namespace, posters: list[Poster], truth: str, bar: "tqdm[Any] | Lines") -> None:
     """Predict posters, and print or write each prediction as it comes. Raises InputError."""
     from poster_genres.addresses import READ_AT_ONCE
@@ -298,7 +317,7 @@ def predict(arguments: argparse.Namespace, posters: list[Poster], truth: str, ba
     posters = without_large(posters, say)
     unreadable = total - len(posters)
     bar.update(unreadable)
-    given = None if table is None else (table.get(PurePosixPath(poster.name).stem, []) for poster in posters)
+    given = None if table is None else objects_of(table, posters, arguments.detections)
     # Of files on this machine few are held at a time, as they may be large.
     contents = spread(read_poster, posters, cores=READ_AT_ONCE if any("://" in name for name in arguments.posters) else 1)
     for name, result in zip([poster.name for poster in posters], predictor.predict(contents, given), strict=True):
@@ -319,7 +338,8 @@ def predict(arguments: argparse.Namespace, posters: list[Poster], truth: str, ba
         if arguments.explain:
             draw_evidence(predictor, result, arguments.explain)
     if target is not None:
-        say(f"{target}: {total - unreadable} posters more", sys.stderr)
+        added = total - unreadable
+        say(f"{target}: {added} more poster{'s' * (added != 1)}", sys.stderr)
     if unreadable:
         raise InputError(f"{unreadable} of {total} posters could not be read; {READABLE}")
 

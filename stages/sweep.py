@@ -31,8 +31,10 @@ from poster_genres import errors
 from poster_genres.errors import InputError
 from poster_genres.parameters import (
     PARAMETERS,
+    JoinParameters,
     Parameters,
     Range,
+    StrictLoader,
     as_number,
     check_parameters,
     is_whole,
@@ -54,8 +56,7 @@ PATIENT_POLLS = 5
 STOP_SECONDS = 30.0
 MOST_COMBINATIONS = 1000
 # These change the validation split: scores of experiments that differ in them cannot be compared.
-SPLITTING = ("dataset", "metadata", "id_column", "label_columns", "separator", "split_by", "max_identical_posters", "limit",
-             "validation", "test", "seed", "max_unreadable")  # fmt: skip
+SPLITTING = tuple(JoinParameters.model_fields)
 # So many trials of a search are random before earlier ones guide it.
 RANDOM_TRIALS = 5
 STUDIES = Path(".dvc/tmp/studies.db")
@@ -125,7 +126,7 @@ def read_options(given: list[str]) -> dict[str, Any]:
     for option in given:
         key, _, values = option.partition("=")
         try:
-            parsed = yaml.safe_load(f"[{values}]")
+            parsed = yaml.load(f"[{values}]", StrictLoader)
         except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that is none
             parsed = []
         if not key or not parsed or None in parsed:
@@ -496,7 +497,8 @@ def run_search(sweep: str, parameters: Parameters, trials: int, jobs: int) -> di
             follow(asked, len(search.completed()), max(trials, len(search.completed())), jobs, done)
     search.draw(PICTURES / sweep)
     search.log(PICTURES / sweep)
-    print(f"\nThe search in pictures: {PICTURES / sweep}, and the run {sweep} in MLflow\n")
+    if search.completed():
+        print(f"\nThe search in pictures: {PICTURES / sweep}, and the run {sweep} in MLflow\n")
     return {name(trial): search.values(trial) for trial in search.completed()}
 
 

@@ -101,10 +101,11 @@ def print_detections(model: Model, contents: list[PosterDetections]) -> None:
     counts = count_classes(contents, [label for label in model.classes if label != "lettering"])
     rare = {label: posters for label, posters in counts.items() if posters < LEAST}
     if model.objects is not None:
-        print(f"objects: {len(model.objects.classes)} classes: {', '.join(model.objects.classes)}", flush=True)
+        print(f"objects of {len(model.objects.classes)} class(es): {printable(', '.join(model.objects.classes))}", flush=True)
     if rare:
         examples = ", ".join(f"{label} ({posters})" for label, posters in sorted(rare.items(), key=lambda item: -item[1])[:5])
-        print(f"not used, on fewer than {LEAST} training posters: {len(rare)} classes: {examples}{', …' if len(rare) > 5 else ''}")
+        more = ", …" if len(rare) > 5 else ""
+        print(f"not used, on fewer than {LEAST} training posters: {len(rare)} class(es): {printable(examples)}{more}")
 
 
 def checkpoint_path(parameters: TrainParameters) -> Path:

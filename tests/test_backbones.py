@@ -1,5 +1,6 @@
 """Backbones of Hugging Face's transformers: tiny ones with random weights, saved to a folder as the library does."""
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 import transformers
 from PIL import Image
 
+from poster_genres.errors import InputError
 from poster_genres.model import Model
 from poster_genres.network import find_architecture
 from poster_genres.networks.hf import BackboneNetwork, places
@@ -52,6 +54,28 @@ def siglip(folder: Path) -> Path:
     vision = SMALL | {"image_size": 64, "patch_size": 16}
     config = transformers.SiglipConfig(text_config=SMALL | {"vocab_size": 50}, vision_config=vision)
     return save(transformers.SiglipModel(config), transformers.SiglipImageProcessorPil(), folder)
+
+
+# What it takes for a repository's own code to be imported.
+FOREIGN = "from pathlib import Path\nPath('ran').touch()\n"
+
+
+def test_a_models_own_code_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is anybody asked whether it may."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 9))
+    folder = tmp_path / "evil"
+    folder.mkdir()
+    (folder / "modeling_evil.py").write_text(FOREIGN, encoding="utf-8")
+    classes = {"AutoConfig": "modeling_evil.EvilConfig", "AutoModel": "modeling_evil.EvilModel"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": classes}), encoding="utf-8")
+    with pytest.raises(InputError, match=r"^hf/evil: "):
+        find_architecture("hf/evil")
+    # As a model's file may name it.
+    config = {"model_type": "trocr", "auto_map": {"AutoModel": f"{folder}--modeling_evil.EvilModel"}}
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        find_architecture("hf/evil", config).build(3, 224, 224)
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("make", [vit, convnext, dinov2, clip, siglip])

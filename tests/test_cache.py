@@ -28,6 +28,11 @@ def test_rows_are_the_posters_in_the_tables_order(project: Path) -> None:
     for row in (0, 7, len(movies) - 1):
         expected = load_poster(project / "data" / "posters", "", movies["poster"][row], 36, 32, "bicubic")
         assert (posters[row] == expected).all()
+    rows = posters[:9]
+    mask = np.arange(len(movies)) % 3 == 0
+    for some in (-1, slice(2, 9, 3), slice(None, None, -1), np.flatnonzero(mask), mask, [5, 0]):
+        assert np.array_equal(posters[some], np.stack(list(posters[: len(movies)]))[some])
+    assert np.array_equal(rows[-1], posters[8])
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import io
 import os
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import warnings
@@ -89,9 +90,12 @@ def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_
         assert hidden(tmp_path) == [f".{name}.{child.pid}.part" for name in ("out", "out.old", "table.csv")]
         child.send_signal(signal.SIGKILL)
         child.wait()
+    (tmp_path / ".holiday.part").mkdir()  # of another program
+    (tmp_path / ".holiday.part" / "film.mkv.part").touch()
     with whole_file(tmp_path / "other.csv") as temporary:
         temporary.write_text("whole again")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".holiday.part", "other.csv"]
+    assert (tmp_path / ".holiday.part" / "film.mkv.part").exists()
 
 
 def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -156,6 +160,23 @@ def fill(path: Path) -> None:
 def put(path: Path) -> None:
     store = Store(path)
     store.put("a", "b", "x" * 99999)
+
+
+def test_a_store_that_is_in_use_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.db"
+    put(path)
+    store = Store(path)
+    store.connection.execute("PRAGMA busy_timeout = 10")
+    other = sqlite3.connect(path)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(InputError) as error:
+        store.put("c", "d", "e")
+    assert str(error.value) == f"{path}: database is locked; is another command using it?"
+    other.close()
+    path.write_bytes(b"no database" * 999)
+    with pytest.raises(InputError) as error:
+        Store(path)
+    assert str(error.value) == f"{path}: file is not a database; remove it, and what is on posters is found again"
 
 
 def test_a_checkpoint_that_cannot_be_written_is_one_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,8 @@ from poster_genres.errors import InputError
 from poster_genres.explanations import attributions, explain
 from poster_genres.model import FORMAT, Model, seal
 from poster_genres.network import find_architecture
-from stages.predict import Output, Poster, as_utf8, format_genres, read_poster
+from poster_genres.objects import Detection
+from stages.predict import Output, Poster, as_utf8, find_posters, format_genres, objects_of, read_poster
 from tests.conftest import MakeOnce, jpeg, make_project, stage
 
 # Each loads torch in a process of its own, or trains.
@@ -46,6 +47,24 @@ def test_three_significant_digits() -> None:
     assert text.splitlines() == ["War (1.00) *", "Drama (0.870)", "Comedy (0.728) *", "Horror (0.0000123)", "News (0.00)"]
     assert format_genres(genres[:2], np.array([0.0, 0.00000123]), 2, []).splitlines() == ["Drama (0.00000123)", "Comedy (0.00)"]
     assert format_genres(genres, np.array([0.1, 0.2, 0.3, 0.4, 0.5]), 2, []).splitlines() == ["News (0.500)", "War (0.400)"]
+
+
+def test_hidden_files_are_no_posters(tmp_path: Path) -> None:
+    """macOS leaves a ._NAME beside each file that it copies to another disk."""
+    for name in ("a.jpg", "._a.jpg", ".trash/b.jpg", "c/d.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(jpeg((0, 0, 0)))
+    assert [poster.name for poster in find_posters([str(tmp_path)])] == [str(tmp_path / name) for name in ("a.jpg", "c/d.jpg")]
+
+
+def test_the_objects_of_posters_are_found_by_their_names() -> None:
+    person = Detection("person", 0.9, 0, 0, 1, 1)
+    posters = [Poster(name, 1, bytes) for name in ("p/a.jpg", "p/b.png", "p/c.jpg")]
+    table = {"a": [person], "b.png": [person, person]}
+    assert list(objects_of(table, posters, Path("d.csv"))) == [[person], [person, person], []]
+    with pytest.raises(InputError) as error:
+        objects_of({f"tt{i}": [person] for i in range(7)}, posters, Path("d.csv"))
+    assert str(error.value) == "d.csv: its column id has none of the posters, as a; it has tt0, tt1, tt2, tt3, tt4 and 2 more"
 
 
 def test_one_poster_is_its_likeliest_genres_first(trained: Path) -> None:
@@ -86,7 +105,7 @@ def test_a_file_of_predictions_goes_on_where_it_stopped(trained: Path, tmp_path:
     def command(fails: bool = False) -> str:
         return stage("predict", folder, option, file, cwd=trained, fails=fails).stderr
 
-    assert f"{file}: 6 posters more" in command(fails=True).splitlines()
+    assert f"{file}: 6 more posters" in command(fails=True).splitlines()
     whole = file.read_text(encoding="utf-8")
     posters = [str(folder / f"m00{i}.jpg") for i in (0, 1, 2, 4, 5, 6)]
     table = pd.read_csv(file) if option == "--csv" else pd.read_json(file, lines=True)
@@ -100,7 +119,7 @@ def test_a_file_of_predictions_goes_on_where_it_stopped(trained: Path, tmp_path:
     file.write_text("".join(lines[:kept]) + lines[kept][:20], encoding="utf-8")
     shutil.copy(trained / "data" / "posters" / "m003.jpg", folder)
     said = command().splitlines()
-    assert said[-2:] == [f"{file}: 3 of 7 posters are there already", f"{file}: 4 posters more"]
+    assert said[-2:] == [f"{file}: 3 of 7 posters are there already", f"{file}: 4 more posters"]
     after = file.read_text(encoding="utf-8").splitlines(keepends=True)
     assert after[:kept] == lines[:kept]
     assert len(after) == len(lines) + 1
@@ -194,7 +213,7 @@ def test_posters_of_a_bucket(trained: Path, tmp_path: Path, bucket: tuple[Any, s
     local, remote = tmp_path / "local.csv", tmp_path / "remote.csv"
     stage("predict", "data/posters", "--csv", local, cwd=trained)
     done = stage("predict", "s3://posters/many", "--csv", remote, cwd=trained)
-    assert done.stderr.splitlines()[-1] == f"{remote}: 80 posters more"
+    assert done.stderr.splitlines()[-1] == f"{remote}: 80 more posters"
     assert remote.read_text(encoding="utf-8").replace("s3://posters/many/", "data/posters/") == local.read_text(encoding="utf-8")
 
     # It goes on where it stopped; one that is no poster, and one that is too large, are left out.
@@ -207,7 +226,7 @@ def test_posters_of_a_bucket(trained: Path, tmp_path: Path, bucket: tuple[Any, s
     left_out = ["s3://posters/many/large.jpg: left out: more than 100 MB", "s3://posters/many/bad.jpg: left out: not an image"]
     assert [line for line in said if "left out" in line] == left_out
     assert said[-2:] == [
-        f"{remote}: 1 posters more",
+        f"{remote}: 1 more poster",
         "error: 2 of 3 posters could not be read; JPEG, PNG, GIF, WebP, BMP and TIFF can be read",
     ]
 

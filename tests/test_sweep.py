@@ -252,7 +252,7 @@ def test_a_sweep_on_the_command_line() -> None:
         "detectors": [["lettering"], ["lettering", "hf/a"]],
         "crop": {"low": 0, "high": 0.2},
     }
-    for option in ("epochs", "epochs=", "=3", "epochs=1,,2", "epochs=[1", "epochs=null", "seed=2020-99-99"):
+    for option in ("epochs", "epochs=", "=3", "epochs=1,,2", "epochs=[1", "epochs=null", "seed=2020-99-99", "epochs=010"):
         with pytest.raises(InputError) as refused:
             read_options([option])
         assert str(refused.value) == f"-S {option}: should be a key of params.yaml and its values, as -S epochs=5,10"

@@ -224,6 +224,16 @@ def test_uncertain_findings_are_counted(tmp_path: Path) -> None:
     assert metadata.movies["genres"].tolist() == [("Mass",), (), ("Cyst",)]
 
 
+def test_parquet_files_of_pandas_own_types(tmp_path: Path) -> None:
+    """Missing cells are empty, and an index may repeat a column."""
+    frame = pd.DataFrame({"id": IMAGES, "labels": LABELS, "split": ["train", None, "test"] * 4}).convert_dtypes()
+    frame.set_index("id", drop=False).to_parquet(tmp_path / "a.parquet")
+    assert read(tmp_path, {}) == TRUTH
+    files, images = list_files(tmp_path), Posters(str(tmp_path), [])
+    given = read_metadata(tmp_path, files, images, id_column="id", split_by="split").movies["given_split"]
+    assert given.tolist() == ["train", "", "test"] * 4
+
+
 def test_columns_of_zeros_and_ones_may_be_named_like_other_columns(tmp_path: Path) -> None:
     for header, names in {
         "label_0,label_1,label_2,label_3": ["0", "1", "2", "3"],

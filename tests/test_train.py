@@ -32,7 +32,7 @@ from poster_genres.scores import binary_cross_entropy
 from poster_genres.tensor_cache import read_cache
 from poster_genres.training import build_optimizer, shuffled_batches
 from stages.train import new_model, prepare_training
-from tests.conftest import ROOT, run, set_parameters, stage, wait_until
+from tests.conftest import ROOT, environment, run, set_parameters, stage, wait_until
 from tests.test_detect import plant
 from tests.test_tracking import runs_of
 
@@ -383,6 +383,31 @@ def test_of_several_processes_one_says_what_is_wrong(cached: Path) -> None:
     errors = stage("train", cwd=cached, fails=True).stderr
     assert errors.count("training diverged") == 1
     assert "run_id" not in errors
+
+
+def test_several_processes_are_interrupted_as_one_is(tmp_path: Path) -> None:
+    lines = [
+        "import contextlib, time",
+        "with contextlib.suppress(KeyboardInterrupt):",
+        " print('there', flush=True)",
+        " time.sleep(600)",
+    ]
+    (tmp_path / "sleeper.py").write_text("\n".join(lines), encoding="utf-8")
+    program = "from poster_genres import errors, processes; errors.run(lambda: processes.launch(2, 'sleeper'))"
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment() | {"PYTHONPATH": str(ROOT)},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as child:
+        assert child.stdout is not None
+        assert [child.stdout.readline() for _ in range(2)] == ["there\n"] * 2
+        child.send_signal(signal.SIGINT)
+        said = child.communicate(timeout=60)[1]
+    assert (said, child.returncode) == ("interrupted: what was finished is kept, and nothing half-written\n", 130)
 
 
 def test_each_poster_comes_once_an_epoch() -> None:

@@ -32,8 +32,10 @@ class Detector:
         library = transformers()
         source = find(name)
         try:
-            self.processor = library.AutoImageProcessor.from_pretrained(source, backend="pil")
-            self.model: Any = library.AutoModelForObjectDetection.from_pretrained(source, use_safetensors=True)
+            self.processor = library.AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
+            self.model: Any = library.AutoModelForObjectDetection.from_pretrained(
+                source, use_safetensors=True, trust_remote_code=False
+            )
         except (OSError, ValueError, ImportError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"detectors: {name}: {reason}; give the ID of a model that detects objects, or its folder") from None

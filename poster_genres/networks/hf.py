@@ -37,8 +37,8 @@ def read_backbone(architecture: str) -> tuple[dict[str, Any], Preprocessing]:
     library = transformers()
     source = find(architecture)
     try:
-        config = library.AutoConfig.from_pretrained(source)
-        processor = library.AutoImageProcessor.from_pretrained(source, backend="pil")
+        config = library.AutoConfig.from_pretrained(source, trust_remote_code=False)
+        processor = library.AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{architecture}: {reason}; give the ID of a model for images, or its folder") from None
@@ -95,7 +95,7 @@ class BackboneNetwork(Network):
         kind = config.pop("model_type")
         # Models of earlier versions of this project do not have it.
         order = config.pop("channel_order", [0, 1, 2])
-        backbone = library.AutoModel.from_config(library.AutoConfig.for_model(kind, **config))
+        backbone = library.AutoModel.from_config(library.AutoConfig.for_model(kind, **config), trust_remote_code=False)
         super().__init__(nn.Identity(), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Sequential())
         self.backbone: Any = backbone
         self.order: list[int] | None = None if order == [0, 1, 2] else order
@@ -160,7 +160,9 @@ def load_backbone(network: Network, name: str) -> None:
     assert isinstance(network, BackboneNetwork)
     library = transformers()
     try:
-        pretrained = library.AutoModel.from_pretrained(find(name), config=network.backbone.config, use_safetensors=True)
+        pretrained = library.AutoModel.from_pretrained(
+            find(name), config=network.backbone.config, use_safetensors=True, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise InputError(f"{name}: {' '.join(str(error).split())[:200]}") from None
     network.backbone.load_state_dict(pretrained.state_dict())
