@@ -4,7 +4,7 @@
 const byId = (id) => document.getElementById(id);
 const HEAT = ["000004", "1b0c41", "4a0c6b", "781c6d", "a52c60", "cf4446", "ed6925", "fb9b06", "f7d13d", "fcffa4"].map((color) =>
   [0, 2, 4].map((i) => parseInt(color.slice(i, i + 2), 16)));
-let about = { genres: [], shown: 10, reads: false, counts: 0.1, max_bytes: 0, test: false };
+let about = { genres: [], shown: 10, reads: false, counts: 0.1, max_bytes: Infinity, test: false };
 // What is still to be read, in order; the one that is being read; how many were read since there was nothing to do.
 let queue = [];
 let current = null;
@@ -59,7 +59,7 @@ function addFiles(files) {
 function count() {
   queue.forEach((job, i) => {
     const before = i + (current ? 1 : 0);
-    job.card.querySelector(".state").textContent = before ? `Waits for ${before} other${before > 1 ? "s" : ""}` : "";
+    job.card.querySelector(".state").textContent = before ? `Waiting for ${before} other${before > 1 ? "s" : ""}` : "";
   });
   const all = finished + queue.length + (current ? 1 : 0);
   byId("progress").hidden = all < 2 || finished === all;
@@ -73,7 +73,7 @@ async function next() {
   if (!current && queue.length) {
     const job = current = queue.shift();
     job.card.classList.add("reading");
-    job.card.querySelector(".state").textContent = about.reads ? "Looks at the picture and reads the words …" : "Looks at the picture …";
+    job.card.querySelector(".state").textContent = about.reads ? "Looking at the picture and reading the words …" : "Looking at the picture …";
     count();
     try {
       await read(job);
@@ -147,7 +147,7 @@ function present(job, answer) {
   find("img").src = answer.picture;
   find("img").alt = `Poster: ${name}`;
   find(".took").textContent = `Read in ${seconds(answer.seconds)}`;
-  find(".hint").textContent = "Looks for what speaks for each genre …";
+  find(".hint").textContent = "Looking for what speaks for each genre …";
   find(".hint").classList.add("busy");
 
   const genres = answer.genres.slice(0, about.shown);
@@ -347,10 +347,10 @@ async function start() {
   document.body.classList.add("empty");
   try {
     about = await (await fetch("about")).json();
+    byId("formats").textContent = `JPEG, PNG, GIF, WebP, BMP or TIFF, of up to ${Math.floor(about.max_bytes / 1e6)} MB`;
   } catch {
     notice("The server does not answer; is its command still running?");
   }
-  byId("formats").textContent = `JPEG, PNG, GIF, WebP, BMP or TIFF, of up to ${Math.floor(about.max_bytes / 1e6)} MB`;
   byId("test").hidden = !about.test;
   byId("words").hidden = !about.reads;
 }

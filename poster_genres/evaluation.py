@@ -79,7 +79,7 @@ def score_genres(
     whether macro scores include it (`columns`).
 
     The prior gives all posters of a genre the same probability, so its average precision is the share of positives. What is not
-    defined is NaN, an empty cell: the precision of a genre that is said of no poster, and average precision, recall and F1 of one
+    defined is NaN, an empty cell: the precision of a genre that is never predicted, and average precision, recall and F1 of one
     that no poster has.
     """
     positives = labels.sum(axis=0).astype(int)
@@ -361,11 +361,11 @@ def confusions(genres: list[str], labels: np.ndarray, predictions: np.ndarray) -
 
     Returns
     -------
-    As `more_than_elsewhere`, of the columns missed and said; all posters are those without the genre `said`.
+    As `more_than_elsewhere`, of the columns missed and predicted; all posters are those without the genre `predicted`.
     """
     missed, absent = ((labels > 0) & ~predictions).astype(int), (labels == 0).astype(int)
     wrong = absent * predictions
-    kinds = {"missed": genres, "said": genres}
+    kinds = {"missed": genres, "predicted": genres}
     # A genre is not both missed and wrongly predicted: it is on no poster of its own pair, which gets p = 1.
     return more_than_elsewhere(kinds, missed.T @ wrong, missed.T @ absent, wrong.sum(axis=0), absent.sum(axis=0))
 

@@ -192,10 +192,10 @@ def draw_confusions(table: pd.DataFrame, shown: bool = True) -> Figure:
     """The surest of `evaluation.confusions`, at most LISTED: how often a genre is wrongly predicted where another was missed. Where
     the posters are too few or synthetic, so that nothing is `shown`, it says so."""
     table = table.head(LISTED)
-    names = [f"{cut_middle(row.missed, 18)} missed,\n{cut_middle(row.said, 18)} said" for row in table.itertuples()]
-    title = "Genres said for others (test posters)" if names else "No genre is said for another more than by chance"
+    names = [f"{cut_middle(row.missed, 18)} missed,\n{cut_middle(row.predicted, 18)} predicted" for row in table.itertuples()]
+    title = "Genres predicted for others (test posters)" if names else "No genre is predicted for another more than by chance"
     if not shown:
-        title = "Genres said for others: not tested, as the\ntest posters are too few or synthetic"
+        title = "Genres predicted for others: not tested, as the\ntest posters are too few or synthetic"
     return _draw_intervals(title, "share where it was missed", names, table, "share", "elsewhere", "elsewhere")
 
 

@@ -68,8 +68,11 @@ class Store:
         except sqlite3.Error as error:
             if "disk is full" in str(error):
                 raise no_space(self.path.parent) from None
-            damaged = not isinstance(error, sqlite3.OperationalError)
-            remedy = "remove it, and what is on posters is found again" if damaged else "is another command using it?"
+            remedy = "is there room, and may it be written?"
+            if "locked" in str(error):
+                remedy = "another command uses it: try again when that has ended"
+            elif not isinstance(error, sqlite3.OperationalError):
+                remedy = "remove it, and what is on posters is found again"
             raise InputError(f"{self.path}: {error}; {remedy}") from None
 
 

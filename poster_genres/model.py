@@ -156,7 +156,7 @@ def image_evidence(model: Model, posters: Posters, device: torch.device, rows: n
 
     Parameters
     ----------
-    posters : uint8 (N, height, width, 3); may be a memory-mapped file, which is read in batches
+    posters : uint8 (N, height, width, 3); those of the cache are read in batches
     rows : int (n,), the indices of the posters to use; by default all
 
     Returns

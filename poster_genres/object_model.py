@@ -12,7 +12,6 @@ from poster_genres.objects import MEASURES, PosterDetections, object_vectors
 LEAST = 20
 # Candidates for the weight decay, chosen by cross-validation on training posters.
 DECAYS = (0.03, 0.1, 0.3, 1.0, 3.0)
-FOLDS = 5
 
 
 @dataclass
@@ -91,18 +90,17 @@ def fit_objects(contents: list[PosterDetections], labels: np.ndarray, classes: l
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits
 
+    from poster_genres.fusion import folds
     from poster_genres.logistic import fit_logistic
 
     used = [label for label, posters in count_classes(contents, classes).items() if posters >= LEAST]
     if not used:
         return None
     vectors, truth = torch.from_numpy(object_vectors(contents, used)), torch.from_numpy(labels)
-    folds = np.random.default_rng(0).permutation(len(labels)) % FOLDS
     losses = []
     for decay in DECAYS:
         logits = torch.empty_like(truth)
-        for fold in range(FOLDS):
-            train, test = torch.from_numpy(folds != fold), torch.from_numpy(folds == fold)
+        for train, test in folds(len(labels)):
             weight, bias = fit_logistic(vectors[train], truth[train], decay)
             logits[test] = vectors[test] @ weight.T + bias
         losses.append(float(binary_cross_entropy_with_logits(logits, truth)))

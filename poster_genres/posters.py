@@ -7,11 +7,12 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
-from poster_genres.dataset import NOT_READ, read_bytes
+from poster_genres.dataset import NOT_READ, open_file, read_bytes
 from poster_genres.errors import check_interrupt
 from poster_genres.tensor_cache import write_shard
 
@@ -117,7 +118,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def size_of(dataset: Path, archive: str, path: str) -> tuple[int, int]:
     """The height and width of a poster, upright, from the head of its file. Raises Unreadable."""
     try:
-        with Image.open(io.BytesIO(read_bytes(dataset, archive, path)), formats=FORMATS) as image:
+        with open_file(dataset, archive, path) as file, Image.open(cast(BinaryIO, file), formats=FORMATS) as image:
             # A TIFF's size is that of the upright picture already.
             turned = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
             return (image.width, image.height) if turned else (image.height, image.width)

@@ -50,7 +50,7 @@ ABOUT = {
     "genres": "Average precision of each genre with its interval, beside the prior; the table has the same numbers",
     "precision_recall": "Curves of precision against recall over all genres, of the model and of the prior",
     "reliability": "Predicted probability against the share of posters with the genre, before and after the fit",
-    "confusions": "How often a genre is wrongly said where another was missed, and elsewhere; the table has the same numbers",
+    "confusions": "How often a genre is wrongly predicted where another was missed, and elsewhere; the table has the same numbers",
 }
 
 
@@ -280,7 +280,7 @@ def describe_run(
 def few(movies: pd.DataFrame) -> str:
     """What to say of scores on very few test posters."""
     posters = int((movies["split"] == "test").sum())
-    return f"only {posters} test posters: scores say little" if posters < FEW else ""
+    return f"only {posters} test poster{'s' * (posters != 1)}: scores say little" if posters < FEW else ""
 
 
 def main() -> None:
@@ -319,7 +319,7 @@ def main() -> None:
     logged = finished_run.complete(inputs)
     print_scores(test_scores, by_genre["test"], len(test.labels), doubt)
     if len(tables["duplicates"]):
-        print(f"{len(tables['duplicates'])} pairs of nearly the same poster are in two splits: metrics/duplicates.csv")
+        print(f"{len(tables['duplicates'])} pair(s) of nearly the same poster in two splits: metrics/duplicates.csv")
     boxes = figures.unreadable(model.genres)
     if boxes:
         print(f"{FIGURES}: the font lacks signs of {len(boxes)} labels, as {boxes[0]}, and has boxes for them; the report has them")

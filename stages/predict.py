@@ -320,6 +320,8 @@ def predict(arguments: argparse.Namespace, posters: list[Poster], truth: str, ba
     given = None if table is None else objects_of(table, posters, arguments.detections)
     # Of files on this machine few are held at a time, as they may be large.
     contents = spread(read_poster, posters, cores=READ_AT_ONCE if any("://" in name for name in arguments.posters) else 1)
+    if truth and (output is not None or arguments.json):
+        say(truth.strip(), sys.stderr)
     for name, result in zip([poster.name for poster in posters], predictor.predict(contents, given), strict=True):
         bar.update()
         if isinstance(result, str):

@@ -377,7 +377,7 @@ def test_twenty_posters_wait_their_turn(address: str, page: Page) -> None:
     expect(page.locator("#formats")).not_to_be_empty()
     names = [f"{i:02}.jpg" for i in range(20)]
     hand_over(page, "drop", [(name, jpeg((200, 10 * i, 90), i)) for i, name in enumerate(names)])
-    expect(page.locator(".card").last).to_contain_text(re.compile(r"Waits for \d+ others"))
+    expect(page.locator(".card").last).to_contain_text(re.compile(r"Waiting for \d+ others"))
     expect(page.locator("#counted")).to_have_text(re.compile(r"\d+ of 20 posters read"))
     explained(page, 20)
     assert page.locator(".card .name").all_inner_texts() == names

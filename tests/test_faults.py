@@ -44,7 +44,7 @@ from stages.train import read_checkpoint, save_checkpoint
 from tests.conftest import ROOT, jpeg
 
 CPU = torch.device("cpu")
-CONFUSIONS = ["missed", "said", "share", "elsewhere", "low", "high"]
+CONFUSIONS = ["missed", "predicted", "share", "elsewhere", "low", "high"]
 
 
 def hidden(folder: Path) -> list[str]:
@@ -142,7 +142,7 @@ def test_a_full_disk_is_one_line_with_the_folder(write: Callable[[Path], None], 
         write(folder)
     assert str(error.value) in (
         f"{folder}: no space left on the disk; make room, and type the same command again",
-        f"{folder / 'a.db'}: disk I/O error; remove it, and what is on posters is found again",  # which SQLite says of a limit
+        f"{folder / 'a.db'}: disk I/O error; is there room, and may it be written?",  # which SQLite says of a limit
     )
     assert [path.name for path in folder.iterdir() if path.name != "a.db"] == []
 
@@ -171,7 +171,7 @@ def test_a_store_that_is_in_use_is_not_called_damaged(tmp_path: Path, monkeypatc
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(InputError) as error:
         store.put("c", "d", "e")
-    assert str(error.value) == f"{path}: database is locked; is another command using it?"
+    assert str(error.value) == f"{path}: database is locked; another command uses it: try again when that has ended"
     other.close()
     path.write_bytes(b"no database" * 999)
     with pytest.raises(InputError) as error:
@@ -298,7 +298,7 @@ def test_parameters_without_end_are_one_line(old: str, new: str, message: str, t
 def test_genres_are_drawn_as_text_and_quietly(tmp_path: Path) -> None:
     names = ["$100", "a$b$c", r"$\frac{$", "😀", "日本"]
     numbers = {"positives": 3, "average_precision": 0.5, "prior_average_precision": 0.2, "low": 0.1, "high": 0.9}
-    swapped = {"missed": names, "said": names[::-1], "share": 0.5, "elsewhere": 0.2, "low": 0.1, "high": 0.9}
+    swapped = {"missed": names, "predicted": names[::-1], "share": 0.5, "elsewhere": 0.2, "low": 0.1, "high": 0.9}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         drawn = (figures.draw_genres(pd.DataFrame({"genre": names} | numbers)), figures.draw_confusions(pd.DataFrame(swapped)))

@@ -156,8 +156,8 @@ def test_untested_confusions_are_not_called_chance() -> None:
             figures.as_svg(figure, "nothing")
     titles = [figure.get_suptitle() for figure in drawn]
     assert titles == [
-        "No genre is said for another more than by chance",
-        "Genres said for others: not tested, as the\ntest posters are too few or synthetic",
+        "No genre is predicted for another more than by chance",
+        "Genres predicted for others: not tested, as the\ntest posters are too few or synthetic",
     ]
 
 

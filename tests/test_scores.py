@@ -314,7 +314,7 @@ def test_which_genres_are_taken_for_which() -> None:
     p = sum(comb(16, k) * comb(84, 10 - k) for k in range(8, 11)) / comb(100, 10)
     centre, reach = (0.8 + Z**2 / 20) / (1 + Z**2 / 10), Z * (0.16 / 10 + Z**2 / 400) ** 0.5 / (1 + Z**2 / 10)
     assert row == {
-        "missed": "A", "said": "B", "posters": 8, "of": 10, "share": 0.8, "elsewhere": pytest.approx(8 / 90),
+        "missed": "A", "predicted": "B", "posters": 8, "of": 10, "share": 0.8, "elsewhere": pytest.approx(8 / 90),
         # The smallest of the nine: Benjamini and Hochberg multiply it by nine.
         "p": pytest.approx(9 * p), "low": pytest.approx(centre - reach), "high": pytest.approx(centre + reach),
     }  # fmt: skip

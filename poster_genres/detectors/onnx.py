@@ -103,7 +103,7 @@ class Detector:
     grid, strides : each cell's column and row, int (cells, 2), and stride, int (cells, 1), if boxes are relative to their cells
     """
 
-    # Single-threaded processes: for a small network, two threads take twice the CPU time, mostly waiting for each other.
+    # A thread of `spread` each: for a small network, two threads take twice the CPU time, mostly waiting for each other.
     parallel = True
     packages = ("onnxruntime", "opencv-python-headless")
 
