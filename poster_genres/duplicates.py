@@ -50,15 +50,17 @@ def find_duplicates(hashes: np.ndarray, splits: np.ndarray) -> pd.DataFrame:
     -------
     Columns first, second (their rows, first < second) and distance, in bits; each pair once.
     """
-    table = pd.DataFrame(hashes).assign(split=pd.factorize(splits)[0], row=np.arange(len(hashes)))
-    same = table.groupby([0, 1, 2, 3, "split"])["row"]
-    first = same.transform("min").to_numpy()
+    codes = pd.factorize(splits)[0]
+    table = pd.DataFrame(hashes).assign(split=codes, row=np.arange(len(hashes)))
+    first = table.groupby([0, 1, 2, 3, "split"])["row"].transform("min").to_numpy()
     rows = np.flatnonzero(first == np.arange(len(hashes)))
+    bits = np.ascontiguousarray(hashes).view(np.uint64)[:, 0]
     found = []
     for quarter in range(4):
-        for _, alike in table.iloc[rows].groupby(quarter)["row"]:
-            if len(alike) > 1:
-                found += _nearest(hashes, table["split"].to_numpy(), alike.to_numpy())
+        order = rows[np.argsort(hashes[rows, quarter], kind="stable")]
+        for alike in np.split(order, np.flatnonzero(np.diff(hashes[order, quarter])) + 1):
+            if len(alike) > 1 and (codes[alike] != codes[alike[0]]).any():
+                found += _nearest(bits, codes, alike)
     nearest = pd.DataFrame(found, columns=["first", "second", "distance"], dtype=int).sort_values(["first", "distance", "second"])
     nearest = nearest.drop_duplicates("first").set_index("first").reindex(first).dropna().astype(int)
     partners = nearest.set_axis(np.flatnonzero(np.isin(first, nearest.index))).rename_axis("first").reset_index()
@@ -67,15 +69,16 @@ def find_duplicates(hashes: np.ndarray, splits: np.ndarray) -> pd.DataFrame:
     return pairs.sort_values(["distance", "first", "second"], ignore_index=True)
 
 
-def _nearest(hashes: np.ndarray, splits: np.ndarray, rows: np.ndarray) -> list[tuple[int, int, int]]:
-    """Of some rows those that are near one of another split, each with the nearest of these and their distance."""
-    found = []
+def _nearest(bits: np.ndarray, splits: np.ndarray, rows: np.ndarray) -> list[tuple[int, int, int]]:
+    """Of some rows of hashes, uint64 (N,), those that are near one of another split, int (N,): each with the nearest of these and
+    their distance."""
+    found: list[tuple[int, int, int]] = []
     for start in range(0, len(rows), BATCH):
         some = rows[start : start + BATCH]
-        distance = np.bitwise_count(hashes[some, None] ^ hashes[None, rows]).sum(axis=2, dtype=np.uint8)
+        distance = np.bitwise_count(bits[some, None] ^ bits[None, rows])
         distance[splits[some, None] == splits[None, rows]] = 64
         best = distance.argmin(axis=1)
-        for row, partner, bits in zip(some, rows[best], distance[np.arange(len(some)), best], strict=True):
-            if bits <= MAX_DISTANCE:
-                found.append((int(row), int(partner), int(bits)))
+        least = distance[np.arange(len(some)), best]
+        near = np.flatnonzero(least <= MAX_DISTANCE)
+        found += zip(some[near].tolist(), rows[best[near]].tolist(), least[near].tolist(), strict=True)
     return found

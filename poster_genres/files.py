@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -71,7 +72,7 @@ def _unfinished(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(".*.part"):
-            if leftover.name.split(".")[-2].isdecimal():  # else it is somebody's own
+            if re.fullmatch(r"\..+\.[1-9]\d*\.part", leftover.name):  # else it is somebody's own
                 _remove_unlocked(leftover)
         _remove(temporary)
         # Before it is locked, another process may take it for a leftover and remove it.

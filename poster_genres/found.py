@@ -68,11 +68,11 @@ class Store:
         except sqlite3.Error as error:
             if "disk is full" in str(error):
                 raise no_space(self.path.parent) from None
-            remedy = "is there room, and may it be written?"
+            remedy = "remove it, and what is on posters is found again"
             if "locked" in str(error):
                 remedy = "another command uses it: try again when that has ended"
-            elif not isinstance(error, sqlite3.OperationalError):
-                remedy = "remove it, and what is on posters is found again"
+            elif any(reason in str(error) for reason in ("disk I/O", "readonly", "unable to open")):
+                remedy = "is there room, and may it be written?"
             raise InputError(f"{self.path}: {error}; {remedy}") from None
 
 

@@ -40,6 +40,8 @@ NAMES = {"\t": "tab", "\n": "line break", SPACE: "space", NO_SEPARATOR: "none: o
 SIGNS = {name: sign for sign, name in NAMES.items()}
 # The share of names that must stand in several different cells for a sign to be a separator.
 RECURRING = {**dict.fromkeys(UNSURE, 0.7), **dict.fromkeys(HYPHENS, 0.95), SPACE: 0.95}
+# With fewer recurring words, cells are phrases.
+LEAST_RECURRING = 0.85
 # A comma is part of names where its cells are repeated so often, in the mean, without any of their parts standing elsewhere.
 REPEATED = 5
 # So few cells with a sign that is no part of names, beside those with a comma that separates, were written by mistake.
@@ -48,8 +50,8 @@ ODD = 0.05
 KEYS = ("name", "label", "title", "value", "genre", "class", "category", "description")
 # Where one of these stands beside a name, it is not said whether the name is meant.
 VALUES = ("score", "confidence", "probability", "prob", "weight")
-# Where false stands under one of these, it is not.
-ANSWERS = ("value", "present", "checked", "selected")
+# Where false or 0 stands under one of these, it is not.
+ANSWERS = ("value", "present")
 CHOICES = ("choices", "labels", "genres", "tags")
 _VALUED = re.compile(r".+[:=( ]\s*(?:[01]?[.,]\d+|\d{1,3}\s?%)\)?")
 _ENTITY = re.compile(r"&(?:\w+|#\d+);")
@@ -239,7 +241,7 @@ def flatten(value: Any) -> list[str] | None:
         name = next((value[key] for key in KEYS if isinstance(value.get(key), str)), None)
         choices = next((value[key] for key in CHOICES if key in value), None)
         if name is not None or choices is not None or not value:
-            denied = any(value.get(key) is False for key in ANSWERS)
+            denied = any(value.get(key) in (False, 0) for key in ANSWERS)
             return [] if denied else flatten(choices or [] if name is None else name)
         answers = {str(key): _answer(answer) for key, answer in value.items()}
         if None not in answers.values():
@@ -338,7 +340,7 @@ def choose_separator(cells: Mapping[str, int]) -> str:
     for sign in SURE:
         # A cell or two of another form do not decide for all others.
         rows, others = (sum(number for cell, number in cells.items() if part in cell) for part in (sign, COMMA))
-        if rows and not (rows < ODD * others and _separates(cells, COMMA)):
+        if rows and not (rows < ODD * others and _separates({cell: cells[cell] for cell in cells if sign not in cell}, COMMA)):
             return sign
     return next((sign for sign in (COMMA, *UNSURE, SPACE, *HYPHENS) if _separates(cells, sign)), NO_SEPARATOR)
 
@@ -361,7 +363,9 @@ def _separates(cells: Mapping[str, int], sign: str) -> bool:
         number = sum(map(len, parts_of.values())) / len(parts_of)
         if (by_words := _are_words(cells, separated, alone, number)) is not None:
             return by_words
-        # Of many words in all cells the rare ones count little.
+        if recurring < LEAST_RECURRING:
+            return False
+        # In cells of many words, a few rare ones count little.
         recurring = sum(cells_with[part] for part in separated if cells_with[part] > 1) / sum(
             cells_with[part] for part in separated
         )
@@ -382,8 +386,8 @@ def _are_words(cells: Mapping[str, int], separated: set[str], alone: set[str], n
     if all(map(str.isdecimal, separated)):
         return True
     # "Romantic Comedy", "Musical Comedy", "Romantic Drama": words of names recur too, but seldom stand alone, or many together.
-    two_at_most = all(len(cell.split()) < 3 for cell in cells)  # of names in pairs, each also stands alone
-    few = len(alone & separated) < (1 if two_at_most else 0.6) * len(separated) and number < 2.5
+    two_at_most = all(len(cell.split()) < 3 for cell in cells)  # of names in pairs, most also stand alone
+    few = len(alone & separated) < (0.75 if two_at_most else 0.6) * len(separated) and number < 2.5
     signs = not all(any(map(str.isalnum, part)) for part in separated)
     return False if few or signs or _is_phrase(cells) else None
 

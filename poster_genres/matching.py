@@ -126,14 +126,25 @@ class Posters:
         """
         matches = [self._by_name(text, table) for text, table in zip(ids, tables, strict=True)]
         if not any(rule for _, rule in matches):
-            found = [self._by_name(_stem(text), table)[0] for text, table in zip(ids, tables, strict=True)]
-            matches = [(number, "" if number is None else STEM) for number in found]
+            matches = self._by_stems(ids, tables)
         if not any(rule for _, rule in matches):
             matches = self._by_numbers([text.strip() for text in ids])
         elif STEM not in {rule for _, rule in matches}:
             self._match_cut_zeros(ids, tables, matches)
         rules = Counter(rule for _, rule in matches if rule)
         return [number for number, _ in matches], rules
+
+    def _by_stems(self, ids: list[str], tables: list[str]) -> list[tuple[int | None, str]]:
+        first: dict[int, str] = {}
+        matches: list[tuple[int | None, str]] = []
+        for text, table in zip(ids, tables, strict=True):
+            number, _ = self._by_name(_stem(text), table)
+            if number is not None and (other := first.setdefault(number, text)) != text:
+                raise InputError(
+                    f"{self.dataset}: IDs {other!r} and {text!r} differ in their endings only; write them as images are named"
+                )
+            matches.append((number, "" if number is None else STEM))
+        return matches
 
     def _by_numbers(self, ids: list[str]) -> list[tuple[int | None, str]]:
         first: dict[str, str] = {}

@@ -39,34 +39,45 @@ LABEL_NAMES = (
     "tagnames", "categoryname", "categorynames", "targetname", "targetnames", "annotation", "annotations", "keyword", "keywords",
     "subject", "subjects",
 )  # fmt: skip
-# Beside columns of zeros and ones these are no labels, but who is in the picture.
-NOT_BESIDE_FLAGS = ("subject", "subjects")
+# Beside columns of zeros and ones, numbers in such a column are no labels, but who is in the picture.
+PEOPLE = ("subject", "subjects")
 TITLE_NAMES = ("title", "primarytitle", "movietitle", "originaltitle", "movie", "moviename", "titel", "titre", "titulo")
 YEAR_NAMES = ("year", "startyear", "releaseyear", "titleyear", "releasedate", "released", "date", "jahr")
 # Columns of zeros and ones that are no labels.
 FLAG_NAMES = (
     "isadult", "adult", "video", "split", "fold", "istest", "istrain", "isvalid", "isval", "test", "train", "val", "valid",
-    "validation", "unnamed0", "index", "hasposter", "hasimage", "count", "width", "height", "runtime", "duration", "votes", "views",
+    "validation", "unnamed0", "index", "released", "hasposter", "hasimage", "count", "width", "height", "runtime", "duration",
+    "votes", "views",
 )  # fmt: skip
 YES = frozenset({
     "true", "yes", "y", "x", "t", "on", "ja", "wahr", "oui", "vrai", "si", "sí", "sì", "vero", "verdadero", "sim", "да", "+",
-    "pos", "positive", "present", "tak", "是", "有", "はい", "✓", "✔", "√", "☑", "✅", "○", "◯", "●",
+    "pos", "positive", "present", "tak", "是", "有", "はい", "✓", "✔", "√", "☑", "✅", "○", "◯",
 })  # fmt: skip
 NO = frozenset({
     "false", "no", "n", "f", "off", "nein", "falsch", "non", "faux", "falso", "não", "нет", "-", "neg", "negative", "absent", "nie",
-    "否", "无", "いいえ", "✗", "✘", "☐", "❌", "✕", "✖",
+    "否", "无", "いいえ", "✗", "✘", "☐", "❌", "✕", "✖", "\u00d7",
 })  # fmt: skip
 # What stands before the name of a group of columns of labels, and after it: `Secondary Genre`, `Genre III`, `genre_b`.
 _ORDINAL = re.compile(
     r"(?:primary|secondary|tertiary|main|side|other|first|second|third|\d+(?:st|nd|rd|th))?(?P<name>.+?)(?:[abc]|i{1,3}|iv)?"
 )
-# Columns of zeros and ones with such a beginning are the labels, and others beside them are not.
+# Of columns of zeros and ones those with such a beginning are the labels, if there are several, and others beside them are not.
 PREFIXES = ("genre", "label", "tag", "class", "category")
 # A column of such a name, where IDs are repeated, says how sure a row's label is, or whether it is right.
-VALUE_NAMES = (
-    "confidence", "score", "value", "probability", "prob", "present", "ispresent", "relevance", "verified", "isverified", "correct",
-    "iscorrect", "positive", "ispositive", "applies", "exists", "answer", "count",
-)  # fmt: skip
+VALUE_NAMES = ("confidence", "score", "value", "probability", "prob", "present", "ispresent", "relevance")
+ANSWER_NAMES = (
+    *VALUE_NAMES,
+    "verified",
+    "isverified",
+    "correct",
+    "iscorrect",
+    "positive",
+    "ispositive",
+    "applies",
+    "exists",
+    "answer",
+    "count",
+)
 # Words in the names of tables that hold no truth, where there are others.
 NO_TRUTH = {"submission", "submissions", "sample", "prediction", "predictions", "pred", "preds", "example", "old", "backup", "copy"}
 # Names of texts and settings that are no tables.
@@ -204,7 +215,8 @@ def read_tables(dataset: Path, files: list[File], choice: str | list[str]) -> tu
     else:
         named = []
         for name in names:
-            found = [file for file in candidates if file.name == name or name.startswith(f"{file.name}/")]  # a sheet of a workbook
+            books = [file for file in candidates if table_suffix(file) in (".xlsx", ".xls")]
+            found = [file for file in candidates if file.name == name] or [b for b in books if name.startswith(f"{b.name}/")]
             found = found or [file for file in candidates if PurePosixPath(file.path).name == name]
             if not found:
                 there = some(file.name for file in candidates) or "none"
@@ -217,9 +229,15 @@ def read_tables(dataset: Path, files: list[File], choice: str | list[str]) -> tu
     tables: list[Table] = []
     single: dict[str, list[tuple[File, Table]]] = {}
     for file in candidates:
-        whole = {AUTO, "csv", "groundtruth", file.name, PurePosixPath(file.path).name} & set(names)
-        for table in read_table(dataset, file):
-            if not whole and table.names[0] not in names:
+        read = read_table(dataset, file)
+        # A sheet of a workbook that has but one is the workbook.
+        sheets = [name for name in names if name.startswith(f"{file.name}/") and len(read) > 1]
+        for name in sheets:
+            if not any(table.names[0] == name for table in read):
+                there = some(table.names[0] for table in read)
+                raise InputError(f"params.yaml: metadata: {dataset} has no table {name!r}; it has {there}")
+        for table in read:
+            if sheets and table.names[0] not in sheets:
                 continue
             if table_suffix(file) == ".json" and len(table.rows) == 1:
                 single.setdefault(str(PurePosixPath(file.name).parent), []).append((file, table))
@@ -332,13 +350,17 @@ def find_columns(
     groups: dict[str, list[str]] = {}
     for column in rest:
         groups.setdefault(_group(column), []).append(column)
+
+    def cells_of(group: str) -> list[Any]:
+        return [cell for column in groups[group] for cell in table.columns[column]]
+
     flags = [column for column in rest if _plain(column) not in FLAG_NAMES]
     binary = [column for column in flags if _is_binary(table.columns[column], column)]
     usual = [name for name in GENRE_NAMES if name in groups] or [name for name in LABEL_NAMES if name in groups]
     if len(binary) > 1:
-        usual = [name for name in usual if name not in NOT_BESIDE_FLAGS]
-    if len(usual) > 1:  # of labels' names and numbers, the names
-        words = [name for name in usual if not _are_numbers([cell for column in groups[name] for cell in table.columns[column]])]
+        usual = [name for name in usual if name not in PEOPLE or not _are_numbered(cells_of(name))]
+    if len(usual) > 1:  # of labels' names and numbers, the names; and not those that nobody filled in
+        words = [name for name in usual if not _are_numbers(cells_of(name)) and not all(map(is_unknown, map(str, cells_of(name))))]
         usual = words or usual
     if len(usual) > 1 and usual[0] not in GENRE_NAMES:
         candidates = ", ".join(repr(column) for name in usual for column in groups[name])
@@ -362,7 +384,8 @@ def find_columns(
 
 
 def _find_ids(where: str, table: Table, posters: Posters, labels: list[str]) -> str | None:
-    """The column with the most cells that may be posters' names, of those that are named as IDs are, else of all."""
+    """The column with the most cells that may be posters' names: of those that are named as IDs are, else of all, or where far more
+    cells of another may be."""
     step = max(1, len(table.rows) // SAMPLE)
     half = 0.5 * len(table.rows[::step])
 
@@ -378,7 +401,8 @@ def _find_ids(where: str, table: Table, posters: Posters, labels: list[str]) -> 
     for exactly in (True, False):
         matches = matches_of(known, exactly)
         if number := max(matches.values(), default=0):
-            rest = [column for column in columns if column not in known]
+            # Hardly repeated, as a year or a runtime is.
+            rest = [name for name in columns if name not in known and len(set(map(str, table.columns[name][::step]))) > half]
             if number <= half < max(matches_of(rest, False).values(), default=0) > 2 * max(matches_of(known, False).values()):
                 break  # a few are an accident, as of a game called 1080
             best = [column for column in known if matches[column] == number]
@@ -391,6 +415,9 @@ def _find_ids(where: str, table: Table, posters: Posters, labels: list[str]) -> 
             return best[0]
     matches = matches_of(columns, False)
     others = [column for column in columns if matches[column] > half]
+    if len(others) > 1:
+        exact = matches_of(others, True)
+        others = [column for column in others if exact[column] > half] or others
     if len(others) > 1 and len({tuple(table.columns[column]) for column in others}) > 1:
         candidates = ", ".join(map(repr, others))
         raise InputError(f"{where}: several columns could hold the IDs: {candidates}; set `id_column` to one of them")
@@ -441,8 +468,8 @@ def _rows(table: Table, columns: Columns, separator: str) -> tuple[pd.DataFrame,
     others = (columns.id, *columns.labels, columns.title, columns.year)
     rest = [name for name in table.columns if name not in others]
     if columns.split and not _is_binary(table.columns[columns.split], columns.split):
-        rest.remove(columns.split)
-    about_values = _check_values(table, ids, rest)
+        rest = [name for name in rest if name != columns.split]
+    about_values = [] if columns.one_hot else _check_values(table, ids, columns.labels, rest)
     if columns.one_hot:
         genres, known = _read_one_hot(table, columns.labels)
         form = f"{len(columns.labels)} columns of zeros and ones: {some(columns.labels, 30)}"
@@ -524,12 +551,22 @@ def _flag(cell: object, column: str) -> bool | str | None:
 
 
 def _is_binary(cells: list[Any], column: str) -> bool:
-    flags = {_flag(cell, column) for cell in set(map(str, cells))}
-    return None not in flags and flags != {""}
+    flags: dict[str, bool | str] = {}
+    for cell in map(str, cells):
+        if cell not in flags:
+            if (flag := _flag(cell, column)) is None:
+                return False
+            flags[cell] = flag
+    return set(flags.values()) != {""}
 
 
 def _are_numbers(cells: list[Any]) -> bool:
-    return all(re.fullmatch(r"[-\d., \[\]]*", str(cell)) for cell in cells)
+    return all(re.fullmatch(r"(?:[-\d., \[\]{}:]|['\"]id['\"])*", str(cell)) for cell in cells)
+
+
+def _are_numbered(cells: list[Any]) -> bool:
+    """Whether cells are numbers, with letters before them: `S012`."""
+    return all(re.fullmatch(r"[^\W\d_]*[-_ ]?\d+", str(cell)) for cell in cells)
 
 
 def _group(column: str) -> str:
@@ -569,31 +606,47 @@ def _refuse_second_header(table: Table, columns: list[str]) -> None:
         raise InputError(f"{table.where(0)}: a second header, {some(names)}; keep one row of names")
 
 
-def _check_values(table: Table, ids: list[str], columns: list[str]) -> list[str]:
+def _check_values(table: Table, ids: list[str], labels: list[str], columns: list[str]) -> list[str]:
     """Refuse rows of one label each with a value, a share, a percentage or yes and no, of which it is not known which ones mean
     that the label is right; a value that is the same in all rows of an image is not about the label. Returns lines on columns of
     yes and no whose names do not say what they are about."""
-    lines = []
-    for column in columns if len(set(ids)) < len(ids) else []:
-        cells = [str(cell).replace(",", ".").removesuffix("%") for cell in table.columns[column]]
-        if len(set(zip(ids, cells, strict=True))) == len(set(ids)):
+    images = [row for row, text in enumerate(ids) if text]
+    number = len({ids[row] for row in images})
+
+    def same(cells: list[Any]) -> bool:
+        return len({(ids[row], str(cells[row])) for row in images}) == number
+
+    lines: list[str] = []
+    if number == len(images) or all(same(table.columns[label]) for label in labels):
+        return lines
+    for column in columns:
+        cells, name = table.columns[column], _plain(column)
+        binary = _is_binary(cells, column)
+        if (not binary and name not in VALUE_NAMES and name != "count") or same(cells):
             continue
-        if _is_binary(cells, column) and {True, False} <= {_flag(cell, column) for cell in set(cells)}:
+        flags = {_flag(cell, column) for cell in set(map(str, cells))}
+        both = binary and {True, False} <= flags
+        numbers = [str(cell).replace(",", ".").removesuffix("%") for cell in cells if str(cell)]
+        if both and name not in ANSWER_NAMES:
             lines.append(f"column {column!r} says yes and no in rows of one image: the labels of all rows count")
-            values = [0.0]
-        else:
-            try:
-                values = [float(cell) for cell in cells if cell]
-            except ValueError:
-                continue
-        name, top = _plain(column), 1 if max(values) <= 1 else 100
-        doubtful = 0 in values if name == "count" else 0 <= min(values) < 0.5 * top and max(values) <= top
-        if name in VALUE_NAMES and doubtful:
+        elif both or (False in flags if name == "count" else _are_shares(numbers)):
+            said = "says no of some labels"
+            if not binary:
+                said = f"has values from {'0' if name == 'count' else min(numbers, key=float)} for the rows' labels"
             raise InputError(
-                f"{table.names[0]}: column {column!r} has values from {min(values):g} for the rows' labels; keep the rows whose "
-                "label is right, and leave that column out"
+                f"{table.names[0]}: column {column!r} {said}; keep the rows whose label is right, and leave that column out"
             )
     return lines
+
+
+def _are_shares(cells: list[str]) -> bool:
+    """Whether texts are numbers from 0 to 1, or to 100, and some are below a half of that."""
+    try:
+        values = [float(cell) for cell in cells]
+    except ValueError:
+        return False
+    top = 1 if max(values, default=0) <= 1 else 100
+    return 0 <= min(values, default=1) < 0.5 * top and max(values) <= top
 
 
 def _check_one_hot(table: Table, columns: Columns, genres: list[tuple[str, ...]]) -> None:

@@ -93,7 +93,7 @@ def unite(movies: pd.DataFrame) -> tuple[pd.DataFrame, int, int]:
             conflicts += 1
             between += other
             labels[number] = tuple(dict.fromkeys(before + names))
-    if (repeated_between > 4 and between > repeated_between / 2) or between == repeated_between > 1:
+    if repeated_between > 4 and between > repeated_between / 2:
         names = some(dict.fromkeys(movies["table"]))
         raise InputError(
             f"{names}: {between} of {repeated_between} images have other labels in each; set `metadata` to one of them"
@@ -340,7 +340,7 @@ def join(metadata: Metadata, posters: Posters, parameters: JoinParameters) -> Jo
         warnings += doubts_about_splits(movies["given_split"], parameters.split_by, in_several)
     if 2 * matched < len(posters.files) and 2 * rows_with_poster < len(metadata.movies):
         few = f"{rows_with_poster} of {len(metadata.movies)} rows and {matched} of {len(posters.files)} images belong together"
-        warnings.insert(0, f"{few}: do they by accident, and another column names the images? See `id_column`")
+        warnings.insert(0, f"{few}: is that by accident, and does another column name the images? See `id_column`")
     if unknown > len(movies):
         warnings.insert(0, f"most images, {unknown} of {matched}, have unknown labels: is each row's cell filled?")
     return Joined(joined, about, about_splits, warnings)

@@ -275,17 +275,11 @@ def without_done(
 
 
 def objects_of(table: dict[str, list["Detection"]], posters: list[Poster], path: Path) -> Iterator[list["Detection"]]:
-    """The objects of each poster in a table, in which its file's name stands with its ending or without.
-
-    Raises
-    ------
-    InputError
-        The table has none of the posters.
-    """
+    """The objects of each poster in a table, in which its file's name stands with its ending or without; warns where none does."""
     names = [PurePosixPath(poster.name) for poster in posters]
     if posters and table and not any(name.name in table or name.stem in table for name in names):
         ids = some(map(printable, table))
-        raise InputError(f"{path}: its column id has none of the posters, as {printable(names[0].stem)}; it has {ids}")
+        print(f"warning: {path}: has no objects on {printable(names[0].stem)} or others given; its IDs are {ids}", file=sys.stderr)
     return (table.get(name.stem) or table.get(name.name, []) for name in names)
 
 

@@ -71,6 +71,18 @@ def test_a_limit_beyond_the_data_is_said_once(project: Path) -> None:
     assert stage("join", cwd=project).stdout.count("limit: 100000 is more than the") == 1
 
 
+def test_few_rows_and_images_that_belong_together_are_a_warning(project: Path) -> None:
+    table = project / "data" / "posters" / "movies.csv"
+    header, *rows = table.read_text(encoding="utf-8").splitlines()
+    others = [f"other{row}" for row in rows[30:]]
+    table.write_text("\n".join([header, *rows[:30], *others]), encoding="utf-8")
+    said = stage("join", cwd=project).stdout.splitlines()
+    assert next(line for line in said if line.startswith("warning: ")) == (
+        "warning: 30 of 80 rows and 30 of 80 images belong together: is that by accident, and does another column name the images? "
+        "See `id_column`"
+    )
+
+
 def test_identical_posters_share_a_split(project: Path) -> None:
     folder = project / "data" / "posters"
     for i in range(0, 80, 2):

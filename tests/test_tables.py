@@ -59,7 +59,7 @@ def refusal(folder: Path, files: dict[str, str | bytes]) -> str:
     with pytest.raises(InputError) as error:
         read(folder, files)
     assert "\n" not in str(error.value)
-    return str(error.value).replace(f"{folder}/", "")
+    return str(error.value).replace(f"{folder}/", "").removeprefix(f"{folder}: ")
 
 
 TRUTH: dict[str, list[str] | None] = dict(zip(IMAGES, LABELS, strict=True))
@@ -263,12 +263,18 @@ def test_columns_that_could_hold_labels_and_do_not_are_named(tmp_path: Path) -> 
     assert understood(tmp_path, "id,label,large\n0,bus,yes\n0,car,no\n1,car,no\n")[2] == (
         "column 'large' says yes and no in rows of one image: the labels of all rows count"
     )
+    # What a question is about, or a score that images have, says nothing of labels.
+    for rows in ("id,label,answer\n0,bus,3\n0,car,1\n1,car,2\n", "id,label,answer\n0,bus,yes\n0,bus,no\n1,car,no\n"):
+        assert len(understood(tmp_path, rows)) == 2
     assert understood(tmp_path, "id,bus,car\n0,yes,no\n1,no,unknown\n")[2] == "taken as unknown: 'unknown' (1 cells)"
 
 
 def test_numbers_that_happen_to_be_names_of_images_are_not_the_ids(tmp_path: Path) -> None:
     rows = "".join(f"{'3' if i == 7 else f'Game {i}'},{i},{'RPG' if i % 2 else 'Puzzle'}\n" for i in range(10))
     assert understood(tmp_path, f"name,appid,genre\n{rows}", images=10)[1].startswith("columns: ID 'appid'; labels 'genre'")
+    # Nor are numbers that recur, as minutes, where few images are there.
+    rows = "".join(f"{i},{i % 9},{'RPG' if i % 2 else 'Puzzle'}\n" for i in range(100))
+    assert understood(tmp_path, f"id,runtime,genre\n{rows}", images=10)[1].startswith("columns: ID 'id'; labels 'genre'")
 
 
 @pytest.mark.parametrize(
@@ -276,6 +282,12 @@ def test_numbers_that_happen_to_be_names_of_images_are_not_the_ids(tmp_path: Pat
     [
         (["Clothing, Shoes & Jewelry"] * 9 + ["Toys, Games"] * 2 + ["Books"] * 9, "none: one label per cell"),
         (["Blue", "Green", "Red", "Dark Blue", "Dark Green"] * 3, "none: one label per cell"),
+        (["Crime", "Drama", "War", "Crime Drama", "Drama War", "War Crime", "Drama Musical", "Crime Musical"] * 3, "space"),
+        (
+            ["left upper wheel", "left lower wheel", "right upper wheel", "spare rear door", "hood", "left mirror"],
+            "none: one label per cell",
+        ),
+        (["Toys, Games"] * 40 + ["Arts, Crafts"] * 40 + ["Books", "Sports"] * 9 + ["Toys, Games; Arts, Crafts"], "';'"),
         ([f"{a}, {b}" for a in NAMES for b in NAMES if a != b] * 2 + ["Mass; Cyst"], "','"),
         (
             [*(f"clear {n.lower()}" for n in NAMES * 3), *(f"cloudy {n.lower()} water" for n in NAMES * 3), "clear mass mine"],
@@ -294,6 +306,30 @@ def test_a_separator_may_be_given_by_its_name(tmp_path: Path) -> None:
     assert rows["genres"].tolist() == [("Dark", "Blue"), ("Red",)]
 
 
+@pytest.mark.parametrize(
+    ("text", "genres"),
+    [
+        ("id,subject,loaned,in_print\n0,Fiction; War,1,0\n1,Poetry,0,1\n", [("Fiction", "War"), ("Poetry",)]),
+        ("id,genre,genres\n0,Drama,\\N\n1,War,N/A\n", [("Drama",), ("War",)]),
+        ('id,genre,genres\n0,Drama,"[{""id"": 18}]"\n1,War,"[{""id"": 7}]"\n', [("Drama",), ("War",)]),
+        ("id,cat,dog,released\n0,1,0,1\n1,0,1,0\n", [("cat",), ("dog",)]),
+        ("id,cat,dog\n0,\u25cb,\u00d7\n1,\u00d7,\u25cb\n", [("cat",), ("dog",)]),
+        ("id,genre\n0,Drama\n,War\n", [("Drama",), ("War",)]),
+    ],
+)
+def test_labels_are_where_a_person_sees_them(tmp_path: Path, text: str, genres: list[tuple[str, ...]]) -> None:
+    (tmp_path / "a.csv").write_text(text, encoding="utf-8")
+    assert read_metadata(tmp_path, [File("", "a.csv", 1)], Posters("", [])).movies["genres"].tolist() == genres
+
+
+def test_a_state_of_a_form_is_no_answer(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(
+        json.dumps([{"id": "0", "tags": [{"name": "Drama", "selected": False}]}] * 2), encoding="utf-8"
+    )
+    rows = read_metadata(tmp_path, [File("", "a.json", 1)], Posters("", [])).movies
+    assert rows["genres"].tolist() == [("Drama",)] * 2
+
+
 def test_a_sheet_may_be_chosen(tmp_path: Path) -> None:
     with pd.ExcelWriter(tmp_path / "a.xlsx") as book:
         pd.DataFrame({"id": ["0", "1"], "genres": ["Drama", "Comedy"]}).to_excel(book, sheet_name="Films", index=False)
@@ -302,6 +338,8 @@ def test_a_sheet_may_be_chosen(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"tables of different forms .* set `metadata` in params.yaml to one of them$"):
         read_metadata(tmp_path, files, images)
     assert read_metadata(tmp_path, files, images, "a.xlsx/Films").movies["genres"].tolist() == [("Drama",), ("Comedy",)]
+    with pytest.raises(InputError, match=r"metadata: .* has no table 'a.xlsx/Nots'; it has a.xlsx/Films, a.xlsx/Notes$"):
+        read_metadata(tmp_path, files, images, ["a.xlsx/Films", "a.xlsx/Nots"])
 
 
 def test_all_sheets_of_a_workbook_are_read(tmp_path: Path) -> None:
@@ -335,13 +373,16 @@ def test_the_rows_names_of_a_parquet_file_may_be_the_ids(tmp_path: Path) -> None
         ),
         (
             {"a.csv": "image,label,verified\ni00.png,Mass,yes\ni00.png,Cyst,no\ni01.png,Cyst,yes\n"},
-            "a.csv: column 'verified' has values from 0 for the rows' labels; keep the rows whose label is right, and leave that "
-            "column out",
+            "a.csv: column 'verified' says no of some labels; keep the rows whose label is right, and leave that column out",
         ),
         (
             {"a.csv": "image,label,count\ni00.png,Mass,3\ni00.png,Cyst,0\ni01.png,Cyst,2\n"},
             "a.csv: column 'count' has values from 0 for the rows' labels; keep the rows whose label is right, and leave that "
             "column out",
+        ),
+        (
+            {"a.csv": "image,label\ni00.gif,Mass\ni00.bmp,Cyst\n"},
+            "IDs 'i00.gif' and 'i00.bmp' differ in their endings only; write them as images are named",
         ),
         (
             {"a.csv.gz": gzip.compress(PLAIN.encode())[:-9]},
