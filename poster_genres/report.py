@@ -20,6 +20,8 @@ THUMBNAIL = (270, 400)
 # A wrong genre with at least this probability is a confident mistake, and the loudest thing on the page.
 SURE = 0.5
 LOW_IS_GOOD = ("hamming_loss", "binary_cross_entropy", "macro_calibration_error", "macro_calibration_error_by_chance")
+# What stands beside a score's name.
+NOTES = dict.fromkeys(LOW_IS_GOOD, "low is good") | {"macro_calibration_error_by_chance": "of perfect calibration"}
 # In rem, as in report.html: width of a poster with boxes; letter width (about), padding and line height of captions.
 BROAD, LETTER, MARGIN, LINE = 11.25, 0.45, 0.3, 1.0
 
@@ -137,7 +139,7 @@ def write_report(
     text = environment.get_template("report.html").render(
         about=about,
         headline=scores.set_index("score").loc["macro_average_precision"].to_dict(),
-        scores=scores.assign(low_is_good=scores["score"].isin(LOW_IS_GOOD)).to_dict("records"),
+        scores=scores.assign(note=scores["score"].map(NOTES).fillna("")).to_dict("records"),
         genres=by_genre.sort_values("average_precision", ascending=False).to_dict("records"),
         confusions=tables["confusions"].head(LISTED).to_dict("records"),
         confusion_count=len(tables["confusions"]),
