@@ -49,15 +49,23 @@ def _cluster(dask_scheduler: str) -> Iterator[Pool]:
                 f"params.yaml: dask_scheduler: {dask_scheduler} has no workers; docs/many-machines.md tells how to start them"
             ) from None
 
+        lost = InputError(f"params.yaml: dask_scheduler: the scheduler at {dask_scheduler} was lost; start it again")
+
         def submit(function: Callable[[Shard], Result], shard: Shard) -> Any:
             # Not `pure`, as that would compute a hash of each shard's content, to do equal ones once.
             return client.submit(function, shard, pure=False)
 
-        try:
+        def limit() -> int:
             # Asked again each time, as workers come and go; at least one, to wait for where all are lost.
-            yield submit, lambda: AHEAD * max(1, sum(client.nthreads().values()))
+            try:
+                return AHEAD * max(1, sum(client.nthreads().values()))
+            except OSError:  # not below, where it may be that of a shard
+                raise lost from None
+
+        try:
+            yield submit, limit
         except (CommClosedError, FutureCancelledError):
-            raise InputError(f"params.yaml: dask_scheduler: the scheduler at {dask_scheduler} was lost; start it again") from None
+            raise lost from None
         except KilledWorker:
             raise InputError(
                 f"params.yaml: dask_scheduler: some posters ended several workers of {dask_scheduler}, as too little memory does; "
