@@ -24,7 +24,7 @@ from poster_genres.objects import read_detections
 from poster_genres.tensor_cache import read_cache
 
 DETECTOR = DATASET.parent / "detectors" / "yolox_nano.onnx"
-IMAGE, WORDS = ("networks", "probe"), ("letters", "meaning", "text")
+IMAGE, WORDS = ("networks", "probe"), ("letters", "meaning", "title", "text")
 ONE_WEIGHT = "picture and words, one weight a part, fitted on validation"
 # The parts of each choice, and the choice that it is compared with.
 CHOICES: dict[str, tuple[tuple[str, ...], str | None]] = {
@@ -34,8 +34,9 @@ CHOICES: dict[str, tuple[tuple[str, ...], str | None]] = {
     "picture and objects": ((*IMAGE, "objects"), "picture"),
     "picture and words": ((*IMAGE, *WORDS), "picture"),
     "picture, words and objects": ((*IMAGE, *WORDS, "objects"), "picture and words"),
-    "probe and words, nothing trained": (("probe", "letters", "meaning"), "picture and words"),
-    "picture and words, the text not fine-tuned": ((*IMAGE, "letters", "meaning"), "picture and words"),
+    "probe and words, nothing trained": (("probe", "letters", "meaning", "title"), "picture and words"),
+    "picture and words, the text not fine-tuned": ((*IMAGE, "letters", "meaning", "title"), "picture and words"),
+    "picture and words, the title not apart": ((*IMAGE, "letters", "meaning", "text"), "picture and words"),
     ONE_WEIGHT: ((*IMAGE, *WORDS), "picture and words"),
 }
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib import import_module
-from itertools import islice
+from itertools import islice, tee
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ from poster_genres.architectures import detector_module
 from poster_genres.errors import InputError, require
 from poster_genres.files import sha256
 from poster_genres.found import Store, find
-from poster_genres.objects import Detection, read_detections, text_of
+from poster_genres.objects import Detection, PosterDetections, read_detections, text_of, title_of
 from poster_genres.posters import Unreadable, upright
 
 # Posters that a detector which uses all cores sees at a time; the others take single ones.
@@ -154,6 +154,20 @@ def embed_all(texts: Iterable[str], store: Store | None = None, dask_scheduler: 
         yield np.frombuffer(base64.b64decode(found["float32"]), np.float32)
 
 
+def with_embeddings(
+    found: Iterable[list[Detection]], store: Store | None = None, dask_scheduler: str | None = None
+) -> Iterator[PosterDetections]:
+    """Add the embeddings of its text and of its title to what was found on each poster; the parameters are those of `embed_all`."""
+    objects, copy = tee(found)
+    # The title alone is embedded only where it is not all that there is.
+    texts = (text for detections in copy for text in dict.fromkeys((text_of(detections), title_of(detections))))
+    embeddings = embed_all(texts, store, dask_scheduler)
+    for detections in objects:
+        sentence = next(embeddings)
+        title = sentence if title_of(detections) == text_of(detections) else next(embeddings)
+        yield PosterDetections(detections, sentence, title)
+
+
 @dataclass(frozen=True)
 class Sources:
     """Where the detections on posters come from: the content of data/sources.json, by which another clone need not repeat them.
@@ -176,7 +190,7 @@ class Sources:
 
 def hashes(folder: Path) -> dict[str, str]:
     """The content of `Sources.files`."""
-    return {name: sha256(folder / name) for name in ("objects.csv", "sentences.npy")}
+    return {name: sha256(folder / name) for name in ("objects.csv", "sentences.npy", "titles.npy")}
 
 
 def restore(data: Path, store: Store) -> int:
@@ -203,8 +217,9 @@ def restore(data: Path, store: Store) -> int:
         for poster, content, *counts in zip(sources.posters.values(), by_movie.values(), *sources.counts, strict=True):
             objects = iter(content.objects)
             found += [(poster, key, list(islice(objects, count))) for key, count in zip(sources.keys, counts, strict=True)]
-            text = hashlib.sha256(text_of(content.objects).encode()).hexdigest()
-            found.append((text, sources.sentences, embedding_value(content.sentence)))
+            for text, embedding in ((text_of(content.objects), content.sentence), (title_of(content.objects), content.title)):
+                of_text = hashlib.sha256(text.encode()).hexdigest()
+                found.append((of_text, sources.sentences, embedding_value(embedding)))
         added = store.put_missing(found)
         # After the others, so that an interrupted restoration is made again.
         store.put(digest, "restored", True)

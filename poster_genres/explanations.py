@@ -16,8 +16,8 @@ def logits_by_object(model: Model, content: PosterDetections) -> np.ndarray:
     fusion = fusion_of(model)
     total = np.zeros((len(content.objects), len(model.genres)))
     if model.words is not None:
-        letters, meaning = model.words.by_object(content)
-        total += letters @ fusion.matrix("letters") + meaning @ fusion.matrix("meaning")
+        for part, logits in model.words.by_object(content).items():
+            total += logits @ fusion.matrix(part)
     if model.text is not None:
         total += model.text.by_object(content) @ fusion.matrix("text")
     if model.objects is not None:

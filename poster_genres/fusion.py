@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 # Parts that use the same input share an initial weight of 1.
-GROUPS = (("networks", "probe"), ("letters", "meaning", "text"), ("objects",), ("stack",))
+GROUPS = (("networks", "probe"), ("letters", "meaning", "title", "text"), ("objects",), ("stack",))
 # Standard deviations of the normal priors: of a part's weight and of the intercepts, of `fit_weights`; and, for `fit_stack`, of how
 # far a genre's own weight is from its part's, and of the weights between genres. Chosen on validation.
 WEIGHT_DEVIATION = 0.5

@@ -27,12 +27,12 @@ from poster_genres.objects import PosterDetections
 from poster_genres.progress import progress
 from poster_genres.tensor_cache import Posters
 from poster_genres.text_network import TextNetwork
-from poster_genres.words import Words
+from poster_genres.words import WORDS, Words
 
-FORMAT = "poster-genres model, version 9"
-OLD_FORMATS = tuple(f"poster-genres model, version {number}" for number in (5, 6, 7, 8))
+FORMAT = "poster-genres model, version 10"
+OLD_FORMATS = tuple(f"poster-genres model, version {number}" for number in (5, 6, 7, 8, 9))
 # With the SHA-256 of all before it at a file's end.
-SEALED = (FORMAT, OLD_FORMATS[-1])
+SEALED = (FORMAT, *OLD_FORMATS[-2:])
 # What stands before the SHA-256 at the end of the file, and the length of both.
 SEAL = "sha256 "
 SEAL_LENGTH = len(SEAL) + 64
@@ -201,9 +201,9 @@ def share_blocks(networks: list[Network]) -> None:
 
 def evidence_of_detections(model: Model, contents: list[PosterDetections] | None) -> dict[str, np.ndarray]:
     """The logits from text and objects, float32 (posters, genres) each; see `predict_evidence`."""
-    evidence = {}
+    evidence: dict[str, np.ndarray] = {}
     if contents is not None and model.words is not None:
-        evidence["letters"], evidence["meaning"] = model.words.logits(contents)
+        evidence |= model.words.logits(contents)
     if contents is not None and model.text is not None:
         evidence["text"] = model.text.logits(contents)
     if contents is not None and model.objects is not None:
@@ -228,7 +228,7 @@ def predict_evidence(
     Returns
     -------
     float32 (n, genres) each, of those parts that the model has: `networks`, `probe`, `letters` (character n-grams of the text),
-    `meaning` (its sentence embedding), `text` (the fine-tuned sentence model) and `objects`.
+    `meaning` (its sentence embedding), `title` (that of its largest lines), `text` (the fine-tuned sentence model) and `objects`.
     """
     evidence = image_evidence(model, posters, device, rows)
     if detected is not None and rows is not None:
@@ -348,7 +348,7 @@ def check_pretrained(path: Path, architecture: Architecture, pretrained: dict[st
 
 
 def load_model(path: Path, device: torch.device) -> Model:
-    """Load a file written by `save_model`, of this format version or the four before. No code in the file is run.
+    """Load a file written by `save_model`, of this format version or the five before. No code in the file is run.
 
     Raises
     ------
@@ -435,7 +435,7 @@ def restore(path: Path, checkpoint: dict[str, Any], device: torch.device) -> Mod
         objects = ObjectModel.load(objects)
     state = parts["fusion"]
     fusion = Fusion(state["parts"], state["matrices"].numpy(), state["intercepts"].numpy())
-    there = {"networks": networks, "probe": probe, "letters": words, "meaning": words, "text": text, "objects": objects}
+    there = {"networks": networks, "probe": probe, **dict.fromkeys(WORDS, words), "text": text, "objects": objects}
     if not fusion.parts or sorted(fusion.parts) != sorted(part for part, model in there.items() if model):
         raise ValueError("its weights are not those of its parts")
     if (words or text or objects) and not needs_objects(content.architecture):

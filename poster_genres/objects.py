@@ -1,4 +1,4 @@
-"""Detections on posters: a table with one row per detection, feature vectors, and the embedding of each poster's text."""
+"""Detections on posters: a table with one row per detection, feature vectors, and embeddings of each poster's text."""
 
 import csv
 import io
@@ -19,6 +19,9 @@ COLUMNS = ["id", "label", *NUMBERS, "text"]
 MEASURES = ("confidence", "count", "area", "largest", "center")
 # Of a sentence's embedding; here, as training does not depend on the sentence model.
 SENTENCE_LENGTH = 768
+# The largest lines of a poster, which mostly are the title, are those at least so many times as tall as the tallest. That is the
+# height of their boxes: a line that runs upwards counts as large.
+LARGEST = 0.6
 # How far a box may extend beyond the poster, through rounding or a detector's error, before it is clipped.
 TOLERANCE = 0.1
 
@@ -51,15 +54,28 @@ class PosterDetections:
     ----------
     objects : in the order in which the detectors returned them
     sentence : the embedding of the poster's text, float32 (SENTENCE_LENGTH,); zeros without text
+    title : the embedding of its largest lines, likewise
     """
 
     objects: list[Detection]
     sentence: np.ndarray
+    title: np.ndarray
 
 
 def text_of(detections: list[Detection]) -> str:
     """All text on a poster, one line per detection."""
     return "\n".join(detection.text for detection in detections if detection.text)
+
+
+def is_title(detections: list[Detection]) -> list[bool]:
+    """Whether each detection is one of the largest lines of text: at least LARGEST times as tall as the tallest."""
+    tallest = max((detection.height for detection in detections if detection.text.strip()), default=0.0)
+    return [bool(detection.text.strip()) and detection.height >= LARGEST * tallest for detection in detections]
+
+
+def title_of(detections: list[Detection]) -> str:
+    """The largest lines of text on a poster, one line per detection."""
+    return text_of([detection for detection, title in zip(detections, is_title(detections), strict=True) if title])
 
 
 def clipped(label: str, confidence: float, left: float, top: float, right: float, bottom: float, text: str = "") -> Detection:
@@ -178,14 +194,19 @@ class DatasetDetections:
 
 
 def write_detections(dataset: DatasetDetections, folder: Path) -> None:
-    """Write objects.csv, one row per detection; sentences.npy, one row per movie; and detectors.json, with the movie IDs."""
+    """Write objects.csv, one row per detection; sentences.npy and titles.npy, one row per movie; and detectors.json, with the movie
+    IDs."""
     rows = [(movie, *detection) for movie, content in dataset.by_movie.items() for detection in content.objects]
     table = pd.DataFrame(rows, columns=COLUMNS)
-    sentences = np.array([content.sentence for content in dataset.posters], np.float32)
+    embeddings = {
+        "sentences.npy": [content.sentence for content in dataset.posters],
+        "titles.npy": [content.title for content in dataset.posters],
+    }
     about = {"detectors": dataset.detectors, "classes": dataset.classes, "movies": list(dataset.by_movie)}
     with whole_folder(folder) as temporary:
         table.to_csv(temporary / "objects.csv", index=False, encoding="utf-8", float_format="%.6g", lineterminator="\n")
-        np.save(temporary / "sentences.npy", sentences, allow_pickle=False)
+        for name, rows_of_movies in embeddings.items():
+            np.save(temporary / name, np.array(rows_of_movies, np.float32), allow_pickle=False)
         write_json(temporary / "detectors.json", about)
 
 
@@ -200,7 +221,10 @@ def read_detections(folder: Path, ids: list[str]) -> DatasetDetections:
     try:
         metadata = json.loads((folder / "detectors.json").read_text(encoding="utf-8"))
         table = (folder / "objects.csv").read_bytes()
-        sentences = dict(zip(metadata["movies"], np.load(folder / "sentences.npy", allow_pickle=False), strict=True))
+        sentences, titles = (
+            dict(zip(metadata["movies"], np.load(folder / name, allow_pickle=False), strict=True))
+            for name in ("sentences.npy", "titles.npy")
+        )
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: not there yet; `dvc repro` makes it") from None
     except (ValueError, KeyError, TypeError, EOFError):
@@ -208,5 +232,5 @@ def read_detections(folder: Path, ids: list[str]) -> DatasetDetections:
     if not metadata["classes"] or not set(ids) <= set(sentences):
         raise InputError(f"{folder}: not of these movies, or of another architecture; `dvc repro` makes it again")
     detections_by_id = parse_objects(table, str(folder / "objects.csv"))
-    by_movie = {movie: PosterDetections(detections_by_id.get(movie, []), sentences[movie]) for movie in ids}
+    by_movie = {movie: PosterDetections(detections_by_id.get(movie, []), sentences[movie], titles[movie]) for movie in ids}
     return DatasetDetections(by_movie, metadata["detectors"], metadata["classes"])

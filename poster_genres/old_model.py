@@ -1,4 +1,4 @@
-"""Conversion of model files of versions 5 to 8, so that they still load and their predictions do not change."""
+"""Conversion of model files of versions 5 to 9, so that they still load and their predictions do not change."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from poster_genres.mini_lm import LENGTH, mini_lm
 from poster_genres.object_model import ObjectModel
-from poster_genres.objects import MEASURES, PosterDetections, object_vectors, text_of
+from poster_genres.objects import MEASURES, SENTENCE_LENGTH, PosterDetections, object_vectors, text_of
 from poster_genres.words import Words
 
 
@@ -61,10 +61,10 @@ class OldWords(Words):
 
 
 def convert(old: dict[str, Any], version: int) -> dict[str, Any]:
-    """Convert a checkpoint of version 5, 6, 7 or 8 to version 9, for `load_model`.
+    """Convert a checkpoint of version 5, 6, 7, 8 or 9 to version 10, for `load_model`.
 
-    Up to version 8, meaning was that of a smaller sentence model. Version 7 had one weight for each part, and no SHA-256 at its
-    end. Version 6 held all of a network's weights, and n-grams' weights as float32.
+    Up to version 9, titles were not seen apart. Up to version 8, meaning was that of a smaller sentence model. Version 7 had one
+    weight for each part, and no SHA-256 at its end. Version 6 held all of a network's weights, and n-grams' weights as float32.
     """
     checkpoint = convert_5(old) if version == 5 else dict(old)
     if version < 7:
@@ -75,12 +75,15 @@ def convert(old: dict[str, Any], version: int) -> dict[str, Any]:
         # Not rounded to levels, which would change the predictions a little.
         words |= {"levels": weights, "scales": torch.ones(len(weights)), "vocabulary": "\n".join(words["vocabulary"])}
         checkpoint["words"] = words
-    if checkpoint["words"] is not None:
-        checkpoint["words"] = OldWords.load(checkpoint["words"])
-    if version == 8:
-        return checkpoint
+    genres = len(checkpoint["genres"])
     fusion = dict(checkpoint["fusion"])
-    fusion["matrices"] = fusion.pop("weights")[:, None, None] * torch.eye(len(checkpoint["genres"]), dtype=torch.float64)
+    if version < 8:
+        fusion["matrices"] = fusion.pop("weights")[:, None, None] * torch.eye(genres, dtype=torch.float64)
+    if checkpoint["words"] is not None:
+        title = {"title_weights": torch.zeros(SENTENCE_LENGTH, genres), "title_offset": torch.zeros(genres)}
+        checkpoint["words"] = (Words if version == 9 else OldWords).load(checkpoint["words"] | title)
+        fusion["parts"] = [*fusion["parts"], "title"]
+        fusion["matrices"] = torch.cat([fusion["matrices"], torch.zeros(1, genres, genres, dtype=torch.float64)])
     return checkpoint | {"fusion": fusion}
 
 

@@ -1,7 +1,7 @@
 """Predict a poster's genres with onnxruntime, numpy and Pillow alone: `python predict.py poster.jpg`.
 
-`python predict.py poster.jpg "The words on it"` also uses these, if the model does; that needs the package tokenizers. Give them as
-a reader of text found them, a line for each.
+`python predict.py poster.jpg "The words on it" "The title"` also uses these, if the model does; that needs the package tokenizers.
+Give them as a reader of text found them, a line for each: first all lines, then those of .6 of the tallest one's height or more.
 """
 
 import json
@@ -37,8 +37,8 @@ def pixels(path: str) -> np.ndarray:
     return np.asarray(resized)[None]
 
 
-def words_logits(text: str) -> np.ndarray:
-    """What the words say: float32 (1, genres)."""
+def words_logits(text: str, title: str = "") -> np.ndarray:
+    """What all words and those of the title say: float32 (1, genres)."""
     if not text.strip() or not (FOLDER / "words.npz").is_file():
         return np.zeros((1, len(about["genres"])), np.float32)
     from tokenizers import Tokenizer
@@ -53,12 +53,13 @@ def words_logits(text: str) -> np.ndarray:
     values = np.array([(1 + np.log(count)) * weights["frequencies"][row] for row, count in rows.items()])
     values /= np.linalg.norm(values) or 1
     letters = values @ weights["letters"][list(rows)] - weights["letters_offset"]
-    # The embeddings of all words as one sentence.
+    # The embeddings of texts, each as one sentence.
     logits = letters
-    models = {"meaning": ("sentence.onnx", "tokenizer.json"), "text": ("text.onnx", "text_tokenizer.json")}
-    for part, (model, tokenizer) in models.items():
-        if part in weights:
-            tokens = np.array(Tokenizer.from_file(str(FOLDER / tokenizer)).encode(" ".join(text.split())).ids)
+    sentence = ("sentence.onnx", "tokenizer.json")
+    models = {"meaning": (text, *sentence), "title": (title, *sentence), "text": (text, "text.onnx", "text_tokenizer.json")}
+    for part, (words, model, tokenizer) in models.items():
+        if part in weights and words.strip():
+            tokens = np.array(Tokenizer.from_file(str(FOLDER / tokenizer)).encode(" ".join(words.split())).ids)
             (embedding,) = onnxruntime.InferenceSession(FOLDER / model).run(None, {"tokens": tokens})
             logits = logits + embedding @ weights[part] - weights[f"{part}_offset"]
     return logits[None].astype(np.float32)
@@ -66,12 +67,12 @@ def words_logits(text: str) -> np.ndarray:
 
 if __name__ == "__main__":
     if len(sys.argv) < 2:
-        sys.exit(f'name a poster: python {sys.argv[0]} poster.jpg ["The words on it"]')
+        sys.exit(f'name a poster: python {sys.argv[0]} poster.jpg ["The words on it" ["The title"]]')
     try:
         poster = pixels(sys.argv[1])
     except OSError as error:
         sys.exit(f"{sys.argv[1]}: cannot be read: {error}")
-    words = words_logits(sys.argv[2] if len(sys.argv) > 2 else "")
+    words = words_logits(*sys.argv[2:4] or [""])
     (probabilities,) = network.run(None, {"posters": poster, "words": words})[0]
     for i in np.argsort(-probabilities, kind="stable"):
         mark = " *" if probabilities[i] >= about["thresholds"][i] else ""

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from poster_genres.architectures import needs_objects
-from poster_genres.detection import check_detectors, detect, embed_all
+from poster_genres.detection import check_detectors, detect, with_embeddings
 from poster_genres.errors import InputError
 from poster_genres.found import Store
 from poster_genres.model import load_model, predict_probabilities
 from poster_genres.mpnet import mpnet
-from poster_genres.objects import SENTENCE_LENGTH, Detection, PosterDetections, text_of
+from poster_genres.objects import SENTENCE_LENGTH, Detection, PosterDetections
 from poster_genres.old_model import OldWords
 from poster_genres.parameters import SAMPLE
 from poster_genres.posters import Unreadable, decode
@@ -138,12 +138,12 @@ class Predictor:
 
     def _contents(self, found: list[Iterable[list[Detection] | str]]) -> Iterator[PosterDetections]:
         """What is on each poster, given what each detector found; nothing on one that cannot be read."""
-        objects, copy = tee(
+        objects = (
             [detection for part in parts if not isinstance(part, str) for detection in part] for parts in zip(*found, strict=True)
         )
         if not self.embeds:
-            return (PosterDetections(one, np.zeros(SENTENCE_LENGTH, np.float32)) for one in objects)
-        return map(PosterDetections, objects, embed_all(map(text_of, copy), self.store, self.dask_scheduler))
+            return (PosterDetections(one, *np.zeros((2, SENTENCE_LENGTH), np.float32)) for one in objects)
+        return with_embeddings(objects, self.store, self.dask_scheduler)
 
     @property
     def embeds(self) -> bool:

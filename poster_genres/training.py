@@ -259,7 +259,7 @@ class Training:
     def _score_train(self, fusion: Fusion, networks: dict[str, np.ndarray]) -> dict[str, float]:
         """The scores of the whole model on the training posters of `scored`, as they are: not augmented.
 
-        What letters, meaning, objects and the probe say of them is out of fold; networks and fine-tuned text were trained on them.
+        What words, objects and the probe say of them is out of fold; networks and fine-tuned text were trained on them.
         """
         others = self.train_evidence | self.text_of_train
         evidence = networks | {part: logits[self.scored] for part, logits in others.items()}

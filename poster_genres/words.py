@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from poster_genres.objects import SENTENCE_LENGTH, PosterDetections, text_of
+from poster_genres.objects import SENTENCE_LENGTH, PosterDetections, is_title, text_of
 
 if TYPE_CHECKING:
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -18,20 +18,23 @@ MEANING_C = 1.0
 # Character n-grams, as text recognition often confuses single letters; and the number of training posters each must be on.
 NGRAM_RANGE = (3, 5)
 MIN_DF = 3
-ARRAYS = ("frequencies", "levels", "scales", "sentence_weights", "offset", "sentence_offset")
+# The parts of a model whose logits `Words` gives.
+WORDS = ("letters", "meaning", "title")
+ARRAYS = ("frequencies", "levels", "scales", "sentence_weights", "title_weights", "offset", "sentence_offset", "title_offset")
 
 
 @dataclass
 class Words:
-    """Two logistic regressions per genre: on TF-IDF of the text's character n-grams, and on its sentence embedding.
+    """Three logistic regressions per genre: on TF-IDF of the text's character n-grams, on its sentence embedding, and on that of
+    its largest lines, which mostly are the title.
 
     Attributes
     ----------
     vocabulary : the n character n-grams
     frequencies : float32 (n,), their inverse document frequencies
     levels, scales : int8 (n, genres) and float32 (n,), whose product are the n-grams' weights; a fourth of the size of float32
-    sentence_weights : float32 (`sentence_length`, genres)
-    offset, sentence_offset : float32 (genres,), the mean logits of training posters with text
+    sentence_weights, title_weights : float32 (`sentence_length`, genres) and (SENTENCE_LENGTH, genres)
+    offset, sentence_offset, title_offset : float32 (genres,), the mean logits of training posters with text
     """
 
     vocabulary: list[str]
@@ -39,8 +42,10 @@ class Words:
     levels: np.ndarray
     scales: np.ndarray
     sentence_weights: np.ndarray
+    title_weights: np.ndarray
     offset: np.ndarray
     sentence_offset: np.ndarray
+    title_offset: np.ndarray
 
     sentence_length: ClassVar[int] = SENTENCE_LENGTH
 
@@ -64,8 +69,8 @@ class Words:
         """The sentence embedding of each poster's text, float32 (posters, `sentence_length`); zeros without text."""
         return np.stack([content.sentence for content in contents])
 
-    def logits(self, contents: list[PosterDetections]) -> tuple[np.ndarray, np.ndarray]:
-        """The logits from the n-grams and from the embedding, float32 (posters, genres) each.
+    def logits(self, contents: list[PosterDetections]) -> dict[str, np.ndarray]:
+        """The logits from the n-grams, `letters`, and from the embeddings, `meaning` and `title`: float32 (posters, genres) each.
 
         0 for posters without text; the mean over training posters with text is 0, too.
         """
@@ -73,24 +78,31 @@ class Words:
         has_text = np.array([bool(text.strip()) for text in texts])[:, None]
         letters = np.asarray(self.vectorizer.transform(texts) @ self.weights) - self.offset
         meaning = self.sentences(contents) @ self.sentence_weights - self.sentence_offset
-        return np.asarray(has_text * letters, np.float32), np.asarray(has_text * meaning, np.float32)
+        title = np.stack([content.title for content in contents]) @ self.title_weights - self.title_offset
+        parts = {"letters": letters, "meaning": meaning, "title": title}
+        return {part: np.asarray(has_text * logits, np.float32) for part, logits in parts.items()}
 
-    def by_object(self, content: PosterDetections) -> tuple[np.ndarray, np.ndarray]:
+    def by_object(self, content: PosterDetections) -> dict[str, np.ndarray]:
         """Each detection's contribution to `logits`, float32 (objects, genres) each; their sums minus the offsets are the logits.
 
-        Detections that share an n-gram share its contribution equally; the embedding's is divided in proportion to text length.
+        Detections that share an n-gram share its contribution equally; an embedding's is divided in proportion to text length,
+        among the lines that it is of.
         """
         detections = content.objects
         if not detections:
-            empty = np.zeros((0, self.levels.shape[1]), np.float32)
-            return empty, empty
+            return dict.fromkeys(WORDS, np.zeros((0, self.levels.shape[1]), np.float32))
         vectorizer = self.vectorizer
         tfidf = vectorizer.transform([text_of(detections)]).toarray()[0]
         present = (vectorizer.transform([detection.text for detection in detections]) > 0).astype(np.float32)
         values = tfidf / np.maximum(np.asarray(present.sum(axis=0)).ravel(), 1)
         lengths = np.array([len(detection.text) for detection in detections])
-        meaning = np.outer(lengths / max(1, lengths.sum()), self.sentences([content])[0] @ self.sentence_weights)
-        return np.asarray(present.multiply(values[None]).tocsr() @ self.weights, np.float32), np.asarray(meaning, np.float32)
+        in_title = lengths * is_title(detections)
+        parts = {
+            "letters": present.multiply(values[None]).tocsr() @ self.weights,
+            "meaning": np.outer(lengths / max(1, lengths.sum()), self.sentences([content])[0] @ self.sentence_weights),
+            "title": np.outer(in_title / max(1, in_title.sum()), content.title @ self.title_weights),
+        }
+        return {part: np.asarray(logits, np.float32) for part, logits in parts.items()}
 
     def state(self) -> dict[str, Any]:
         """Plain values and tensors for the model's file; `Words.load` reads them."""
@@ -104,7 +116,8 @@ class Words:
         """The model of a file's values and tensors. Raises ValueError where they do not fit each other."""
         words = cls(state["vocabulary"].split("\n"), *(state[name].numpy() for name in ARRAYS))
         n, genres = len(words.vocabulary), words.genres
-        shapes = ((n,), (n, genres), (n,), (cls.sentence_length, genres), (genres,), (genres,))
+        embeddings = (cls.sentence_length, genres), (SENTENCE_LENGTH, genres)
+        shapes = ((n,), (n, genres), (n,), *embeddings, (genres,), (genres,), (genres,))
         if tuple(getattr(words, name).shape for name in ARRAYS) != shapes or len(set(words.vocabulary)) != n:
             raise ValueError("its words do not fit each other")
         return words
@@ -138,14 +151,19 @@ def fit_words(contents: list[PosterDetections], labels: np.ndarray) -> Words | N
     except ValueError:  # the vocabulary is empty
         return None
     vocabulary = vectorizer.get_feature_names_out().tolist()  # in the order of the columns
-    sentences = np.stack([content.sentence for content in contents])
+    sentences, titles = (np.stack(rows) for rows in zip(*((content.sentence, content.title) for content in contents), strict=True))
     weights = fit_regressions(tfidf, labels, C=LETTERS_C, solver="liblinear")
-    sentence_weights = fit_meaning(sentences, labels)
+    sentence_weights, title_weights = (fit_meaning(embeddings, labels) for embeddings in (sentences, titles))
     has_text = np.array([bool(text.strip()) for text in texts])
     levels, scales = quantise(weights)
     offset = np.asarray(tfidf @ (levels * scales[:, None]))[has_text].mean(axis=0)
-    sentence_offset = (sentences @ sentence_weights)[has_text].mean(axis=0)
-    return Words(vocabulary, vectorizer.idf_.astype(np.float32), levels, scales, sentence_weights, offset, sentence_offset)
+    sentence_offset, title_offset = (
+        (embeddings @ matrix)[has_text].mean(axis=0)
+        for embeddings, matrix in ((sentences, sentence_weights), (titles, title_weights))
+    )
+    frequencies = vectorizer.idf_.astype(np.float32)
+    offsets = (offset, sentence_offset, title_offset)
+    return Words(vocabulary, frequencies, levels, scales, sentence_weights, title_weights, *offsets)
 
 
 def fit_meaning(sentences: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -1,10 +1,11 @@
 """Detect the objects and lettering on each poster, for two_stream/… architectures.
 
 In: data/movies.csv and the posters of `dataset`, or its detections.csv, which replaces all detectors. Out, in data/detections:
-objects.csv, one row per object; sentences.npy, an embedding of the words on each movie's poster, float32 (movies, 768);
-detectors.json, with the detectors' versions, their classes and the movies' IDs. Also out: data/sources.json, from which posters and
-detectors they come; and metrics/detect.json. For other architectures these are empty. Detections are also stored in .dvc/tmp, from
-where an interrupted run resumes; what another clone found and DVC's remote has is not looked for again.
+objects.csv, one row per object; sentences.npy and titles.npy, embeddings of the words on each movie's poster, all of them and the
+largest, float32 (movies, 768); detectors.json, with the detectors' versions, their classes and the movies' IDs. Also out:
+data/sources.json, from which posters and detectors they come; and metrics/detect.json. For other architectures these are empty.
+Detections are also stored in .dvc/tmp, from where an interrupted run resumes; what another clone found and DVC's remote has is
+not looked for again.
 Run: `python -m stages.detect`.
 """
 
@@ -25,7 +26,7 @@ from poster_genres.errors import InputError
 from poster_genres.files import repository, write_json
 from poster_genres.found import Store
 from poster_genres.movies import read_movies
-from poster_genres.objects import DatasetDetections, Detection, PosterDetections, parse_objects, text_of, write_detections
+from poster_genres.objects import DatasetDetections, Detection, PosterDetections, parse_objects, write_detections
 from poster_genres.parameters import DetectParameters, read_parameters
 from poster_genres.progress import progress
 
@@ -111,14 +112,13 @@ def detect_movies(
 
 
 def detect_sentences(by_movie: dict[str, list[Detection]], store: Store, dask_scheduler: str | None) -> dict[str, PosterDetections]:
-    """Add an embedding of the words on each poster to its detections."""
-    from poster_genres.detection import embed_all
+    """Add embeddings of the words on each poster to its detections."""
+    from poster_genres.detection import with_embeddings
 
     found = {}
-    sentences = embed_all((text_of(detections) for detections in by_movie.values()), store, dask_scheduler)
-    with progress("sentences", len(by_movie), " texts") as bar:
-        for (movie, detections), sentence in zip(by_movie.items(), sentences, strict=True):
-            found[movie] = PosterDetections(detections, sentence)
+    with progress("sentences", len(by_movie)) as bar:
+        for movie, content in zip(by_movie, with_embeddings(by_movie.values(), store, dask_scheduler), strict=True):
+            found[movie] = content
             bar.update()
     return found
 

@@ -1,9 +1,9 @@
 """Export a trained model to ONNX, with an example that predicts without this project: `python -m stages.export`.
 
 In: models/model.pt, or the model that --model names. Out, in the folder export: model.onnx (pixels to probabilities, with the
-networks, the linear probe, the mirror image and the weights of the parts), for two_stream/… words.npz (the weights of letters and
-meaning), sentence.onnx and tokenizer.json (the embedding that meaning is read from), text.onnx and text_tokenizer.json where the
-model has a fine-tuned sentence model, and predict.py, the example.
+networks, the linear probe, the mirror image and the weights of the parts), for two_stream/… words.npz (the weights of letters,
+meaning and title), sentence.onnx and tokenizer.json (the embedding that meaning and title are read from), text.onnx and
+text_tokenizer.json where the model has a fine-tuned sentence model, and predict.py, the example.
 """
 
 import json
@@ -43,7 +43,7 @@ def image_model(model: "Model") -> "nn.Module":
     fusion = model.fusion
     constant = fusion.intercepts
     if model.objects is not None:
-        constant = constant + model.objects.logits([PosterDetections([], np.zeros(0))])[0] @ fusion.matrix("objects")
+        constant = constant + model.objects.logits([PosterDetections([], np.zeros(0), np.zeros(0))])[0] @ fusion.matrix("objects")
 
     class ImageModel(nn.Module):
         mean: Tensor
@@ -132,6 +132,7 @@ def _write(model: "Model", folder: Path) -> list[str]:
     from poster_genres.mini_lm import mini_lm
     from poster_genres.mpnet import mpnet
     from poster_genres.old_model import OldWords
+    from poster_genres.words import WORDS
 
     torch.backends.mha.set_fastpath_enabled(False)  # it is one operation, which ONNX does not have
     assert model.fusion is not None
@@ -151,7 +152,8 @@ def _write(model: "Model", folder: Path) -> list[str]:
     names = ["model.onnx", "predict.py"]
     shutil.copy(EXAMPLE, folder / "predict.py")
     if model.words is not None:
-        words, letters, meaning = model.words, model.fusion.matrix("letters"), model.fusion.matrix("meaning")
+        words = model.words
+        letters, meaning, title = (model.fusion.matrix(part) for part in WORDS)
         sentence_models: dict[str, tuple[str, SentenceModel]] = {
             "sentence.onnx": ("tokenizer.json", mini_lm() if isinstance(words, OldWords) else mpnet())
         }
@@ -160,6 +162,9 @@ def _write(model: "Model", folder: Path) -> list[str]:
             sentence_models["text.onnx"] = ("text_tokenizer.json", model.text.sentence_model())
             text = model.fusion.matrix("text")
             arrays = {"text": np.float32(model.text.weights @ text), "text_offset": np.float32(model.text.offset @ text)}
+        # Models of old files have no weights for titles, and perhaps a sentence model of another length.
+        if words.title_weights.any():
+            arrays |= {"title": np.float32(words.title_weights @ title), "title_offset": np.float32(words.title_offset @ title)}
         np.savez_compressed(
             folder / "words.npz",
             **arrays,

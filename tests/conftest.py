@@ -25,8 +25,8 @@ from filelock import FileLock
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from poster_genres.detection import embed_all
-from poster_genres.objects import Detection, PosterDetections, text_of
+from poster_genres.detection import with_embeddings
+from poster_genres.objects import Detection, PosterDetections
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_POSTERS = ROOT.parent / "shared" / "movie-posters"
@@ -155,8 +155,8 @@ def bucket(
 
 
 def with_sentences(found: list[list[Detection]]) -> list[PosterDetections]:
-    """The objects on each of some posters, and what the words among them mean."""
-    return list(map(PosterDetections, found, embed_all(map(text_of, found))))
+    """The objects on each of some posters, and what the words among them, and the largest of these, mean."""
+    return list(with_embeddings(found))
 
 
 def forget(project: Path) -> None:

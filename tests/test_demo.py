@@ -25,7 +25,7 @@ from poster_genres.fusion import equal_weights
 from poster_genres.model import save_model
 from poster_genres.movies import COLUMNS, write_movies
 from poster_genres.prediction import Predictor
-from poster_genres.words import fit_words
+from poster_genres.words import WORDS, fit_words
 from tests.conftest import SCREENSHOTS, copy_project, free_port, jpeg, serving, set_parameters, stage
 from tests.test_fusion import CPU, two_stream_model
 
@@ -54,7 +54,7 @@ def write_model(path: Path) -> None:
     labels = np.array([[word == "BLOOD", word == "LOVE", word == "GUNS"] for word in words], np.float32)
     model.genres, model.words, model.objects, model.classes = GENRES, fit_words(detected, labels), None, ["lettering"]
     model.detectors = {"lettering": open_detector("lettering").version}
-    model.fusion = equal_weights(["networks", "letters", "meaning"], 3)
+    model.fusion = equal_weights(["networks", *WORDS], 3)
     model.thresholds = [0.01, 0.02, 0.99999]
     path.parent.mkdir(exist_ok=True)
     save_model(model, path)

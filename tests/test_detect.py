@@ -43,15 +43,17 @@ from poster_genres.objects import (
     DatasetDetections,
     Detection,
     PosterDetections,
+    is_title,
     object_vectors,
     parse_objects,
     read_detections,
     text_of,
+    title_of,
     write_detections,
 )
 from poster_genres.served_model import PosterModel
 from poster_genres.tensor_cache import read_cache
-from poster_genres.words import Words, fit_words
+from poster_genres.words import WORDS, Words, fit_words
 from tests.conftest import forget, free_port, jpeg, run, set_parameters, stage, with_sentences
 from tests.test_tracking import runs_of
 
@@ -200,7 +202,7 @@ def test_an_experiment_reads_the_folder_that_dvc_tracks(tmp_path: Path, monkeypa
 @pytest.mark.parametrize("end", ["\r", "\n", "\r\n"])
 def test_line_ends_in_words_come_back(tmp_path: Path, end: str) -> None:
     objects = parse_objects(f'{",".join(COLUMNS)}\r\nm0,cat,.9,.1,.1,.2,.1,"ALIEN{end}In space"\r\n'.encode(), "d.csv")
-    content = PosterDetections(objects["m0"], np.zeros(SENTENCE_LENGTH, np.float32))
+    content = PosterDetections(objects["m0"], *np.zeros((2, SENTENCE_LENGTH), np.float32))
     write_detections(DatasetDetections({"m0": content}, {"table": "1"}, ["cat"]), tmp_path / "detections")
     (read,) = read_detections(tmp_path / "detections", ["m0"]).posters
     assert read.objects == content.objects
@@ -388,11 +390,11 @@ def test_lettering_of_real_posters(project: Path, real_posters: Path) -> None:
     assert 4 <= before < len(movies)
     assert not (project / "data" / "detections").exists()
     stage("detect", cwd=project)
-    # An embedding for each text, beside what is on each poster.
-    assert len(movies) < stored() <= 2 * len(movies)
+    # An embedding for each text and each title, beside what is on each poster.
+    assert len(movies) < stored() <= 3 * len(movies)
     folder = project / "data" / "detections"
     written = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert set(written) == {"objects.csv", "sentences.npy", "detectors.json"}
+    assert set(written) == {"objects.csv", "sentences.npy", "titles.npy", "detectors.json"}
     forget(project)
     stage("detect", cwd=project)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == written
@@ -606,6 +608,25 @@ def test_a_download_is_tried_once_and_not_by_each_core(
     assert not np.any(list(embed_all(["", " \n"])))
 
 
+def test_the_largest_lines_are_the_title() -> None:
+    heights = {"THE LONG": 0.1, "NIGHT": 0.06, "a film by nobody": 0.059, "": 0.5, " ": 0.4}
+    found = [Detection("lettering", 0.9, 0, 0, 0.5, height, text) for text, height in heights.items()]
+    found.insert(1, Detection("cat", 0.9, 0, 0, 1, 1))
+    assert is_title(found) == [True, False, True, False, False, False]
+    assert title_of(found) == "THE LONG\nNIGHT"
+    assert (is_title([]), title_of([]), title_of(found[4:])) == ([], "", "")
+
+
+@pytest.mark.slow
+def test_each_poster_gets_the_meanings_of_its_text_and_of_its_title() -> None:
+    large, small = (Detection("lettering", 0.9, 0, 0, 1, height, text) for height, text in ((0.1, "THE NIGHT"), (0.02, "a film")))
+    found = [[large, small], [], [large], [small, large]]
+    for detections, content in zip(found, with_sentences(found), strict=True):
+        assert content.objects == detections
+        np.testing.assert_array_equal(content.sentence, embed(text_of(detections)))
+        np.testing.assert_array_equal(content.title, embed("THE NIGHT" if detections else ""))
+
+
 @pytest.mark.slow
 def test_what_words_say() -> None:
     random = np.random.default_rng(0)
@@ -615,27 +636,32 @@ def test_what_words_say() -> None:
     labels = np.stack([genre == "Comedy", genre == "Horror", genre == "News"], axis=1).astype(np.float32)
     words = fit_words(found[:50], labels[:50])
     assert words is not None
-    for one in words.logits(found[:50]):
+    for one in words.logits(found[:50]).values():
         np.testing.assert_allclose(one.mean(axis=0), 0, atol=1e-5)
-    logits = sum(words.logits(found[50:]))
+    logits = sum(words.logits(found[50:]).values())
     assert isinstance(logits, np.ndarray)
     assert ((logits[:, 0] > logits[:, 1]) == (genre[50:] == "Comedy")).all()
     # Words that were on no poster, by what they mean.
-    (comedy, horror) = words.logits([lettering("HILARIOUS JOKES"), lettering("DEMONS OF HELL")])[1][:, :2]
-    assert comedy[0] > comedy[1]
-    assert horror[1] > horror[0]
+    new = words.logits([lettering("HILARIOUS JOKES"), lettering("DEMONS OF HELL")])
+    for part in ("meaning", "title"):
+        comedy, horror = new[part][:, :2]
+        assert comedy[0] > comedy[1]
+        assert horror[1] > horror[0]
     assert not logits[:, 2].any()  # a genre that no movie has
     # One letter read wrongly is no other word; where there are no words, they say nothing.
-    assert words.logits([lettering("FUMNY FARM")])[0][0, 0] > 0.5
-    assert not any(one.any() for one in words.logits([lettering()]))
+    assert words.logits([lettering("FUMNY FARM")])["letters"][0, 0] > 0.5
+    assert not any(one.any() for one in words.logits([lettering()]).values())
     # It adds up, piece by piece, and comes back from its file.
     objects = lettering("BLOOD", "MOVIE BLOOD", "FARM")
-    offsets = (words.offset, words.sentence_offset)
-    for added, off, whole in zip(words.by_object(objects), offsets, words.logits([objects]), strict=True):
-        np.testing.assert_allclose(added.sum(axis=0) - off, whole[0], atol=1e-5)
-    assert [added.shape for added in words.by_object(lettering())] == [(0, 3), (0, 3)]
+    offsets = dict(zip(WORDS, (words.offset, words.sentence_offset, words.title_offset), strict=True))
+    added, whole = words.by_object(objects), words.logits([objects])
+    assert tuple(added) == tuple(whole) == WORDS
+    for part in WORDS:
+        np.testing.assert_allclose(added[part].sum(axis=0) - offsets[part], whole[part][0], atol=1e-5)
+    assert [one.shape for one in words.by_object(lettering()).values()] == [(0, 3)] * 3
     again = Words.load(words.state())
-    np.testing.assert_array_equal(again.logits(found), words.logits(found))
+    for part, logits in words.logits(found).items():
+        np.testing.assert_array_equal(again.logits(found)[part], logits)
     assert fit_words([lettering() for _ in found], labels) is None
 
 

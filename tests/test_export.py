@@ -18,9 +18,9 @@ from poster_genres.fusion import Fusion, fit_changes
 from poster_genres.model import Model, predict_probabilities
 from poster_genres.network import find_architecture
 from poster_genres.object_model import fit_objects
-from poster_genres.objects import Detection
+from poster_genres.objects import Detection, text_of, title_of
 from poster_genres.text_network import fine_tune
-from poster_genres.words import fit_words
+from poster_genres.words import WORDS, fit_words
 from stages.export import export
 from tests.conftest import run, stage, with_sentences
 
@@ -46,7 +46,7 @@ def make_model(architecture: str, with_words: bool) -> Model:
         found = with_sentences([[lettering(text), Detection("cat", i / 80, 0, 0, 1, 1)] for i, text in enumerate(TEXTS * 20)])
         labels = np.random.default_rng(0).integers(0, 2, (len(found), len(GENRES))).astype(np.float32)
         words, objects = fit_words(found, labels), fit_objects(found, labels, ["cat"])
-        parts += ["letters", "meaning", "objects"]
+        parts += [*WORDS, "objects"]
     rng = np.random.default_rng(1)
     return Model(
         f"two_stream/{architecture}" if with_words else architecture,
@@ -128,9 +128,12 @@ def test_words_say_the_same(tmp_path: Path, fine_tuned: bool, monkeypatch: pytes
     poster = np.random.default_rng(0).integers(0, 256, (1, HEIGHT, WIDTH, 3), dtype=np.uint8)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     seen = []
+    small = Detection("lettering", 0.9, 0, 0, 1, 0.1, "a film by nobody")
     for text in [*TEXTS, "love", "zzz", " ", "the night " * 300]:
-        expected = predict_probabilities(model, poster, torch.device("cpu"), detected=with_sentences([[lettering(text)]]))
-        (found,) = session.run(None, {"posters": poster, "words": example.words_logits(text)})
+        detected = with_sentences([[lettering(text), small]])
+        expected = predict_probabilities(model, poster, torch.device("cpu"), detected=detected)
+        words = example.words_logits(text_of(detected[0].objects), title_of(detected[0].objects))
+        (found,) = session.run(None, {"posters": poster, "words": words})
         np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=text[:20])
         seen.append(expected)
     assert np.std(seen, axis=0).max() > 1e-3
@@ -161,7 +164,10 @@ def test_the_example_needs_onnxruntime_numpy_and_pillow_alone(finished: Path, tm
         assert found == pytest.approx(expected["genres"], abs=1e-3)
         assert {line.partition(" (")[0] for line in lines if line.endswith("*")} == set(expected["verdict"])
     refused = run(sys.executable, "export/predict.py", cwd=tmp_path, fails=True)
-    assert (refused.returncode, refused.stderr) == (1, 'name a poster: python export/predict.py poster.jpg ["The words on it"]\n')
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        'name a poster: python export/predict.py poster.jpg ["The words on it" ["The title"]]\n',
+    )
     (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
     refused = run(sys.executable, "export/predict.py", "mine.txt", cwd=tmp_path, fails=True)
     assert (refused.returncode, refused.stderr) == (1, "mine.txt: cannot be read: cannot identify image file 'mine.txt'\n")

@@ -1,5 +1,6 @@
 """How the parts of a model are added up, and what objects may do to it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from poster_genres.object_model import LEAST, ObjectModel, count_classes, fit_ob
 from poster_genres.objects import MEASURES, SENTENCE_LENGTH, Detection, PosterDetections, object_vectors, text_of
 from poster_genres.old_model import ObjectStream, OldWords
 from poster_genres.prediction import Prediction, Predictor
-from poster_genres.words import fit_words
+from poster_genres.words import WORDS, fit_words
 from tests.conftest import jpeg
 
 CPU = torch.device("cpu")
@@ -209,16 +210,15 @@ def test_posters_are_scored_by_what_others_taught(monkeypatch: pytest.MonkeyPatc
 
 
 def test_parts_of_one_kind_share_a_weight() -> None:
-    parts = ["networks", "probe", "letters", "meaning", "objects"]
-    np.testing.assert_array_equal(initial_weights(parts), [0.5, 0.5, 0.5, 0.5, 1])
+    parts = ["networks", "probe", *WORDS, "text", "objects"]
+    np.testing.assert_array_equal(initial_weights(parts), [0.5, 0.5, 0.25, 0.25, 0.25, 0.25, 1])
     np.testing.assert_array_equal(initial_weights(["probe", "objects"]), [1, 1])
-    assert [equal_weights(parts, 3).weight(part) for part in parts] == [0.5, 0.5, 0.5, 0.5, 1]
+    assert [equal_weights(parts, 3).weight(part) for part in parts] == [0.5, 0.5, 0.25, 0.25, 0.25, 0.25, 1]
 
 
 def on_poster(*labels: str, text: str = "") -> PosterDetections:
-    return PosterDetections(
-        [Detection(label, 0.9, 0.1, 0.1, 0.3, 0.3, text) for label in labels], np.zeros(SENTENCE_LENGTH, np.float32)
-    )
+    detections = [Detection(label, 0.9, 0.1, 0.1, 0.3, 0.3, text) for label in labels]
+    return PosterDetections(detections, *np.zeros((2, SENTENCE_LENGTH), np.float32))
 
 
 @pytest.mark.parametrize("planted", [True, False])
@@ -284,11 +284,8 @@ def two_stream_model() -> tuple[Model, list[PosterDetections]]:
     detected = []
     for i in range(60):
         words = [Detection("lettering", 0.9, 0.1, 0.8, 0.5, 0.1, str(random.choice(["BLOOD", "LOVE", "GUNS"])))] if i % 5 else []
-        detected.append(
-            PosterDetections(
-                [*on_poster(*["dog"] * (i % 3)).objects, *words], random.normal(0, bool(words), SENTENCE_LENGTH).astype(np.float32)
-            )
-        )
+        embeddings = random.normal(0, bool(words), (2, SENTENCE_LENGTH)).astype(np.float32)
+        detected.append(PosterDetections([*on_poster(*["dog"] * (i % 3)).objects, *words], *embeddings))
     labels = random.integers(0, 2, (60, 3)).astype(np.float32)
     model = Model("two_stream/residual", ["A", "B", "C"], 40, 32, [120.0] * 3, [60.0] * 3, networks, [0.5] * 3)
     model.words, model.classes, model.flip = fit_words(detected, labels), ["dog", "lettering"], True
@@ -299,7 +296,7 @@ def two_stream_model() -> tuple[Model, list[PosterDetections]]:
 def test_a_model_comes_back_from_its_file(tmp_path: Path) -> None:
     model, detected = two_stream_model()
     model.probe = model.networks.pop()
-    model.fusion = equal_weights(["networks", "probe", "letters", "meaning", "objects"], 3)
+    model.fusion = equal_weights(["networks", "probe", *WORDS, "objects"], 3)
     model.thresholds, model.interpolation = [0.1, 0.2, 0.3], "lanczos"
     save_model(model, tmp_path / "model.pt")
     save_model(model, tmp_path / "again.pt")
@@ -311,10 +308,11 @@ def test_a_model_comes_back_from_its_file(tmp_path: Path) -> None:
     assert (loaded.thresholds, loaded.interpolation) == ([0.1, 0.2, 0.3], "lanczos")
     # A poster without words hears nothing from them.
     assert model.words is not None
-    letters, meaning = model.words.logits(detected)
-    assert not letters[::5].any()
-    assert not meaning[::5].any()
-    np.testing.assert_allclose([letters[np.arange(60) % 5 > 0].mean(), meaning[np.arange(60) % 5 > 0].mean()], 0, atol=1e-5)
+    said = model.words.logits(detected)
+    assert tuple(said) == WORDS
+    for logits in said.values():
+        assert not logits[::5].any()
+        np.testing.assert_allclose(logits[np.arange(60) % 5 > 0].mean(), 0, atol=1e-5)
 
 
 def old_two_stream_model() -> tuple[Model, list[PosterDetections]]:
@@ -323,22 +321,25 @@ def old_two_stream_model() -> tuple[Model, list[PosterDetections]]:
     texts = [text_of(found.objects) for found in detected]
     sentences = [mini_lm().embed(text) if text else np.zeros(LENGTH, np.float32) for text in texts]
     labels = np.random.default_rng(1).integers(0, 2, (60, 3)).astype(np.float32)
-    words = fit_words([PosterDetections(found.objects, one) for found, one in zip(detected, sentences, strict=True)], labels)
+    words = fit_words([replace(found, sentence=one) for found, one in zip(detected, sentences, strict=True)], labels)
     assert words is not None
     model.words = OldWords(**vars(words))
     return model, detected
 
 
-def old_words(model: Model) -> dict[str, Any]:
-    """The words in files of versions 5 and 6."""
+def old_words(model: Model, version: int) -> dict[str, Any]:
+    """The words in files of this version, up to 9."""
     assert model.words is not None
-    state = {name: value for name, value in model.words.state().items() if name not in ("levels", "scales")}
+    state = {name: value for name, value in model.words.state().items() if not name.startswith("title")}
+    if version > 6:
+        return state
+    del state["levels"], state["scales"]
     return state | {"vocabulary": model.words.vocabulary, "weights": torch.from_numpy(model.words.weights)}
 
 
-@pytest.mark.parametrize("version", [6, 7, 8])
-def test_models_of_versions_6_to_8_predict_as_they_did(tmp_path: Path, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, detected = old_two_stream_model()
+@pytest.mark.parametrize("version", [6, 7, 8, 9])
+def test_models_of_versions_6_to_9_predict_as_they_did(tmp_path: Path, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, detected = two_stream_model() if version == 9 else old_two_stream_model()
     model.fusion = equal_weights(["networks", "letters", "meaning", "objects"], 3)
     save_model(model, tmp_path / "now.pt")
     content = torch.load(tmp_path / "now.pt", weights_only=True)
@@ -348,13 +349,15 @@ def test_models_of_versions_6_to_8_predict_as_they_did(tmp_path: Path, version: 
     content["format"] = f"poster-genres model, version {version}"
     if version == 6:
         del content["pretrained"]
-        content["words"] = old_words(model)
+    content["words"] = old_words(model, version)
     torch.save(content, tmp_path / "model.pt")
-    if version == 8:
+    if version > 7:
         seal(tmp_path / "model.pt")
     posters = np.random.default_rng(0).integers(0, 256, (60, 40, 32, 3), dtype=np.uint8)
     expected = predict_logits(model, posters, CPU, detected=detected)
     assert np.array_equal(predict_logits(load_model(tmp_path / "model.pt", CPU), posters, CPU, detected=detected), expected)
+    if version == 9:
+        return
     # They need no larger sentence model.
     monkeypatch.setattr(sentences, "LOADED", {MiniLM: mini_lm()})
     predictor = Predictor(tmp_path / "model.pt", CPU, given=True)
@@ -412,7 +415,7 @@ def test_models_of_version_5_predict_as_they_did(tmp_path: Path, probe: bool) ->
         torch.nn.init.uniform_(stream.deviation, 0.5, 2)
         streams.append(stream)
         weights.append(network.state_dict() | {f"objects.{name}": value for name, value in stream.state_dict().items()})
-    words = old_words(model)
+    words = old_words(model, 5)
     words["offset"] = torch.from_numpy(offset)
     del words["sentence_offset"]
     left_out = {"networks", "probe", "words", "objects", "fusion", "interpolation"}

@@ -302,7 +302,7 @@ def test_calibration_error() -> None:
 
 
 def lettering(text: str) -> PosterDetections:
-    return PosterDetections([Detection("lettering", 0.9, 0.1, 0.1, 0.8, 0.08, text)], np.zeros(0, np.float32))
+    return PosterDetections([Detection("lettering", 0.9, 0.1, 0.1, 0.8, 0.08, text)], *np.zeros((2, 0), np.float32))
 
 
 def test_which_genres_are_taken_for_which() -> None:

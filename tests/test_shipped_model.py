@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 def test_it_is_small_and_holds_no_backbone() -> None:
     path = ROOT / SHIPPED
-    assert path.stat().st_size < 1_500_000
+    assert path.stat().st_size < 1_600_000
     content = torch.load(path, weights_only=True)
     assert list(content["probe"]) == ["head.1.weight", "head.1.bias"]
     assert content["networks"] == []

@@ -166,9 +166,9 @@ def test_predict_reads_no_poster_twice(project: Path) -> None:
 
 
 def say(project: Path, words: str) -> None:
-    """Let the store tell that these are the words on each poster."""
+    """Let the store tell that these are the words on each poster, and a smaller line."""
     with sqlite3.connect(project / ".dvc" / "tmp" / "detections.db") as connection:
-        found = json.dumps([["lettering", 0.9, 0, 0, 1, 1, words]])
+        found = json.dumps([["lettering", 0.9, 0, 0, 1, height, text] for height, text in ((0.5, words), (0.1, "a film"))])
         connection.execute("UPDATE found SET objects = ? WHERE detector LIKE 'lettering%'", (found,))
 
 
@@ -187,12 +187,12 @@ def test_a_clone_with_the_same_remote_reads_new_posters_only(repository: Path, t
     run("git", "clone", "-q", repository, clone, cwd=tmp_path)
     set_parameters(clone, limit=70)
     said = run("dvc", "repro", "detect", cwd=clone).stderr
-    # Each poster's detections, and the meaning of the text that is on all.
-    assert f"{before + 1} detections and texts' meanings of the last run are taken over from DVC" in said.splitlines()
+    # Each poster's detections, and the meanings of the text and the title that are on all.
+    assert f"{before + 2} detections and texts' meanings of the last run are taken over from DVC" in said.splitlines()
     movies = read_movies(clone / "data" / "movies.csv")
     found = read_detections(clone / "data" / "detections", list(movies["id"])).posters
     assert before < len(movies)
-    assert sum(text_of(poster.objects) == "HAUNTED" for poster in found) == before
+    assert sum(text_of(poster.objects) == "HAUNTED\na film" for poster in found) == before
 
     # And so does `predict` of a clone that only pulled.
     other = tmp_path / "other"

@@ -25,7 +25,7 @@ from poster_genres.text_network import (
     fine_tune,
     lines_of,
 )
-from poster_genres.words import fit_meaning, fit_words
+from poster_genres.words import WORDS, fit_meaning, fit_words
 from stages.train import prepare_training
 from tests.conftest import set_parameters, with_sentences
 from tests.test_fusion import world
@@ -95,7 +95,7 @@ def test_its_file_holds_what_fine_tuning_changed(tuned: Any, tmp_path: Path) -> 
     networks = [find_architecture("residual").build(2, 40, 32).eval()]
     model = Model("two_stream/residual", ["A", "B"], 40, 32, [120.0] * 3, [60.0] * 3, networks, [0.5] * 2)
     model.words, model.classes = words, ["lettering"]
-    parts = ["networks", "letters", "meaning"]
+    parts = ["networks", *WORDS]
     model.fusion = equal_weights(parts, 2)
     save_model(model, tmp_path / "without.pt")
     model.text, model.fusion = network, equal_weights([*parts, "text"], 2)
@@ -113,7 +113,10 @@ def test_its_file_holds_what_fine_tuning_changed(tuned: Any, tmp_path: Path) -> 
     added = predict_logits(model, images[:1], CPU, detected=two) - predict_logits(model, images[:1], CPU, detected=alone)
     offsets = sum(
         offset @ model.fusion.matrix(part)
-        for part, offset in (("letters", words.offset), ("meaning", words.sentence_offset), ("text", network.offset))
+        for part, offset in (
+            *zip(WORDS, (words.offset, words.sentence_offset, words.title_offset), strict=True),
+            ("text", network.offset),
+        )
     )
     np.testing.assert_allclose(logits_by_object(model, two[0]).sum(axis=0) - offsets, added[0], atol=1e-5)
 
@@ -205,14 +208,14 @@ def test_training_has_it_where_posters_are_enough_and_after_an_interruption(cach
     assert whole.evidence["text"].shape == whole.evidence["meaning"].shape
     # Its targets and the stack are out of fold: without it.
     assert whole.stack is not None
-    assert set(whole.train_evidence) == {"letters", "meaning"} == set(whole.stack.parts)
+    assert set(whole.train_evidence) == set(WORDS) == set(whole.stack.parts)
     resumed = prepare_training(parameters, CPU)
     resumed.load(whole.state())
     np.testing.assert_array_equal(resumed.evidence["text"], whole.evidence["text"])
     np.testing.assert_array_equal(resumed.text_of_train["text"], whole.text_of_train["text"])
     whole.run_epoch()
     assert whole.history[-1]["validation_loss"] > 0
-    assert whole.fusion(whole.best_evidence()).parts == ["networks", "letters", "meaning", "text"]
+    assert whole.fusion(whole.best_evidence()).parts == ["networks", *WORDS, "text"]
     for off in ({"text_learning_rate": 0.0}, {"epochs": 0, "architecture": "two_stream/efficientnet_lite0"}):
         set_parameters(cached, **off)
         without = prepare_training(read_parameters().used_by(TrainParameters), CPU)
