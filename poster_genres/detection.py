@@ -23,7 +23,7 @@ from poster_genres.architectures import detector_module
 from poster_genres.errors import InputError, require
 from poster_genres.files import sha256
 from poster_genres.found import Store, find
-from poster_genres.objects import Detection, PosterDetections, read_detections, text_of, title_of
+from poster_genres.objects import EMBEDDINGS, Detection, PosterDetections, read_detections, text_of, title_of
 from poster_genres.posters import Unreadable, upright
 
 # Posters that a detector which uses all cores sees at a time; the others take single ones.
@@ -188,9 +188,9 @@ class Sources:
     files: dict[str, str]
 
 
-def hashes(folder: Path) -> dict[str, str]:
+def hashes(folder: Path, names: Iterable[str] = ("objects.csv", *EMBEDDINGS)) -> dict[str, str]:
     """The content of `Sources.files`."""
-    return {name: sha256(folder / name) for name in ("objects.csv", "sentences.npy", "titles.npy")}
+    return {name: sha256(folder / name) for name in names}
 
 
 def restore(data: Path, store: Store) -> int:
@@ -210,14 +210,18 @@ def restore(data: Path, store: Store) -> int:
         if store.known(digest, "restored"):
             return 0
         sources = Sources(**json.loads(about))
-        if sources.files != hashes(data / "detections"):
+        # Until 2026-12-01 there were no titles.
+        titles = EMBEDDINGS[1] in sources.files
+        embeddings = EMBEDDINGS if titles else EMBEDDINGS[:1] * 2
+        if sources.files != hashes(data / "detections", ("objects.csv", *embeddings)):
             return 0
-        by_movie = read_detections(data / "detections", list(sources.posters)).by_movie
+        by_movie = read_detections(data / "detections", list(sources.posters), embeddings).by_movie
         found: list[tuple[str, str, Any]] = []
         for poster, content, *counts in zip(sources.posters.values(), by_movie.values(), *sources.counts, strict=True):
             objects = iter(content.objects)
             found += [(poster, key, list(islice(objects, count))) for key, count in zip(sources.keys, counts, strict=True)]
-            for text, embedding in ((text_of(content.objects), content.sentence), (title_of(content.objects), content.title)):
+            texts = [(text_of(content.objects), content.sentence), (title_of(content.objects), content.title)]
+            for text, embedding in texts if titles else texts[:1]:
                 of_text = hashlib.sha256(text.encode()).hexdigest()
                 found.append((of_text, sources.sentences, embedding_value(embedding)))
         added = store.put_missing(found)

@@ -22,6 +22,8 @@ SENTENCE_LENGTH = 768
 # The largest lines of a poster, which mostly are the title, are those at least so many times as tall as the tallest. That is the
 # height of their boxes: a line that runs upwards counts as large.
 LARGEST = 0.6
+# The files of embeddings in data/detections: of texts and of titles.
+EMBEDDINGS = ("sentences.npy", "titles.npy")
 # How far a box may extend beyond the poster, through rounding or a detector's error, before it is clipped.
 TOLERANCE = 0.1
 
@@ -198,20 +200,21 @@ def write_detections(dataset: DatasetDetections, folder: Path) -> None:
     IDs."""
     rows = [(movie, *detection) for movie, content in dataset.by_movie.items() for detection in content.objects]
     table = pd.DataFrame(rows, columns=COLUMNS)
-    embeddings = {
-        "sentences.npy": [content.sentence for content in dataset.posters],
-        "titles.npy": [content.title for content in dataset.posters],
-    }
+    embeddings = ([content.sentence for content in dataset.posters], [content.title for content in dataset.posters])
     about = {"detectors": dataset.detectors, "classes": dataset.classes, "movies": list(dataset.by_movie)}
     with whole_folder(folder) as temporary:
         table.to_csv(temporary / "objects.csv", index=False, encoding="utf-8", float_format="%.6g", lineterminator="\n")
-        for name, rows_of_movies in embeddings.items():
+        for name, rows_of_movies in zip(EMBEDDINGS, embeddings, strict=True):
             np.save(temporary / name, np.array(rows_of_movies, np.float32), allow_pickle=False)
         write_json(temporary / "detectors.json", about)
 
 
-def read_detections(folder: Path, ids: list[str]) -> DatasetDetections:
+def read_detections(folder: Path, ids: list[str], embeddings: tuple[str, ...] = EMBEDDINGS) -> DatasetDetections:
     """Read the output of the stage `detect` for the movies with these IDs, in this order.
+
+    Parameters
+    ----------
+    embeddings : the files with those of the texts and of the titles
 
     Raises
     ------
@@ -222,8 +225,7 @@ def read_detections(folder: Path, ids: list[str]) -> DatasetDetections:
         metadata = json.loads((folder / "detectors.json").read_text(encoding="utf-8"))
         table = (folder / "objects.csv").read_bytes()
         sentences, titles = (
-            dict(zip(metadata["movies"], np.load(folder / name, allow_pickle=False), strict=True))
-            for name in ("sentences.npy", "titles.npy")
+            dict(zip(metadata["movies"], np.load(folder / name, allow_pickle=False), strict=True)) for name in embeddings
         )
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: not there yet; `dvc repro` makes it") from None

@@ -203,8 +203,16 @@ def test_a_clone_with_the_same_remote_reads_new_posters_only(repository: Path, t
     haunted = stage("predict", poster, *model, cwd=other).stdout
     forget(other)
     assert stage("predict", poster, *model, cwd=other).stdout != haunted
-    # What does not fit together is not taken over.
+    # What was found before titles were seen apart is taken over as well.
     shutil.copytree(repository / "data", tmp_path / "data")
+    older = tmp_path / "older"
+    shutil.copytree(repository / "data", older)
+    (older / "detections" / "titles.npy").unlink()
+    sources = json.loads((older / "sources.json").read_text(encoding="utf-8"))
+    del sources["files"]["titles.npy"]
+    (older / "sources.json").write_text(json.dumps(sources), encoding="utf-8")
+    assert restore(older, Store(tmp_path / "older.db")) == before + 1
+    # What does not fit together is not.
     objects = tmp_path / "data" / "detections" / "objects.csv"
     for content in (objects.read_bytes().replace(b"HAUNTED", b"CURSED"), b""):
         objects.write_bytes(content)
